@@ -1,0 +1,136 @@
+// Package plan holds what portable makes of a pipeline: stages joined by edges,
+// in a form that the runner executes without reading pipeline protos again.
+package plan
+
+import (
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+
+	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/portable/windowing"
+)
+
+// Plan is an executable form of one pipeline. It is immutable once made and may
+// be shared between goroutines.
+type Plan struct {
+	// Stages in topological order: a stage comes after all that feed it.
+	// Stage.Index is the position in this slice.
+	Stages []*Stage
+	// Edges of all stages; Edge.Index is the position in this slice.
+	Edges []*Edge
+	// Environments used by executable stages, by the pipeline's own ids
+	// (ids of equal environments are merged into one).
+	Environments map[string]*pipepb.Environment
+	// Components of the pipeline as submitted, for names in metrics and
+	// messages. Never changed.
+	Components *pipepb.Components
+}
+
+// StageKind says who runs a stage and how.
+type StageKind int
+
+const (
+	// Executable stages run fused user transforms in an SDK harness.
+	Executable StageKind = iota
+	// Impulse emits one empty byte string in the global window at the minimum timestamp.
+	Impulse
+	// GroupByKey groups KV elements by key and window.
+	GroupByKey
+	// SideInput materialises a PCollection per window for look-ups by other stages.
+	SideInput
+)
+
+// Stage is a unit of scheduling. Exactly one of the pointers below is set,
+// according to Kind (Impulse has none).
+type Stage struct {
+	Index int
+	// ID is unique in the plan and stable for the same pipeline ("s4").
+	ID string
+	// Name is for people: the unique names of the user's transforms in it.
+	Name string
+	Kind StageKind
+	// Transforms are the pipeline ids of the transforms that the stage performs.
+	Transforms []string
+	// Parallelism is the number of tasks, 0 for the job's default.
+	Parallelism int
+
+	Exec  *ExecutableSpec
+	Group *GroupSpec
+	Side  *SideSpec
+
+	// In are the edges that end here, main inputs first; Out those that begin here.
+	In, Out []*Edge
+}
+
+// EdgeKind says how elements travel to the tasks of the next stage.
+type EdgeKind int
+
+const (
+	// Forward keeps elements on the task of the same index (modulo parallelism).
+	Forward EdgeKind = iota
+	// Keyed sends an element to the task that owns the key group of its key.
+	Keyed
+	// Rebalance spreads elements evenly, without regard to keys.
+	Rebalance
+	// Broadcast edges leave SideInput stages. Only watermarks travel on them;
+	// the data is read from the side input's store.
+	Broadcast
+)
+
+// Edge carries one PCollection from a stage to one other stage.
+type Edge struct {
+	Index int
+	Kind  EdgeKind
+	From  *Stage
+	To    *Stage
+	// Sink is the id of the sink transform in From's descriptor whose output
+	// this edge carries; empty where From is a runner stage.
+	Sink string
+	// PCollection is the pipeline's id of what travels here, as the producer named it.
+	PCollection string
+	// Coder is the layout of the elements on the wire; both ends use it.
+	Coder *coders.Windowed
+}
+
+// ExecutableSpec is what a harness needs to run a stage.
+type ExecutableSpec struct {
+	Environment string
+	// Descriptor lacks an id and service descriptors, which the worker adds to a copy.
+	// Source and sink payloads are RemoteGrpcPorts with coder ids and no endpoint.
+	Descriptor *fnpb.ProcessBundleDescriptor
+	// Source is the id of the one source transform.
+	Source string
+	// Sinks are the ids of all sink transforms, sorted.
+	Sinks []string
+	// SideInputs that the stage's transforms read.
+	SideInputs []SideInputRef
+	// Splittable is true where the stage's root is an SDF's process transform;
+	// its elements stand for work of unknown size, so bundles start small.
+	Splittable bool
+	// Finalizes is true where a transform asks for bundle finalisation.
+	Finalizes bool
+}
+
+// SideInputRef ties one side input of one transform to the stage that materialises it.
+type SideInputRef struct {
+	// Transform and Name as in StateKeys: transform id in the descriptor, local input name.
+	Transform, Name string
+	// Stage is the SideInput stage.
+	Stage *Stage
+}
+
+// GroupSpec is how a GroupByKey stage groups.
+type GroupSpec struct {
+	// Input is the layout of KV<K, V> on the way in. The output is
+	// KV<K, iterable<V>> with the same key, value and window encodings.
+	Input     *coders.Windowed
+	Windowing *windowing.Strategy
+}
+
+// SideSpec is what a SideInput stage materialises.
+type SideSpec struct {
+	// Input is the layout of the elements. For a multimap it is a KV.
+	Input *coders.Windowed
+	// Multimap is true where the access pattern is by key.
+	Multimap bool
+}
