@@ -26,8 +26,10 @@ func Timestamp(b []byte) (int64, error) {
 	if len(b) < TimestampSize {
 		return 0, ErrShort
 	}
-	return int64(binary.BigEndian.Uint64(b) ^ (1 << 63)), nil
+	return decodeTimestamp(b), nil
 }
+
+func decodeTimestamp(b []byte) int64 { return int64(binary.BigEndian.Uint64(b) ^ (1 << 63)) }
 
 // AppendVarint appends v as beam:coder:varint:v1 does: LEB128 of its two's complement.
 func AppendVarint(dst []byte, v int64) []byte { return binary.AppendUvarint(dst, uint64(v)) }
@@ -37,4 +39,7 @@ func AppendBytes(dst, p []byte) []byte { return append(AppendVarint(dst, int64(l
 
 // Varint decodes the varint at the start of b and returns its length in bytes.
 // It returns ErrShort if b ends within it and a fault.Corruption if it is longer than 64 bits.
-func Varint(b []byte) (v int64, n int, err error) { panic("todo") }
+func Varint(b []byte) (v int64, n int, err error) {
+	u, n, err := uvarint(b, 0)
+	return int64(u), n, err
+}

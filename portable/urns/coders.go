@@ -22,3 +22,11 @@ const (
 	CoderShardedKey          = "beam:coder:sharded_key:v1"
 	CoderNullable            = "beam:coder:nullable:v1"
 )
+
+// Logical types of schemas whose encoding is not that of their representation
+// (schema.proto, LogicalTypes; LogicalPythonAny is of the Python SDK).
+const (
+	LogicalMillisInstant = "beam:logical_type:millis_instant:v1" // a timestamp of 8 bytes
+	LogicalDecimal       = "beam:logical_type:decimal:v1"        // a varint scale and the unscaled value's bytes
+	LogicalPythonAny     = "beam:logical:pythonsdk_any:v1"       // whatever Python's default coder writes
+)
