@@ -1,0 +1,145 @@
+// Package grouping is GroupByKey for bounded input with triggers that fire once, at
+// the end: all values of a key and window become one element. Values stay encoded, in
+// memory up to a budget and in sorted files past it.
+package grouping
+
+import (
+	"errors"
+
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/portable/windowing"
+	"github.com/lintelrun/lintel/runner/grouping/spillmap"
+	"github.com/lintelrun/lintel/runner/keygroup"
+)
+
+// Config configures a Table.
+type Config struct {
+	// Input is the layout of the windowed KV<K, V> elements.
+	Input *coders.Windowed
+	// Windowing is the strategy of the input.
+	Windowing *windowing.Strategy
+	// MemoryBytes is how many bytes grouped values may take in memory. 0 is
+	// spillmap.DefaultMemory, 64 MiB.
+	MemoryBytes int64
+	// Dir is an existing folder for what exceeds them; empty is the system's for temporary files.
+	Dir string
+}
+
+// Validate says what is wrong with a configuration: a fault.Invalid, or a
+// fault.Unsupported for windows that only the SDK can merge.
+func (c Config) Validate() error {
+	if c.Input == nil || !c.Input.Keyed() {
+		return fault.New(fault.Invalid, "grouping: the input's coder is not a KV coder")
+	}
+	if c.Windowing == nil {
+		return fault.New(fault.Invalid, "grouping: the input has no windowing strategy")
+	}
+	if c.Windowing.Merging && c.Windowing.Kind != windowing.Session {
+		return fault.New(fault.Unsupported, "grouping: windows of a custom merging window function can't be merged yet, only sessions")
+	}
+	return c.spill().Validate()
+}
+
+func (c Config) spill() spillmap.Config {
+	cfg := spillmap.Config{MemoryBytes: c.MemoryBytes, Dir: c.Dir}
+	if !c.Windowing.Merging && c.Windowing.Combiner != windowing.EndOfWindow {
+		cfg.Combine = c.Windowing.Combiner.Combine
+	}
+	return cfg
+}
+
+// Stats tells what a Table holds and has done.
+type Stats = spillmap.Stats
+
+// Table groups the elements of one task. It belongs to one goroutine. Use: Add,
+// then Drain once, then Close. After an error only Close and Stats may be called.
+type Table struct {
+	cfg    Config
+	values *spillmap.Map
+	// element and prefix are fields so that Add doesn't allocate.
+	element coders.Element
+	prefix  []byte
+}
+
+// New returns an empty table. The caller closes it.
+func New(cfg Config) (*Table, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	values, err := spillmap.New(cfg.spill())
+	if err != nil {
+		return nil, err
+	}
+	return &Table{cfg: cfg, values: values}, nil
+}
+
+// Add takes a block of whole encoded windowed elements, which it does not retain. An
+// element goes to each of its windows; one in no window is dropped. A block
+// that can't be cut into elements is a fault.Corruption.
+func (t *Table) Add(block []byte) error {
+	e := &t.element
+	for rest := block; len(rest) > 0; rest = rest[e.Size:] {
+		if err := t.cfg.Input.Next(rest, e); err != nil {
+			return cutError(err, len(block)-len(rest))
+		}
+		hash := keygroup.Hash(e.Key)
+		if e.NumWindows == 1 && !t.cfg.Windowing.Merging {
+			if err := t.values.Add(hash, e.Key, e.Windows, e.Timestamp, nil, e.Value); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := t.addWindows(hash, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addWindows adds an element to each of its windows. Windows that have yet to
+// be merged are kept with the values.
+func (t *Table) addWindows(hash uint64, e *coders.Element) error {
+	windows := e.Windows
+	for range e.NumWindows {
+		n, err := t.cfg.Input.Window().Skip(windows)
+		if err != nil {
+			return cutError(err, 0)
+		}
+		window := windows[:n]
+		windows = windows[n:]
+		if t.cfg.Windowing.Merging {
+			t.prefix = appendSessionPrefix(t.prefix[:0], e.Timestamp, window, len(e.Value))
+			err = t.values.Add(hash, e.Key, nil, e.Timestamp, t.prefix, e.Value)
+		} else {
+			err = t.values.Add(hash, e.Key, window, e.Timestamp, nil, e.Value)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Drain begins output: no Add afterwards. Memory is given up as groups are read.
+func (t *Table) Drain() (*Groups, error) {
+	cursor, err := t.values.Read()
+	if err != nil {
+		return nil, err
+	}
+	return &Groups{windowing: t.cfg.Windowing, cursor: cursor}, nil
+}
+
+// Stats returns what the table holds and has done so far. Values counts an element
+// once per window.
+func (t *Table) Stats() Stats { return t.values.Stats() }
+
+// Close frees memory and removes files. It may be called again.
+func (t *Table) Close() error { return t.values.Close() }
+
+func cutError(err error, at int) error {
+	if errors.Is(err, coders.ErrShort) {
+		err = fault.Wrap(fault.Corruption, err)
+	}
+	return fault.New(fault.ClassOf(err), "grouping: element at byte %d of a block: %w", at, err)
+}
