@@ -1,0 +1,72 @@
+package metrics_test
+
+import (
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/lintelrun/lintel/web/metrics"
+)
+
+// scrape returns the samples whose names begin with prefix, comments left out.
+func scrape(reg prometheus.Gatherer, prefix string) (samples []string) {
+	w := httptest.NewRecorder()
+	promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for line := range strings.Lines(w.Body.String()) {
+		if strings.HasPrefix(line, prefix) && !strings.Contains(line, "_seconds_bucket") {
+			samples = append(samples, strings.TrimSpace(line))
+		}
+	}
+	return samples
+}
+
+func TestMetrics(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m := metrics.New(reg)
+	m.JobState("", "STARTING")
+	m.JobState("STARTING", "RUNNING")
+	m.JobState("RUNNING", "RUNNING")
+	for range 3 {
+		m.BundleStarted()
+	}
+	m.BundleCommitted(time.Second, metrics.Flow{ElementsIn: 5, ElementsOut: 7, BytesIn: 50, BytesOut: 70})
+	m.BundleFailed(time.Second)
+	m.HarnessConnected("beam:env:external:v1")
+	m.HarnessConnected("beam:env:external:v1")
+	m.HarnessGone("beam:env:external:v1")
+	m.Spilled(1000)
+
+	want := []string{
+		`lintel_bundle_duration_seconds_sum 2`,
+		`lintel_bundle_duration_seconds_count 2`,
+		`lintel_bundles_in_flight 1`,
+		`lintel_bundles_total{outcome="committed"} 1`,
+		`lintel_bundles_total{outcome="failed"} 1`,
+		`lintel_bytes_total{direction="in"} 50`,
+		`lintel_bytes_total{direction="out"} 70`,
+		`lintel_elements_total{direction="in"} 5`,
+		`lintel_elements_total{direction="out"} 7`,
+		`lintel_harnesses{environment="beam:env:external:v1"} 1`,
+		`lintel_job_transitions_total{state="RUNNING"} 1`,
+		`lintel_job_transitions_total{state="STARTING"} 1`,
+		`lintel_jobs{state="RUNNING"} 1`,
+		`lintel_jobs{state="STARTING"} 0`,
+		`lintel_spilled_bytes_total 1000`,
+	}
+	if d := cmp.Diff(want, scrape(reg, "lintel_")); d != "" {
+		t.Errorf("samples (-want +got):\n%s", d)
+	}
+}
+
+func TestRegistryNamesTheBuild(t *testing.T) {
+	got := scrape(metrics.NewRegistry("v1", "abc", "go1.26"), "lintel_")
+	want := []string{`lintel_build_info{goversion="go1.26",revision="abc",version="v1"} 1`}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("samples (-want +got):\n%s", d)
+	}
+}

@@ -1,0 +1,114 @@
+// Package rest is Lintel's HTTP side: health, Prometheus metrics and jobs as JSON.
+// It knows nothing of how jobs run; what it needs of them is the Jobs interface.
+package rest
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/lintelrun/lintel/web/jobclient"
+	"github.com/lintelrun/lintel/web/jobview"
+)
+
+// Jobs is what the API shows and steers. Unknown ids yield errors that wrap
+// jobclient.ErrNotFound. Its methods are called concurrently.
+type Jobs interface {
+	List(ctx context.Context) ([]jobview.Job, error)
+	Describe(ctx context.Context, id string) (jobview.Detail, error)
+	Cancel(ctx context.Context, id string) (state string, err error)
+	Metrics(ctx context.Context, id string) ([]jobview.Metric, error)
+	Logs(ctx context.Context, id string, until jobclient.Until, each func(jobview.LogEntry) error) error
+}
+
+// Config is what a server needs.
+type Config struct {
+	Jobs Jobs
+	// Gatherer holds the metrics of /metrics.
+	Gatherer prometheus.Gatherer
+	// Ready returns why the server takes no jobs now, nil if it does.
+	// It is called at every /readyz and must not block.
+	Ready func() error
+	// Version is served at /v1/version as it is.
+	Version any
+	// Logger gets what goes wrong on our side; nil means slog.Default.
+	Logger *slog.Logger
+}
+
+// Validate names what is missing.
+func (c Config) Validate() error {
+	switch {
+	case c.Jobs == nil:
+		return errors.New("rest: Config.Jobs is missing")
+	case c.Gatherer == nil:
+		return errors.New("rest: Config.Gatherer is missing")
+	case c.Ready == nil:
+		return errors.New("rest: Config.Ready is missing")
+	}
+	return nil
+}
+
+const (
+	// maxBody is the largest request body read, in bytes: none of the calls needs one.
+	maxBody = 64 << 10
+	// maxHeader is the largest request header read, in bytes.
+	maxHeader = 64 << 10
+)
+
+// New makes a server with all routes and limits, to be started by its Serve.
+// Slow or silent clients are cut off.
+func New(c Config) (*http.Server, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return &http.Server{
+		Handler:           c.handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second,
+		WriteTimeout:      time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(c.Logger.Handler(), slog.LevelWarn),
+	}, nil
+}
+
+func (c Config) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { text(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /readyz", c.ready)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Gatherer, promhttp.HandlerOpts{
+		ErrorLog: slog.NewLogLogger(c.Logger.Handler(), slog.LevelError),
+	}))
+	mux.HandleFunc("GET /v1/version", func(w http.ResponseWriter, r *http.Request) { c.json(w, c.Version) })
+	mux.HandleFunc("GET /v1/jobs", c.list)
+	mux.HandleFunc("GET /v1/jobs/{id}", c.describe)
+	mux.HandleFunc("GET /v1/jobs/{id}/metrics", c.metrics)
+	mux.HandleFunc("GET /v1/jobs/{id}/logs", c.logs)
+	mux.HandleFunc("POST /v1/jobs/{id}/cancel", c.cancel)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { c.unknown(mux, w, r) })
+	// Pages of other origins, open in the user's browser, must not cancel jobs.
+	return http.MaxBytesHandler(http.NewCrossOriginProtection().Handler(mux), maxBody)
+}
+
+func (c Config) ready(w http.ResponseWriter, r *http.Request) {
+	if err := c.Ready(); err != nil {
+		text(w, http.StatusServiceUnavailable, "not ready: "+err.Error())
+		return
+	}
+	text(w, http.StatusOK, "ready")
+}
+
+func text(w http.ResponseWriter, code int, s string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	_, _ = w.Write([]byte(s + "\n"))
+}
