@@ -158,8 +158,8 @@ func (w *Windowed) header(b []byte, e *Element) (int, error) {
 
 // Count walks a whole block. It returns the number of elements and the
 // smallest of their timestamps in ms (MaxTimestamp if there are none). A block
-// that ends within an element, or has more elements of no bytes than can be
-// told apart, is a fault.Corruption.
+// that ends within an element is a fault.Corruption, and so is one with bytes
+// where elements take none.
 func (w *Windowed) Count(b []byte) (n int, minTimestamp int64, err error) {
 	minTimestamp = MaxTimestamp
 	var e Element
