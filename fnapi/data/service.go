@@ -1,0 +1,41 @@
+package data
+
+import "google.golang.org/grpc"
+
+// Handler serves the data streams of harnesses.
+type Handler interface {
+	// Data serves one stream until it returns.
+	Data(*Stream) error
+}
+
+// Register adds the service BeamFnData to a server whose codec is NewCodec's.
+func Register(s grpc.ServiceRegistrar, h Handler) {
+	s.RegisterService(&grpc.ServiceDesc{
+		ServiceName: "org.apache.beam.model.fn_execution.v1.BeamFnData",
+		HandlerType: (*Handler)(nil),
+		Streams: []grpc.StreamDesc{{
+			StreamName: "Data",
+			Handler: func(srv any, stream grpc.ServerStream) error {
+				return srv.(Handler).Data(&Stream{stream})
+			},
+			ServerStreams: true,
+			ClientStreams: true,
+		}},
+		Metadata: "beam_fn_api.proto",
+	}, h)
+}
+
+// Stream is the server's end of one data stream. One goroutine may send while another receives.
+type Stream struct{ grpc.ServerStream }
+
+// Send queues a message for writing and waits while gRPC's flow control asks for it.
+func (s *Stream) Send(m Message) error { return s.SendMsg(&m) }
+
+// Recv returns the next message, still encoded, for Parts to read. The bytes belong to the caller.
+func (s *Stream) Recv() ([]byte, error) {
+	var in received
+	if err := s.RecvMsg(&in); err != nil {
+		return nil, err
+	}
+	return in.bytes, nil
+}

@@ -1,0 +1,83 @@
+package fnapi
+
+import (
+	"fmt"
+
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/lintelrun/lintel/fnapi/data"
+)
+
+// logQueue is how many entries of a harness may wait for Worker.Log.
+const logQueue = 1024
+
+type loggingService struct {
+	fnpb.UnimplementedBeamFnLoggingServer
+	s *Server
+}
+
+// Logging takes the log entries of a harness. It never stops reading, as an
+// unread logging stream would come to block the SDK, and it outlives the
+// control stream so that the last words of a failing harness are heard.
+func (l loggingService) Logging(stream fnpb.BeamFnLogging_LoggingServer) error {
+	h, err := l.s.harness(stream.Context())
+	if err != nil {
+		return err
+	}
+	return statusOf(l.s.serve(h.closed, func() error { return h.readLogs(stream) }))
+}
+
+func (h *Harness) readLogs(stream fnpb.BeamFnLogging_LoggingServer) error {
+	for {
+		list := new(fnpb.LogEntry_List)
+		if err := data.RecvProto(stream, list); err != nil {
+			return err
+		}
+		if h.worker.Log == nil {
+			continue
+		}
+		for _, entry := range list.GetLogEntries() {
+			select {
+			case h.logs <- entry:
+			default:
+				h.logsMissed.Add(1)
+			}
+		}
+	}
+}
+
+// deliverLogs calls Worker.Log until the harness is closed and the queue is empty.
+func (h *Harness) deliverLogs() {
+	for {
+		select {
+		case entry := <-h.logs:
+			h.deliverLog(entry)
+			continue
+		default:
+		}
+		select {
+		case entry := <-h.logs:
+			h.deliverLog(entry)
+		case <-h.closed:
+			h.reportMissedLogs()
+			return
+		}
+	}
+}
+
+func (h *Harness) deliverLog(entry *fnpb.LogEntry) {
+	h.reportMissedLogs()
+	h.worker.Log(entry)
+}
+
+func (h *Harness) reportMissedLogs() {
+	if n := h.logsMissed.Swap(0); n > 0 {
+		h.worker.Log(&fnpb.LogEntry{
+			Severity:    fnpb.LogEntry_Severity_WARN,
+			Timestamp:   timestamppb.Now(),
+			Message:     fmt.Sprintf("%d log entries of harness %s came too fast and were dropped", n, h.id),
+			LogLocation: "lintel/fnapi",
+		})
+	}
+}

@@ -1,0 +1,204 @@
+package fnapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/lintelrun/lintel/fnapi/data"
+	"github.com/lintelrun/lintel/internal/fault"
+)
+
+const (
+	// Flow control windows, in bytes: large and fixed, so that a message of
+	// usual size never waits for a round trip.
+	streamWindow     = 16 << 20
+	connectionWindow = 64 << 20
+	ioBuffer         = 128 << 10
+
+	defaultBundleBytes = 32 << 20
+)
+
+// Config configures a Server. The zero value is usable.
+type Config struct {
+	// Listen is the TCP address to listen on; default 127.0.0.1:0.
+	Listen string
+	// Logger gets what concerns no single bundle; default slog.Default().
+	Logger *slog.Logger
+	// BundleBytes bounds the received bytes of one bundle that wait for
+	// Bundle.Recv; default 32 MiB. A single larger message is still accepted.
+	BundleBytes int
+}
+
+// Validate says what is wrong with the configuration.
+func (c Config) Validate() error {
+	if c.BundleBytes < 0 {
+		return fault.New(fault.Invalid, "fnapi: BundleBytes is %d, want 0 (default) or more", c.BundleBytes)
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Listen == "" {
+		c.Listen = "127.0.0.1:0"
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.BundleBytes == 0 {
+		c.BundleBytes = defaultBundleBytes
+	}
+	return c
+}
+
+// Server is the Fn API server of one process, shared by all its harnesses.
+// Safe for concurrent use.
+type Server struct {
+	config   Config
+	log      *slog.Logger
+	listener net.Listener
+	grpc     *grpc.Server
+
+	ids   atomic.Uint64  // of instructions; never used twice
+	loops sync.WaitGroup // readers, writers and state calls
+
+	mu        sync.RWMutex
+	stopped   bool
+	harnesses map[string]*Harness
+}
+
+// NewServer listens, but serves nothing before Serve.
+func NewServer(cfg Config) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	listener, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("fnapi: %w", err)
+	}
+	s := &Server{
+		config:    cfg,
+		log:       cfg.Logger,
+		listener:  listener,
+		harnesses: map[string]*Harness{},
+		grpc: grpc.NewServer(
+			grpc.ForceServerCodecV2(data.NewCodec()),
+			grpc.MaxRecvMsgSize(math.MaxInt32),
+			grpc.MaxSendMsgSize(math.MaxInt32),
+			grpc.StaticStreamWindowSize(streamWindow),
+			grpc.StaticConnWindowSize(connectionWindow),
+			grpc.ReadBufferSize(ioBuffer),
+			grpc.WriteBufferSize(ioBuffer),
+			grpc.WaitForHandlers(true),
+			// Python harnesses ping every 20 s, with or without streams; by
+			// default the server would close their connections for it.
+			grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+				MinTime:             time.Second,
+				PermitWithoutStream: true,
+			}),
+			grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 2 * time.Minute}),
+		),
+	}
+	fnpb.RegisterProvisionServiceServer(s.grpc, provisionService{s: s})
+	fnpb.RegisterBeamFnControlServer(s.grpc, controlService{s: s})
+	fnpb.RegisterBeamFnStateServer(s.grpc, stateService{s: s})
+	fnpb.RegisterBeamFnLoggingServer(s.grpc, loggingService{s: s})
+	data.Register(s.grpc, dataService{s})
+	return s, nil
+}
+
+// Registrar is where further services of the same endpoint are added, before Serve.
+func (s *Server) Registrar() grpc.ServiceRegistrar { return s.grpc }
+
+// Endpoint is the host:port that harnesses connect to.
+func (s *Server) Endpoint() string { return s.listener.Addr().String() }
+
+// Serve serves harnesses until Stop. It returns nil if Stop ended it.
+func (s *Server) Serve() error {
+	if err := s.grpc.Serve(s.listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("fnapi: %w", err)
+	}
+	return nil
+}
+
+// Stop closes every harness, ends Serve and returns once nothing of the server
+// runs any more.
+func (s *Server) Stop() {
+	s.mu.Lock()
+	s.stopped = true
+	harnesses := s.harnesses
+	s.harnesses = map[string]*Harness{}
+	s.mu.Unlock()
+	for _, h := range harnesses {
+		h.Close()
+	}
+	s.grpc.Stop()
+	s.listener.Close() // grpc has closed it if Serve was called
+	s.loops.Wait()
+}
+
+// nextID returns a new instruction id, unique in the life of the server.
+func (s *Server) nextID() string { return "i" + strconv.FormatUint(s.ids.Add(1), 10) }
+
+// workerID is the id a harness sends with every call; empty if it didn't.
+func workerID(ctx context.Context) string {
+	md, _ := metadata.FromIncomingContext(ctx)
+	if ids := md.Get("worker_id"); len(ids) > 0 {
+		return ids[0]
+	}
+	return ""
+}
+
+// harness finds the announced harness a call comes from; the error is a gRPC status.
+func (s *Server) harness(ctx context.Context) (*Harness, error) {
+	id := workerID(ctx)
+	if id == "" {
+		return nil, status.Error(codes.InvalidArgument, "the call carries no worker_id metadata")
+	}
+	s.mu.RLock()
+	h := s.harnesses[id]
+	s.mu.RUnlock()
+	if h == nil {
+		s.log.Warn("refused a call of an unknown worker", "worker", id)
+		return nil, status.Errorf(codes.PermissionDenied, "worker %q is not expected here", id)
+	}
+	return h, nil
+}
+
+// serve runs the loops of a stream and returns when the first of them ends or
+// stop is closed. gRPC then cancels the stream, which ends the other loops.
+func (s *Server) serve(stop <-chan struct{}, loops ...func() error) error {
+	ended := make(chan error, len(loops))
+	for _, loop := range loops {
+		s.loops.Go(func() { ended <- loop() })
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-stop:
+		return nil
+	}
+}
+
+// statusOf makes the gRPC status that a harness sees for err.
+func statusOf(err error) error {
+	if err != nil && fault.ClassOf(err) == fault.Invalid {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	return nil
+}
