@@ -1,0 +1,208 @@
+package artifact
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/lintelrun/lintel/internal/fault"
+)
+
+const tmpDir = "tmp"
+
+// Store keeps blobs in a directory of its own, each under the SHA-256 of its
+// content ("ab/ab12…"), so that equal artifacts of many jobs are stored once and
+// no name from outside ever becomes a path. Blobs are reference-counted and
+// removed with their last reference. A Store is safe for concurrent use; a
+// directory belongs to one Store at a time.
+type Store struct {
+	root *os.Root
+
+	mu    sync.Mutex
+	blobs map[string]*blob
+}
+
+type blob struct {
+	refs int
+	size int64
+}
+
+// OpenStore opens or creates the store in dir. References don't outlive the
+// process, so blobs and unfinished files that an earlier one left are removed.
+func OpenStore(dir string) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("artifact store: %w", err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("artifact store: %w", err)
+	}
+	s := &Store{root: root, blobs: map[string]*blob{}}
+	if err := s.sweep(); err != nil {
+		root.Close()
+		return nil, fmt.Errorf("artifact store: %w", err)
+	}
+	return s, nil
+}
+
+// Close releases the directory. Blobs stay on disk until the next OpenStore.
+func (s *Store) Close() error { return s.root.Close() }
+
+// sweep removes what only a Store makes: the folder of unfinished files and the
+// two-digit folders of blobs.
+func (s *Store) sweep() error {
+	entries, err := fs.ReadDir(s.root.FS(), ".")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if name := e.Name(); name == tmpDir || len(name) == 2 && isHex(name) {
+			if err := s.root.RemoveAll(name); err != nil {
+				return err
+			}
+		}
+	}
+	return s.root.Mkdir(tmpDir, 0o700)
+}
+
+// Create starts a new blob. The caller must end with Commit or Abort.
+func (s *Store) Create() (*Writer, error) {
+	name := tmpDir + "/" + newToken()
+	f, err := s.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("artifact store: %w", err)
+	}
+	return &Writer{store: s, file: f, name: name, hash: sha256.New()}, nil
+}
+
+// Retain adds a reference to the blob with the given SHA-256 in lower-case hex
+// and returns its size in bytes; false if the store doesn't hold it.
+func (s *Store) Retain(sum string) (size int64, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.blobs[sum]
+	if !ok {
+		return 0, false
+	}
+	b.refs++
+	return b.size, true
+}
+
+// Release gives back one reference, which Commit or Retain has given.
+func (s *Store) Release(sum string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.blobs[sum]
+	if !ok {
+		return fmt.Errorf("artifact store: release of unknown blob %s", sum)
+	}
+	if b.refs--; b.refs > 0 {
+		return nil
+	}
+	delete(s.blobs, sum)
+	if err := s.root.Remove(blobPath(sum)); err != nil {
+		return fmt.Errorf("artifact store: %w", err)
+	}
+	return nil
+}
+
+// Open returns the content of a blob; the error is fs.ErrNotExist if the store
+// doesn't hold it. The reader stays valid when the blob is released meanwhile.
+func (s *Store) Open(sum string) (io.ReadCloser, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.blobs[sum]; !ok {
+		return nil, fmt.Errorf("artifact store: blob %s: %w", sum, fs.ErrNotExist)
+	}
+	f, err := s.root.Open(blobPath(sum))
+	if err != nil {
+		return nil, fmt.Errorf("artifact store: %w", err)
+	}
+	return f, nil
+}
+
+// publish moves a finished temporary file to its place and references it.
+func (s *Store) publish(tmp, sum string, size int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b, ok := s.blobs[sum]; ok {
+		b.refs++
+		return s.root.Remove(tmp)
+	}
+	dir := sum[:2]
+	if err := s.root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := s.root.Rename(tmp, blobPath(sum)); err != nil {
+		return err
+	}
+	if err := s.syncDir(dir); err != nil {
+		return err
+	}
+	s.blobs[sum] = &blob{refs: 1, size: size}
+	return nil
+}
+
+func (s *Store) syncDir(name string) error {
+	d, err := s.root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func blobPath(sum string) string { return sum[:2] + "/" + sum }
+
+// Writer receives the content of one blob. It isn't safe for concurrent use.
+type Writer struct {
+	store *Store
+	file  *os.File // nil once committed or aborted
+	name  string
+	hash  hash.Hash
+	size  int64
+}
+
+// Write implements io.Writer.
+func (w *Writer) Write(p []byte) (int, error) {
+	n, err := w.file.Write(p)
+	w.hash.Write(p[:n])
+	w.size += int64(n)
+	return n, err
+}
+
+// Commit makes the blob durable, adds one reference to it and returns its
+// SHA-256. A non-empty want that differs from it gives an error of class
+// fault.Invalid and stores nothing. After an error only Abort may follow.
+func (w *Writer) Commit(want string) (sum string, err error) {
+	sum = hex.EncodeToString(w.hash.Sum(nil))
+	if want != "" && !strings.EqualFold(want, sum) {
+		return "", fault.New(fault.Invalid, "content has SHA-256 %s, but %s was announced", sum, want)
+	}
+	if err := w.file.Sync(); err != nil {
+		return "", fmt.Errorf("artifact store: %w", err)
+	}
+	if err := w.store.publish(w.name, sum, w.size); err != nil {
+		return "", fmt.Errorf("artifact store: %w", err)
+	}
+	err = w.file.Close()
+	w.file = nil
+	return sum, err
+}
+
+// Abort drops what was written. After Commit it does nothing.
+func (w *Writer) Abort() {
+	if w.file == nil {
+		return
+	}
+	w.file.Close()
+	w.file = nil
+	_ = w.store.root.Remove(w.name) // a leftover is swept at the next start
+}

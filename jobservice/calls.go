@@ -1,0 +1,291 @@
+package jobservice
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/lintelrun/lintel/jobservice/internal/rpcstatus"
+	"github.com/lintelrun/lintel/portable/plan"
+)
+
+// Prepare plans a pipeline and opens the staging of its artifacts. What can't be
+// run is refused here. Equal names make different jobs: Python names them all "job".
+func (s *Service) Prepare(ctx context.Context, req *jobpb.PrepareJobRequest) (*jobpb.PrepareJobResponse, error) {
+	if req.GetPipeline() == nil {
+		return nil, rpcstatus.Errorf(codes.InvalidArgument, "PrepareJobRequest.pipeline is missing")
+	}
+	options := req.GetPipelineOptions()
+	if options == nil {
+		options = &structpb.Struct{}
+	}
+	size := proto.Size(req.GetPipeline()) + proto.Size(options)
+	if size > s.cfg.MaxPipelineBytes {
+		return nil, rpcstatus.Errorf(codes.ResourceExhausted, "the pipeline has %d bytes, more than the %d allowed; large data should be read from files", size, s.cfg.MaxPipelineBytes)
+	}
+	planned, err := s.planPipeline(req.GetPipeline(), options)
+	if err != nil {
+		return nil, rpcstatus.Of(err)
+	}
+	token, err := s.artifacts.Open(req.GetPipeline().GetComponents().GetEnvironments())
+	if err != nil {
+		return nil, rpcstatus.Of(err)
+	}
+	j := &job{
+		name: jobName(req.GetJobName(), options), pipeline: req.GetPipeline(), options: options,
+		plan: planned, token: token, size: size, prepared: time.Now(),
+		state: jobpb.JobState_STOPPED,
+		journal: &journal{maxEvents: s.cfg.MaxMessages, maxBytes: s.cfg.MaxMessageBytes,
+			maxText: s.cfg.MaxTextBytes, now: time.Now},
+	}
+	j.journal.add(false, Event{State: jobpb.JobState_STOPPED})
+	if err := s.admit(j); err != nil {
+		s.artifacts.Release(token)
+		return nil, rpcstatus.Of(err)
+	}
+	s.cfg.Logger.Info("job prepared", "job", j.id, "name", j.name)
+	return &jobpb.PrepareJobResponse{
+		PreparationId:           j.id,
+		ArtifactStagingEndpoint: &pipepb.ApiServiceDescriptor{Url: s.endpoint(ctx)},
+		StagingSessionToken:     token,
+	}, nil
+}
+
+// planPipeline keeps a defect in planning from ending everyone's jobs.
+func (s *Service) planPipeline(p *pipepb.Pipeline, options *structpb.Struct) (planned *plan.Plan, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.cfg.Logger.Error("planning panicked", "panic", r, "stack", string(debug.Stack()))
+			err = fmt.Errorf("the pipeline could not be planned because of a defect in the runner, please report it: %v", r)
+		}
+	}()
+	return s.plan(p, options)
+}
+
+// endpoint returns the address by which the client has reached us.
+func (s *Service) endpoint(ctx context.Context) string {
+	if md, ok := metadata.FromIncomingContext(ctx); ok {
+		for _, authority := range md.Get(":authority") {
+			if host, port, err := net.SplitHostPort(authority); err == nil && host != "" && port != "" {
+				return authority
+			}
+		}
+	}
+	return s.cfg.Endpoint
+}
+
+// jobName finds what the user calls the job: Python gives the name by options only.
+func jobName(requested string, options *structpb.Struct) string {
+	name := options.GetFields()["beam:option:job_name:v1"].GetStringValue()
+	if name == "" {
+		name = requested
+	}
+	return clipText(name, 1000)
+}
+
+// Run starts a prepared job, once: the same preparation id again names the same
+// job. The job's id is the preparation id.
+func (s *Service) Run(ctx context.Context, req *jobpb.RunJobRequest) (*jobpb.RunJobResponse, error) {
+	j, err := s.job(req.GetPreparationId())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.artifacts.Seal(ctx, j.token); err != nil {
+		return nil, rpcstatus.Of(err)
+	}
+	s.mu.Lock()
+	if s.stopped {
+		s.mu.Unlock()
+		return nil, errStopped
+	}
+	s.running.Add(1)
+	s.mu.Unlock()
+
+	runCtx, cancel := context.WithCancel(context.Background())
+	started, err := j.start(cancel)
+	if started {
+		go s.execute(runCtx, cancel, j)
+	} else {
+		cancel()
+		s.running.Done()
+	}
+	if err != nil {
+		return nil, rpcstatus.Errorf(codes.FailedPrecondition, "%v", err)
+	}
+	return &jobpb.RunJobResponse{JobId: j.id}, nil
+}
+
+func (s *Service) execute(ctx context.Context, cancel context.CancelFunc, j *job) {
+	defer s.running.Done()
+	defer cancel()
+	run, err := j.execute(ctx, s.executor, Job{
+		ID: j.id, Name: j.name, Plan: j.plan, Options: j.options, RetrievalToken: j.token,
+		Pipeline: withDependencies(j.pipeline, func(env string) []*pipepb.ArtifactInformation {
+			return s.artifacts.Dependencies(j.token, env)
+		}),
+	})
+	s.artifacts.Release(j.token)
+	j.finish(run, err)
+	s.cfg.Logger.Info("job ended", "job", j.id, "state", j.summary().State.String())
+}
+
+// withDependencies returns the pipeline with other dependencies in its
+// environments. All else is shared with p.
+func withDependencies(p *pipepb.Pipeline, dependencies func(env string) []*pipepb.ArtifactInformation) *pipepb.Pipeline {
+	environments := make(map[string]*pipepb.Environment, len(p.GetComponents().GetEnvironments()))
+	for id, env := range p.GetComponents().GetEnvironments() {
+		with := &pipepb.Environment{}
+		shareFields(with, env)
+		with.Dependencies = dependencies(id)
+		environments[id] = with
+	}
+	components, out := &pipepb.Components{}, &pipepb.Pipeline{}
+	shareFields(components, p.GetComponents())
+	components.Environments = environments
+	shareFields(out, p)
+	out.Components = components
+	return out
+}
+
+// GetJobs lists all jobs that are remembered, oldest first.
+func (s *Service) GetJobs(context.Context, *jobpb.GetJobsRequest) (*jobpb.GetJobsResponse, error) {
+	resp := &jobpb.GetJobsResponse{}
+	for _, sum := range s.Jobs() {
+		if j, err := s.job(sum.ID); err == nil {
+			resp.JobInfo = append(resp.JobInfo, &jobpb.JobInfo{JobId: sum.ID, JobName: sum.Name, PipelineOptions: j.options, State: sum.State})
+		}
+	}
+	return resp, nil
+}
+
+// GetState returns the current state and since when.
+func (s *Service) GetState(_ context.Context, req *jobpb.GetJobStateRequest) (*jobpb.JobStateEvent, error) {
+	j, err := s.job(req.GetJobId())
+	if err != nil {
+		return nil, err
+	}
+	return stateEvent(j.current()), nil
+}
+
+// GetPipeline returns the pipeline as submitted.
+func (s *Service) GetPipeline(_ context.Context, req *jobpb.GetJobPipelineRequest) (*jobpb.GetJobPipelineResponse, error) {
+	j, err := s.job(req.GetJobId())
+	if err != nil {
+		return nil, err
+	}
+	return &jobpb.GetJobPipelineResponse{Pipeline: j.pipeline}, nil
+}
+
+// Cancel asks a job to end and returns at once, with the state it has then.
+// Cancelling a job that is being cancelled or has ended changes nothing.
+func (s *Service) Cancel(_ context.Context, req *jobpb.CancelJobRequest) (*jobpb.CancelJobResponse, error) {
+	j, err := s.job(req.GetJobId())
+	if err != nil {
+		return nil, err
+	}
+	state := j.requestCancel()
+	if Terminal(state) {
+		s.artifacts.Release(j.token) // of a job that never ran
+	}
+	return &jobpb.CancelJobResponse{State: state}, nil
+}
+
+// Drain isn't there yet; saying so beats cancelling silently.
+func (s *Service) Drain(_ context.Context, req *jobpb.DrainJobRequest) (*jobpb.DrainJobResponse, error) {
+	j, err := s.job(req.GetJobId())
+	if err != nil {
+		return nil, err
+	}
+	return nil, rpcstatus.Errorf(codes.Unimplemented, "draining is not supported yet: job %s goes on as before; Cancel ends it without draining", j.id)
+}
+
+// GetStateStream sends the current state, then each change, and ends after the terminal state.
+func (s *Service) GetStateStream(req *jobpb.GetJobStateRequest, stream jobpb.JobService_GetStateStreamServer) error {
+	j, err := s.job(req.GetJobId())
+	if err != nil {
+		return err
+	}
+	err = j.journal.follow(stream.Context(), s.stop, j.current().Seq-1, true, func(e Event) error {
+		return stream.Send(stateEvent(e))
+	})
+	return rpcstatus.Of(err)
+}
+
+// GetMessageStream sends all messages and states from the first on, then each as
+// it comes, and ends after the terminal state. The reason of a failure is the
+// one error-level message, just before the state FAILED: Java shows the first
+// such message as the failure, Python the last.
+func (s *Service) GetMessageStream(req *jobpb.JobMessagesRequest, stream jobpb.JobService_GetMessageStreamServer) error {
+	err := s.Follow(stream.Context(), req.GetJobId(), 0, func(e Event) error {
+		return stream.Send(messageResponse(e))
+	})
+	return rpcstatus.Of(err)
+}
+
+// GetJobMetrics returns the metrics so far, or the final ones.
+func (s *Service) GetJobMetrics(_ context.Context, req *jobpb.GetJobMetricsRequest) (*jobpb.GetJobMetricsResponse, error) {
+	j, err := s.job(req.GetJobId())
+	if err != nil {
+		return nil, err
+	}
+	attempted, committed := j.metrics()
+	return &jobpb.GetJobMetricsResponse{Metrics: &jobpb.MetricResults{Attempted: attempted, Committed: committed}}, nil
+}
+
+// DescribePipelineOptions returns the options of ours that a pipeline may set.
+func (s *Service) DescribePipelineOptions(context.Context, *jobpb.DescribePipelineOptionsRequest) (*jobpb.DescribePipelineOptionsResponse, error) {
+	return &jobpb.DescribePipelineOptionsResponse{Options: s.cfg.Options}, nil
+}
+
+func stateEvent(e Event) *jobpb.JobStateEvent {
+	return &jobpb.JobStateEvent{State: e.State, Timestamp: timestamppb.New(e.Time)}
+}
+
+func messageResponse(e Event) *jobpb.JobMessagesResponse {
+	if e.State != jobpb.JobState_UNSPECIFIED {
+		return &jobpb.JobMessagesResponse{Response: &jobpb.JobMessagesResponse_StateResponse{StateResponse: stateEvent(e)}}
+	}
+	return &jobpb.JobMessagesResponse{Response: &jobpb.JobMessagesResponse_MessageResponse{MessageResponse: &jobpb.JobMessage{
+		MessageId:   strconv.FormatInt(e.Seq, 10),
+		Time:        e.Time.Format(time.RFC3339Nano),
+		Importance:  importance(e),
+		MessageText: e.Text,
+	}}}
+}
+
+func importance(e Event) jobpb.JobMessage_MessageImportance {
+	switch {
+	case e.Failure:
+		return jobpb.JobMessage_JOB_MESSAGE_ERROR
+	case e.Level >= slog.LevelWarn:
+		return jobpb.JobMessage_JOB_MESSAGE_WARNING
+	case e.Level >= slog.LevelInfo:
+		return jobpb.JobMessage_JOB_MESSAGE_BASIC
+	default:
+		return jobpb.JobMessage_JOB_MESSAGE_DEBUG
+	}
+}
+
+// shareFields sets all fields of dst to those of src, unknown ones included,
+// without copying what they hold.
+func shareFields(dst, src proto.Message) {
+	d, from := dst.ProtoReflect(), src.ProtoReflect()
+	from.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		d.Set(f, v)
+		return true
+	})
+	d.SetUnknown(from.GetUnknown())
+}

@@ -1,0 +1,65 @@
+package jobservice
+
+import (
+	"context"
+	"log/slog"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/lintelrun/lintel/portable/plan"
+)
+
+// Planner turns a pipeline into something the executor can run. It must be safe
+// for concurrent use and must not change its arguments. Its errors refuse the
+// job at Prepare: fault.Invalid gives INVALID_ARGUMENT, fault.Unsupported
+// FAILED_PRECONDITION, each with the error's text.
+type Planner func(p *pipepb.Pipeline, options *structpb.Struct) (*plan.Plan, error)
+
+// Executor runs jobs. It must be safe for concurrent use.
+type Executor interface {
+	// Start begins a job; it may block while workers come up. Cancelling ctx
+	// cancels the job, during Start and after. An error fails the job with its text.
+	Start(ctx context.Context, job Job, sink Sink) (Run, error)
+}
+
+// Run is a job that the executor has started. Methods may be called concurrently.
+type Run interface {
+	// Wait returns once nothing of the job runs any more, harnesses included:
+	// nil if it is done, context.Canceled (or what wraps it) if ctx was
+	// cancelled; any other error fails the job, and its text, with the user's
+	// exception and stack, is what clients show.
+	Wait() error
+	// Metrics returns the values so far, labelled with the pipeline's own
+	// transform names; committed ones count successful bundles only. They hold
+	// after Wait too. The caller may keep the messages but not change them.
+	Metrics() (attempted, committed []*pipepb.MonitoringInfo)
+}
+
+// Job is what an executor gets to run. Nothing in it may be changed.
+type Job struct {
+	// ID is unique, of a–z, 0–9 and '-': fit for file names.
+	ID string
+	// Name is the user's, for people.
+	Name string
+	Plan *plan.Plan
+	// Pipeline as submitted, but with environments whose dependencies are those staged.
+	Pipeline *pipepb.Pipeline
+	// Options as submitted; never nil.
+	Options *structpb.Struct
+	// RetrievalToken for ProvisionInfo, never empty. It also is the token by
+	// which artifact.Service gives the dependencies of an environment.
+	RetrievalToken string
+}
+
+// Sink takes what an executor has to tell about a job. Methods may be called
+// concurrently, never block for long, and do nothing once the job has ended.
+type Sink interface {
+	// Message adds to the job's log, for what users should read: runner's news
+	// and harness logs. Clients take an error-level message of the Job API for
+	// the reason of a failure, so they see error-level messages of this call as
+	// warnings; the reason is what Start or Wait returns.
+	Message(level slog.Level, text string)
+	// Running tells that the job's workers are ready and data begins to flow.
+	Running()
+}
