@@ -83,6 +83,9 @@ func (t *Table) Add(block []byte) error {
 		if err := t.cfg.Input.Next(rest, e); err != nil {
 			return cutError(err, len(block)-len(rest))
 		}
+		if e.Size == 0 {
+			return fault.New(fault.Corruption, "grouping: a block of %d bytes for elements that take none", len(block))
+		}
 		hash := keygroup.Hash(e.Key)
 		if e.NumWindows == 1 && !t.cfg.Windowing.Merging {
 			if err := t.values.Add(hash, e.Key, e.Windows, e.Timestamp, nil, e.Value); err != nil {
@@ -105,6 +108,9 @@ func (t *Table) addWindows(hash uint64, e *coders.Element) error {
 		n, err := t.cfg.Input.Window().Skip(windows)
 		if err != nil {
 			return cutError(err, 0)
+		}
+		if n == 0 && e.NumWindows > 1 {
+			return fault.New(fault.Corruption, "grouping: an element in %d windows that take no bytes", e.NumWindows)
 		}
 		window := windows[:n]
 		windows = windows[n:]
