@@ -1,0 +1,73 @@
+# Lintel. `make help` lists the targets.
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+CACHE   := $(CURDIR)/.cache
+GOLANGCI_VERSION := v2.15.0
+
+# What to run of the suites below, and more options for them.
+SUITES ?= portable
+PACKAGES ?= .
+SET ?= bounded
+ARGS ?=
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## the binary: bin/lintel
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/lintel ./cmd/lintel
+
+.PHONY: demo
+demo: build ## count the words of real text with the Go SDK, then with Python (DEMO_DIR=, DEMO_PY_DIR=)
+	@scripts/demo.sh
+
+.PHONY: test
+test: test-setup ## all quick tests, the examples end to end included
+	go vet ./...
+	go run ./scripts/gotest -C examples/go ./...
+	go run ./scripts/gotest ./...
+
+.PHONY: test-setup
+test-setup: ## what the tests need beside Go: Python's Beam SDK in .cache/venv, if there is a Python
+	@if command -v python3 >/dev/null; then scripts/venv.sh beam >/dev/null; \
+	else echo 'no python3: the tests of Python pipelines will be skipped'; fi
+
+.PHONY: test-race
+test-race: ## the tests of our packages under the race detector (needs a C compiler)
+	CGO_ENABLED=1 go run ./scripts/gotest -race $$(go list ./... | grep -v /integration/)
+
+.PHONY: fmt
+fmt: ## format all Go code
+	gofmt -w $$(git ls-files -co --exclude-standard '*.go')
+
+.PHONY: lint
+lint: $(CACHE)/bin/golangci-lint-$(GOLANGCI_VERSION) ## formatting, vet and golangci-lint
+	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	if [ -n "$$bad" ]; then echo "not formatted (make fmt): $$bad"; exit 1; fi
+	go vet ./...
+	$< run ./...
+
+$(CACHE)/bin/golangci-lint-$(GOLANGCI_VERSION):
+	GOBIN=$(CACHE)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	mv $(CACHE)/bin/golangci-lint $@
+
+.PHONY: conformance-python
+conformance-python: build ## Beam's own Python tests (SUITES="portable process", ARGS=)
+	integration/python/run.sh --suites '$(SUITES)' $(ARGS)
+
+.PHONY: conformance-go
+conformance-go: build ## Beam's own Go tests (PACKAGES=regexp, ARGS=)
+	integration/go/run.sh --packages '$(PACKAGES)' $(ARGS)
+
+.PHONY: bench
+bench: build ## throughput beside Prism (SET=bounded|smoke|medium, ARGS=)
+	integration/bench/run.sh --set '$(SET)' $(ARGS)
+
+.PHONY: clean
+clean: ## remove what the targets made, the cache included
+	rm -rf bin .cache

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# run.sh [--set bounded|smoke|medium] [--rival prism|none] [bench.py's options]
+# Lintel beside a rival on the same pipelines, paired; see README.md.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/../../scripts/lib.sh"
+
+set=bounded rival=prism options=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --set) set=$2; shift 2 ;;
+    --rival) rival=$2; shift 2 ;;
+    --case) set=; options+=("$1" "$2"); shift 2 ;;
+    *) options+=("$1"); shift ;;
+  esac
+done
+[ -z "$set" ] || options+=(--set "$set")
+[ "$rival" = none ] || options+=(--server "$rival=auto")
+
+mkdir -p "$CACHE/bin"
+(cd "$here/pipelines" && go build -ldflags="-s -w" -o "$CACHE/bin/bench" .)
+[ "$rival" = none ] || [ -x "$CACHE/bin/prism" ] ||
+  (cd "$here/pipelines" && go build -o "$CACHE/bin/prism" github.com/apache/beam/sdks/v2/go/cmd/prism)
+
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/lintel-bench.XXXXXX")
+trap 'rm -rf "$scratch"' EXIT
+http=$(free_port)
+LINTEL_CACHE=$CACHE python3 "$here/bench.py" --fresh \
+  --server "lintel=cmd:$LINTEL dev --job-port {port} --http-port $http --data-dir $scratch/data" "${options[@]}"
