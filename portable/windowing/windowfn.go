@@ -65,7 +65,8 @@ type span interface {
 // millis stores v in ms.
 func millis(name string, v span, to *int64) error {
 	seconds, nanos := v.GetSeconds(), int64(v.GetNanos())
-	if max(seconds, -seconds) > math.MaxInt64/1_000_000 || max(nanos, -nanos) >= 1e9 {
+	const most = math.MaxInt64 / 1_000_000
+	if seconds > most || seconds < -most || nanos >= 1e9 || nanos <= -1e9 {
 		return fault.New(fault.Invalid, "its %s of %d s and %d ns is out of range", name, seconds, nanos)
 	}
 	if nanos%1e6 != 0 {
