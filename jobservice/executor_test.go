@@ -1,0 +1,80 @@
+package jobservice_test
+
+import (
+	"context"
+	"sync"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+
+	"github.com/lintelrun/lintel/jobservice"
+)
+
+// executor runs jobs that do what the test tells them.
+type executor struct {
+	startErr error
+
+	mu     sync.Mutex
+	runs   map[string]*run
+	starts int
+}
+
+// run is a job under the test's control.
+type run struct {
+	ctx     context.Context
+	job     jobservice.Job
+	sink    jobservice.Sink
+	started chan struct{} // closed once Start was called
+	result  chan error    // what Wait returns; buffered
+}
+
+// run returns the run of a job, which may start a little later.
+func (e *executor) run(id string) *run {
+	r := e.get(id)
+	<-r.started
+	return r
+}
+
+func (e *executor) get(id string) *run {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r, ok := e.runs[id]
+	if !ok {
+		r = &run{started: make(chan struct{}), result: make(chan error, 1)}
+		e.runs[id] = r
+	}
+	return r
+}
+
+func (e *executor) Start(ctx context.Context, job jobservice.Job, sink jobservice.Sink) (jobservice.Run, error) {
+	r := e.get(job.ID)
+	r.ctx, r.job, r.sink = ctx, job, sink
+	e.mu.Lock()
+	e.starts++
+	e.mu.Unlock()
+	close(r.started) // a second start of a job panics
+	if e.startErr != nil {
+		return nil, e.startErr
+	}
+	return r, nil
+}
+
+func (r *run) Wait() error {
+	select {
+	case err := <-r.result:
+		return err
+	case <-r.ctx.Done():
+		return r.ctx.Err()
+	}
+}
+
+// end makes Wait return err; the first call counts.
+func (r *run) end(err error) {
+	select {
+	case r.result <- err:
+	default:
+	}
+}
+
+func (r *run) Metrics() (attempted, committed []*pipepb.MonitoringInfo) {
+	return []*pipepb.MonitoringInfo{{Urn: "attempted"}, {Urn: "committed"}}, []*pipepb.MonitoringInfo{{Urn: "committed"}}
+}
