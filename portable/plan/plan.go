@@ -24,6 +24,10 @@ type Plan struct {
 	// Components of the pipeline as submitted, for names in metrics and
 	// messages. Never changed.
 	Components *pipepb.Components
+	// Origins has, for transforms in descriptors that the pipeline lacks (the
+	// parts of combines and splittable DoFns), the pipeline's id of the transform
+	// that each is part of. Metrics and messages name that one.
+	Origins map[string]string
 }
 
 // StageKind says who runs a stage and how.
@@ -59,6 +63,9 @@ type Stage struct {
 	Side  *SideSpec
 
 	// In are the edges that end here, main inputs first; Out those that begin here.
+	// The same PCollection may come several times, and then counts as often. A stage
+	// other than an Impulse may have no main inputs: it reads a Flatten of nothing.
+	// Its input is empty and complete from the start.
 	In, Out []*Edge
 }
 

@@ -1,0 +1,264 @@
+package portable
+
+import (
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/portable/fusion"
+	"github.com/lintelrun/lintel/portable/graph"
+	"github.com/lintelrun/lintel/portable/plan"
+)
+
+// node is a stage in the making.
+type node struct {
+	stage *plan.Stage
+	fused *fusion.Stage // of executable stages
+	input string        // the main input PCollection; "" for an Impulse
+	sides []*node       // side inputs of executable stages, each once
+	order int
+}
+
+type side struct {
+	pcollection string
+	multimap    bool
+}
+
+type assembler struct {
+	g     *graph.Graph
+	wire  *wireCoders
+	plan  *plan.Plan
+	nodes []*node
+	// producer has the stage that each PCollection comes out of; none for those
+	// of Flattens and redistributions.
+	producer map[string]*node
+	sides    map[side]*node
+	ids      endpointIDs
+}
+
+// assemble makes the plan out of fused stages: it adds the runner's stages,
+// joins all by edges and writes the descriptors.
+func assemble(g *graph.Graph, wire *wireCoders, fused []*fusion.Stage, components *pipepb.Components) (*plan.Plan, error) {
+	a := &assembler{
+		g:    g,
+		wire: wire,
+		plan: &plan.Plan{
+			Environments: map[string]*pipepb.Environment{},
+			Components:   components,
+			Origins:      map[string]string{},
+		},
+		producer: map[string]*node{},
+		sides:    map[side]*node{},
+		ids:      newEndpointIDs(g),
+	}
+	a.addNodes(fused)
+	if err := a.order(); err != nil {
+		return nil, err
+	}
+	for _, n := range a.nodes {
+		if err := a.connect(n); err != nil {
+			return nil, err
+		}
+	}
+	for _, n := range a.nodes {
+		if err := a.specify(n); err != nil {
+			return nil, err
+		}
+	}
+	return a.plan, nil
+}
+
+func (a *assembler) addNodes(fused []*fusion.Stage) {
+	first := map[*graph.Transform]*fusion.Stage{}
+	for _, f := range fused {
+		first[f.Transforms[0]] = f
+	}
+	for _, t := range a.g.Transforms {
+		if t.ID != t.Origin {
+			a.plan.Origins[t.ID] = t.Origin
+		}
+		switch t.Kind {
+		case graph.Impulse:
+			a.add(&node{stage: &plan.Stage{Kind: plan.Impulse, Parallelism: 1}}, t)
+		case graph.GroupByKey:
+			a.add(&node{stage: &plan.Stage{Kind: plan.GroupByKey}, input: t.Main[0].PCollection}, t)
+		case graph.SDK:
+			if f := first[t]; f != nil {
+				n := a.add(&node{stage: &plan.Stage{Kind: plan.Executable}, fused: f, input: f.Input}, f.Transforms...)
+				a.addSides(n)
+			}
+		}
+	}
+}
+
+func (a *assembler) add(n *node, transforms ...*graph.Transform) *node {
+	n.order = len(a.nodes)
+	a.nodes = append(a.nodes, n)
+	var names []string
+	for _, t := range transforms {
+		n.stage.Transforms = append(n.stage.Transforms, t.Origin)
+		names = append(names, a.g.Components.Transforms[t.Origin].GetUniqueName())
+		for out := range t.Outputs() {
+			a.producer[out] = n
+		}
+	}
+	n.stage.Transforms = distinct(n.stage.Transforms)
+	n.stage.Name = strings.Join(distinct(names), ", ")
+	return n
+}
+
+// addSides adds the stages that materialise n's side inputs.
+func (a *assembler) addSides(n *node) {
+	for _, t := range n.fused.Transforms {
+		for _, in := range t.Sides {
+			key := side{in.PCollection, in.Multimap}
+			from, ok := a.sides[key]
+			if !ok {
+				from = a.add(&node{stage: &plan.Stage{Kind: plan.SideInput, Parallelism: 1}, input: in.PCollection})
+				from.stage.Name = "side input " + a.g.PCollection(in.PCollection).GetUniqueName()
+				from.stage.Side = &plan.SideSpec{Multimap: in.Multimap}
+				a.sides[key] = from
+			}
+			if !slices.Contains(n.sides, from) {
+				n.sides = append(n.sides, from)
+			}
+		}
+	}
+}
+
+// order sorts the nodes topologically and numbers the stages.
+func (a *assembler) order() error {
+	order, stuck := graph.TopologicalOrder(len(a.nodes), func(i int) iter.Seq[int] {
+		return func(yield func(int) bool) {
+			for _, s := range a.g.Sources(a.nodes[i].input) {
+				if !yield(a.producer[s.PCollection].order) {
+					return
+				}
+			}
+			for _, s := range a.nodes[i].sides {
+				if !yield(s.order) {
+					return
+				}
+			}
+		}
+	})
+	if stuck >= 0 {
+		return fault.New(fault.Internal, "fusion made a cycle through stage %q", a.nodes[stuck].stage.Name)
+	}
+	sorted := make([]*node, len(order))
+	for i, from := range order {
+		n := a.nodes[from]
+		sorted[i] = n
+		n.order = i
+		n.stage.Index = i
+		n.stage.ID = fmt.Sprintf("s%d", i)
+		a.plan.Stages = append(a.plan.Stages, n.stage)
+	}
+	a.nodes = sorted
+	return nil
+}
+
+// connect adds the edges that end at n, main inputs first.
+func (a *assembler) connect(n *node) error {
+	for _, s := range a.g.Sources(n.input) {
+		layout, err := a.wire.compile(n.input)
+		if err != nil {
+			return err
+		}
+		from := a.producer[s.PCollection]
+		e := &plan.Edge{Kind: plan.Forward, From: from.stage, To: n.stage, PCollection: s.PCollection, Coder: layout}
+		switch {
+		case n.stage.Kind == plan.GroupByKey:
+			e.Kind = plan.Keyed
+		case s.Rebalance && n.stage.Kind == plan.Executable:
+			e.Kind = plan.Rebalance
+		}
+		if from.fused != nil {
+			e.Sink = a.ids.sink(s.PCollection)
+		}
+		a.addEdge(e)
+	}
+	for _, s := range n.sides {
+		layout, err := a.wire.compile(s.input)
+		if err != nil {
+			return err
+		}
+		a.addEdge(&plan.Edge{Kind: plan.Broadcast, From: s.stage, To: n.stage, PCollection: s.input, Coder: layout})
+	}
+	return nil
+}
+
+func (a *assembler) addEdge(e *plan.Edge) {
+	e.Index = len(a.plan.Edges)
+	a.plan.Edges = append(a.plan.Edges, e)
+	e.From.Out = append(e.From.Out, e)
+	e.To.In = append(e.To.In, e)
+}
+
+// specify says what n does, once its edges are there.
+func (a *assembler) specify(n *node) error {
+	switch n.stage.Kind {
+	case plan.GroupByKey:
+		layout, err := a.wire.compile(n.input)
+		if err != nil {
+			return err
+		}
+		ws, err := a.wire.windowing(n.input)
+		if err != nil {
+			return err
+		}
+		n.stage.Group = &plan.GroupSpec{Input: layout, Windowing: ws}
+	case plan.SideInput:
+		layout, err := a.wire.compile(n.input)
+		if err != nil {
+			return err
+		}
+		n.stage.Side.Input = layout
+	case plan.Executable:
+		return a.specifyExecutable(n)
+	}
+	return nil
+}
+
+func (a *assembler) specifyExecutable(n *node) error {
+	spec := &plan.ExecutableSpec{
+		Environment: n.fused.Environment,
+		Source:      a.ids.source,
+		Splittable:  n.fused.Transforms[0].Splittable,
+	}
+	for _, e := range n.stage.Out {
+		spec.Sinks = append(spec.Sinks, e.Sink)
+	}
+	slices.Sort(spec.Sinks)
+	spec.Sinks = slices.Compact(spec.Sinks)
+	for _, t := range n.fused.Transforms {
+		spec.Finalizes = spec.Finalizes || t.ParDo.GetRequestsFinalization()
+		for _, in := range t.Sides {
+			spec.SideInputs = append(spec.SideInputs, plan.SideInputRef{
+				Transform: t.ID,
+				Name:      in.Local,
+				Stage:     a.sides[side{in.PCollection, in.Multimap}].stage,
+			})
+		}
+	}
+	env := n.fused.Environment
+	a.plan.Environments[env] = a.g.Components.Environments[env]
+	var err error
+	spec.Descriptor, err = a.describe(n, spec)
+	n.stage.Exec = spec
+	return err
+}
+
+// distinct returns s without repetitions, in order.
+func distinct(s []string) []string {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(s, func(x string) bool {
+		again := seen[x]
+		seen[x] = true
+		return again
+	})
+}

@@ -1,0 +1,60 @@
+// Package portable turns a Beam pipeline into a plan that the runner executes.
+// It is the only interpreter of pipeline protos, and it is pure: no I/O, no
+// goroutines, and the same plan for the same pipeline.
+package portable
+
+import (
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/portable/fusion"
+	"github.com/lintelrun/lintel/portable/graph"
+	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/portable/urns"
+)
+
+// Options of planning. The zero value is what jobs run with.
+type Options struct {
+	// SeparateStages gives each transform of an SDK a stage of its own.
+	SeparateStages bool
+}
+
+// Compile checks a pipeline and makes its plan. It is pure: the same pipeline
+// gives the same plan, and p isn't changed; the plan shares messages with p, so
+// nobody may change p later. Errors are fault.Unsupported for what Lintel can't
+// run and fault.Invalid for what is against the Beam model; both name the place.
+func Compile(p *pipepb.Pipeline, opts Options) (*plan.Plan, error) {
+	if err := checkRequirements(p.GetRequirements()); err != nil {
+		return nil, err
+	}
+	g, err := graph.New(p)
+	if err != nil {
+		return nil, err
+	}
+	wire := newWireCoders(g)
+	if err := refuseNotYet(g, wire); err != nil {
+		return nil, err
+	}
+	for _, rewrite := range []func() error{g.LiftCombines, g.ExpandSDFs, g.Transcode, g.TraceSources} {
+		if err := rewrite(); err != nil {
+			return nil, err
+		}
+	}
+	stages := fusion.Fuse(g, opts.SeparateStages)
+	wire.tie()
+	return assemble(g, wire, stages, p.GetComponents())
+}
+
+// checkRequirements rejects what the model says a runner must understand and we don't.
+// Which transforms need them is looked at where they are.
+func checkRequirements(requirements []string) error {
+	for _, r := range requirements {
+		switch r {
+		case urns.RequirementStateful, urns.RequirementFinalization, urns.RequirementStableInput,
+			urns.RequirementTimeSortedInput, urns.RequirementSplittableDoFn, urns.RequirementOnWindowExpiration:
+		default:
+			return fault.New(fault.Unsupported, "the pipeline has the unknown requirement %q", r)
+		}
+	}
+	return nil
+}

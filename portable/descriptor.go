@@ -1,0 +1,180 @@
+package portable
+
+import (
+	"strings"
+
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/portable/graph"
+	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/portable/urns"
+)
+
+// endpointIDs makes the ids of sources and sinks, which no pipeline's transform has.
+type endpointIDs struct {
+	source     string
+	sinkPrefix string
+}
+
+func newEndpointIDs(g *graph.Graph) endpointIDs {
+	prefix := "lintel/"
+	for clash := true; clash; {
+		clash = false
+		for id := range g.Components.Transforms {
+			if strings.HasPrefix(id, prefix) {
+				prefix, clash = prefix+"/", true
+			}
+		}
+	}
+	return endpointIDs{source: prefix + "source", sinkPrefix: prefix + "sink/"}
+}
+
+func (ids endpointIDs) sink(pcollection string) string { return ids.sinkPrefix + pcollection }
+
+// describe writes what a harness needs to run a stage. PCollections keep the
+// pipeline's coders, as SDKs look at them to see what their functions take,
+// but where the SDK talks with the runner in terms of a PCollection's coder, it
+// is the one on the wire: for side inputs, and for splits of restrictions.
+func (a *assembler) describe(n *node, spec *plan.ExecutableSpec) (*fnpb.ProcessBundleDescriptor, error) {
+	d := &descriptor{a: a, d: &fnpb.ProcessBundleDescriptor{
+		Transforms:          map[string]*pipepb.PTransform{},
+		Pcollections:        map[string]*pipepb.PCollection{},
+		WindowingStrategies: map[string]*pipepb.WindowingStrategy{},
+		Coders:              map[string]*pipepb.Coder{},
+		Environments:        map[string]*pipepb.Environment{},
+	}}
+	d.addEnvironment(spec.Environment)
+	if err := d.addPort(spec.Source, urns.TransformSource, n.input); err != nil {
+		return nil, err
+	}
+	sunk := map[string]bool{}
+	for _, e := range n.stage.Out {
+		if sunk[e.PCollection] {
+			continue
+		}
+		sunk[e.PCollection] = true
+		if err := d.addPort(e.Sink, urns.TransformSink, e.PCollection); err != nil {
+			return nil, err
+		}
+	}
+	for _, t := range n.fused.Transforms {
+		d.addTransform(t)
+	}
+	for _, t := range n.fused.Transforms {
+		for _, in := range t.Sides {
+			d.wireCoder(in.PCollection)
+		}
+	}
+	if spec.Splittable {
+		d.wireCoder(n.input)
+	}
+	return d.d, nil
+}
+
+// descriptor is one in the making.
+type descriptor struct {
+	a *assembler
+	d *fnpb.ProcessBundleDescriptor
+}
+
+// addPort adds the source or a sink of a PCollection.
+func (d *descriptor) addPort(id, urn, pcollection string) error {
+	coder := d.a.wire.windowedID(pcollection)
+	payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(&fnpb.RemoteGrpcPort{CoderId: coder})
+	if err != nil {
+		return fault.New(fault.Invalid, "PCollection %q: coder id %q: %w", pcollection, coder, err)
+	}
+	t := &pipepb.PTransform{UniqueName: id, Spec: &pipepb.FunctionSpec{Urn: urn, Payload: payload}}
+	ends := map[string]string{"i0": pcollection}
+	if urn == urns.TransformSource {
+		t.Outputs = ends
+	} else {
+		t.Inputs = ends
+	}
+	d.d.Transforms[id] = t
+	d.addCoder(coder)
+	d.addPCollection(pcollection)
+	return nil
+}
+
+func (d *descriptor) addTransform(t *graph.Transform) {
+	p := t.Proto
+	d.d.Transforms[t.ID] = &pipepb.PTransform{
+		UniqueName:    p.GetUniqueName(),
+		Spec:          p.GetSpec(),
+		Inputs:        p.GetInputs(),
+		Outputs:       p.GetOutputs(),
+		DisplayData:   p.GetDisplayData(),
+		EnvironmentId: t.Environment,
+		Annotations:   p.GetAnnotations(),
+	}
+	for in := range t.Inputs() {
+		d.addPCollection(in)
+	}
+	for out := range t.Outputs() {
+		d.addPCollection(out)
+	}
+	if id := t.ParDo.GetRestrictionCoderId(); id != "" {
+		d.addCoder(id)
+	}
+	if strings.HasPrefix(t.URN(), "beam:transform:combine_") {
+		var payload pipepb.CombinePayload
+		if proto.Unmarshal(p.GetSpec().GetPayload(), &payload) == nil {
+			d.addCoder(payload.GetAccumulatorCoderId())
+		}
+	}
+}
+
+func (d *descriptor) addPCollection(id string) {
+	if d.d.Pcollections[id] != nil {
+		return
+	}
+	p := d.a.g.PCollection(id)
+	d.d.Pcollections[id] = p
+	d.addCoder(p.GetCoderId())
+	ws := p.GetWindowingStrategyId()
+	if d.d.WindowingStrategies[ws] == nil {
+		s := d.a.wire.strategy(ws)
+		d.d.WindowingStrategies[ws] = s
+		d.addCoder(s.GetWindowCoderId())
+		d.addEnvironment(s.GetEnvironmentId())
+	}
+}
+
+// wireCoder gives a PCollection the coder that its elements have on the wire.
+func (d *descriptor) wireCoder(id string) {
+	p := d.a.g.PCollection(id)
+	coder := d.a.wire.element(id)
+	if coder == p.GetCoderId() {
+		return
+	}
+	d.d.Pcollections[id] = &pipepb.PCollection{
+		UniqueName:          p.GetUniqueName(),
+		CoderId:             coder,
+		IsBounded:           p.GetIsBounded(),
+		WindowingStrategyId: p.GetWindowingStrategyId(),
+		DisplayData:         p.GetDisplayData(),
+	}
+	d.addCoder(coder)
+}
+
+// addCoder adds a coder with its components; their depth was checked at the start.
+func (d *descriptor) addCoder(id string) {
+	c := d.a.g.Components.Coders[id]
+	if c == nil || d.d.Coders[id] != nil {
+		return
+	}
+	d.d.Coders[id] = c
+	for _, comp := range c.GetComponentCoderIds() {
+		d.addCoder(comp)
+	}
+}
+
+func (d *descriptor) addEnvironment(id string) {
+	if env := d.a.g.Components.Environments[id]; env != nil {
+		d.d.Environments[id] = env
+	}
+}

@@ -1,0 +1,130 @@
+package graph
+
+import (
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/portable/urns"
+)
+
+// liftable tells whether a combine_per_key may combine before it groups.
+func (g *Graph) liftable(t *pipepb.PTransform) bool {
+	in := g.PCollection(only(t.GetInputs()))
+	out := g.PCollection(only(t.GetOutputs()))
+	if in == nil || out == nil || g.Components.Environments[t.GetEnvironmentId()] == nil {
+		return false // several inputs: side inputs of the CombineFn can't be lifted
+	}
+	if _, _, ok := g.kv(in.GetCoderId()); !ok {
+		return false
+	}
+	payload, err := combinePayload(t)
+	return err == nil && g.Components.Coders[payload.GetAccumulatorCoderId()] != nil &&
+		triggerAllowsLifting(g.Strategy(only(t.GetInputs())).GetTrigger(), 0)
+}
+
+func combinePayload(t *pipepb.PTransform) (*pipepb.CombinePayload, error) {
+	payload := &pipepb.CombinePayload{}
+	return payload, proto.Unmarshal(t.GetSpec().GetPayload(), payload)
+}
+
+const maxTriggerDepth = 50
+
+// triggerAllowsLifting is false for triggers that need to see each element.
+func triggerAllowsLifting(t *pipepb.Trigger, depth int) bool {
+	if depth > maxTriggerDepth {
+		return false
+	}
+	switch t := t.GetTrigger().(type) {
+	case nil, *pipepb.Trigger_Default_, *pipepb.Trigger_Always_, *pipepb.Trigger_Never_,
+		*pipepb.Trigger_AfterProcessingTime_, *pipepb.Trigger_AfterSynchronizedProcessingTime_:
+		return true
+	case *pipepb.Trigger_ElementCount_:
+		return t.ElementCount.GetElementCount() == 1
+	case *pipepb.Trigger_AfterEndOfWindow_:
+		return triggerAllowsLifting(t.AfterEndOfWindow.GetEarlyFirings(), depth+1) &&
+			triggerAllowsLifting(t.AfterEndOfWindow.GetLateFirings(), depth+1)
+	case *pipepb.Trigger_Repeat_:
+		return triggerAllowsLifting(t.Repeat.GetSubtrigger(), depth+1)
+	case *pipepb.Trigger_AfterAny_:
+		for _, sub := range t.AfterAny.GetSubtriggers() {
+			if !triggerAllowsLifting(sub, depth+1) {
+				return false
+			}
+		}
+		return true
+	default:
+		return false
+	}
+}
+
+// LiftCombines turns each combine_per_key into its parts: precombine, GroupByKey,
+// merge_accumulators and extract_outputs, or where combining early isn't legal
+// GroupByKey and combine_grouped_values.
+func (g *Graph) LiftCombines() error {
+	return g.rewrite(func(t *Transform) ([]*Transform, error) {
+		switch {
+		case t.Kind != Combine:
+			return []*Transform{t}, nil
+		case g.liftable(t.Proto):
+			return g.lift(t), nil
+		default:
+			return g.groupThenCombine(t)
+		}
+	})
+}
+
+func (g *Graph) lift(t *Transform) []*Transform {
+	payload, _ := combinePayload(t.Proto)
+	in, out := t.Main[0].PCollection, only(t.Proto.GetOutputs())
+	key, _, _ := g.kv(g.PCollection(in).GetCoderId())
+	acc := payload.GetAccumulatorCoderId()
+	keyed := g.addCoder(t.ID+"/KeyedAccumulator", urns.CoderKV, key, acc)
+	grouped := g.addCoder(t.ID+"/GroupedAccumulators", urns.CoderKV, key, g.addCoder(t.ID+"/Accumulators", urns.CoderIterable, acc))
+
+	precombined := g.addPCollection(t.ID+"/Precombine.out", g.PCollection(in), keyed)
+	groups := g.addPCollection(t.ID+"/Group.out", g.PCollection(out), grouped)
+	merged := g.addPCollection(t.ID+"/Merge.out", g.PCollection(out), keyed)
+	return []*Transform{
+		g.part(t, "Precombine", urns.TransformCombinePrecombine, in, precombined),
+		g.part(t, "Group", urns.TransformGroupByKey, precombined, groups),
+		g.part(t, "Merge", urns.TransformCombineMergeAccumulators, groups, merged),
+		g.part(t, "ExtractOutputs", urns.TransformCombineExtractOutputs, merged, out),
+	}
+}
+
+func (g *Graph) groupThenCombine(t *Transform) ([]*Transform, error) {
+	in, out := t.Main[0].PCollection, only(t.Proto.GetOutputs())
+	key, value, ok := g.kv(g.PCollection(in).GetCoderId())
+	if !ok {
+		return nil, fault.New(fault.Invalid, "%v: the coder of its input is no KV", t)
+	}
+	grouped := g.addCoder(t.ID+"/Grouped", urns.CoderKV, key, g.addCoder(t.ID+"/Values", urns.CoderIterable, value))
+	groups := g.addPCollection(t.ID+"/Group.out", g.PCollection(out), grouped)
+	return []*Transform{
+		g.part(t, "Group", urns.TransformGroupByKey, in, groups),
+		g.part(t, "Combine", urns.TransformCombineGroupedValues, groups, out),
+	}, nil
+}
+
+// part makes one of the transforms that t is replaced by.
+func (g *Graph) part(t *Transform, name, urn, in, out string) *Transform {
+	p := &Transform{
+		Origin: t.Origin,
+		Kind:   kinds[urn],
+		Proto: &pipepb.PTransform{
+			UniqueName: t.Proto.GetUniqueName() + "/" + name,
+			Spec:       &pipepb.FunctionSpec{Urn: urn},
+			Inputs:     map[string]string{"i0": in},
+			Outputs:    map[string]string{"i0": out},
+		},
+		Main: []Input{{"i0", in}},
+	}
+	if p.Kind == SDK {
+		p.Environment = t.Environment
+		p.Proto.EnvironmentId = t.Environment
+		p.Proto.Spec.Payload = t.Proto.GetSpec().GetPayload()
+		p.Proto.Annotations = t.Proto.GetAnnotations()
+	}
+	return g.addTransform(t.ID+"/"+name, p)
+}

@@ -1,0 +1,165 @@
+package portable_test
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/proto"
+
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+
+	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/portable/urns"
+)
+
+type failer interface {
+	Helper()
+	Errorf(format string, args ...any)
+}
+
+var _ failer = (*testing.T)(nil)
+
+// checkPlan checks what holds for every plan.
+func checkPlan(t failer, p *plan.Plan) {
+	t.Helper()
+	for i, s := range p.Stages {
+		if s.Index != i {
+			t.Errorf("stage %s is at %d but has index %d", s.ID, i, s.Index)
+		}
+		for _, e := range s.In {
+			if e.From.Index >= i {
+				t.Errorf("%s comes before %s, which feeds it", s.ID, e.From.ID)
+			}
+		}
+		if s.Exec != nil {
+			if p.Environments[s.Exec.Environment] == nil {
+				t.Errorf("%s: environment %q is missing", s.ID, s.Exec.Environment)
+			}
+			checkDescriptor(t, s)
+		}
+	}
+	for i, e := range p.Edges {
+		switch {
+		case e.Index != i, !slices.Contains(e.From.Out, e), !slices.Contains(e.To.In, e):
+			t.Errorf("edge %d isn't where it should be", i)
+		case e.Coder == nil:
+			t.Errorf("edge %d has no layout", i)
+		case e.Coder != inputLayout(e.To) && e.Kind != plan.Broadcast:
+			t.Errorf("edge %d into %s isn't laid out as its other inputs", i, e.To.ID)
+		case (e.Kind == plan.Broadcast) != (e.From.Kind == plan.SideInput):
+			t.Errorf("edge %d from a %v is a %v", i, e.From.Kind, e.Kind)
+		case (e.Kind == plan.Keyed) != (e.To.Kind == plan.GroupByKey):
+			t.Errorf("edge %d into a %v is a %v", i, e.To.Kind, e.Kind)
+		case e.From.Exec != nil && !slices.Contains(e.From.Exec.Sinks, e.Sink):
+			t.Errorf("edge %d comes out of the missing sink %q", i, e.Sink)
+		}
+	}
+}
+
+func inputLayout(s *plan.Stage) any {
+	switch {
+	case s.Group != nil:
+		return s.Group.Input
+	case s.Side != nil:
+		return s.Side.Input
+	}
+	return s.In[0].Coder
+}
+
+// checkDescriptor checks that a descriptor is complete, and that its transforms
+// form a graph without cycles that the source reaches all of.
+func checkDescriptor(t failer, s *plan.Stage) {
+	t.Helper()
+	d := s.Exec.Descriptor
+	fail := func(format string, args ...any) { t.Errorf("%s: %s", s.ID, fmt.Sprintf(format, args...)) }
+	for id, p := range d.GetPcollections() {
+		if d.Coders[p.GetCoderId()] == nil {
+			fail("PCollection %q: coder %q is missing", id, p.GetCoderId())
+		}
+		if ws := d.WindowingStrategies[p.GetWindowingStrategyId()]; ws == nil {
+			fail("PCollection %q: strategy %q is missing", id, p.GetWindowingStrategyId())
+		} else if d.Coders[ws.GetWindowCoderId()] == nil {
+			fail("strategy %q: coder %q is missing", p.GetWindowingStrategyId(), ws.GetWindowCoderId())
+		}
+	}
+	for id, c := range d.GetCoders() {
+		for _, comp := range c.GetComponentCoderIds() {
+			if d.Coders[comp] == nil {
+				fail("coder %q: component %q is missing", id, comp)
+			}
+		}
+	}
+	sides := map[string]bool{}
+	for _, ref := range s.Exec.SideInputs {
+		sides[ref.Transform+"\x00"+ref.Name] = true
+		if !slices.ContainsFunc(s.In, func(e *plan.Edge) bool { return e.From == ref.Stage && e.Kind == plan.Broadcast }) {
+			fail("side input %q of %q has no edge", ref.Name, ref.Transform)
+		}
+	}
+	reached := map[string]bool{}
+	left := maps.Clone(d.GetTransforms())
+	for progress := true; progress; {
+		progress = false
+		for id, tr := range left {
+			if !ready(id, tr, sides, reached) {
+				continue
+			}
+			progress = true
+			delete(left, id)
+			for _, out := range tr.GetOutputs() {
+				if reached[out] {
+					fail("PCollection %q has two producers", out)
+				}
+				reached[out] = true
+			}
+		}
+	}
+	for id := range left {
+		fail("transform %q isn't reached from the source", id)
+	}
+	checkPorts(fail, s)
+}
+
+func ready(id string, tr *pipepb.PTransform, sides, reached map[string]bool) bool {
+	for local, in := range tr.GetInputs() {
+		if !sides[id+"\x00"+local] && !reached[in] {
+			return false
+		}
+	}
+	return true
+}
+
+func checkPorts(fail func(string, ...any), s *plan.Stage) {
+	d := s.Exec.Descriptor
+	var sinks []string
+	for id, tr := range d.GetTransforms() {
+		urn := tr.GetSpec().GetUrn()
+		switch urn {
+		case urns.TransformSource:
+			if id != s.Exec.Source {
+				fail("there is a second source %q", id)
+			}
+		case urns.TransformSink:
+			sinks = append(sinks, id)
+		default:
+			if tr.GetEnvironmentId() != s.Exec.Environment {
+				fail("transform %q is of another environment", id)
+			}
+			continue
+		}
+		port := &fnpb.RemoteGrpcPort{}
+		if err := proto.Unmarshal(tr.GetSpec().GetPayload(), port); err != nil {
+			fail("port %q: %v", id, err)
+		}
+		if d.Coders[port.GetCoderId()].GetSpec().GetUrn() != urns.CoderWindowedValue {
+			fail("port %q: coder %q is not windowed", id, port.GetCoderId())
+		}
+	}
+	slices.Sort(sinks)
+	if !slices.Equal(sinks, s.Exec.Sinks) {
+		fail("sinks are %q, not %q", sinks, s.Exec.Sinks)
+	}
+}

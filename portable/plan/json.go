@@ -1,0 +1,135 @@
+package plan
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/portable/urns"
+)
+
+// JSON returns the plan as one object: {"stages": [...]} in topological order.
+//
+// A stage has id, name, kind (executable, impulse, group-by-key, side-input),
+// environment (of executable ones), parallelism (if fixed), flags ("splittable",
+// "finalizes", "multimap"), inputs and transforms. An input has from (a stage's
+// id), kind (forward, keyed, rebalance, broadcast), pcollection (as the producer
+// calls it) and coder (the elements' layout). A transform has id, name (the user's),
+// urn and side_inputs, each with name and stage.
+func (p *Plan) JSON() ([]byte, error) { return json.Marshal(p.view()) }
+
+type planView struct {
+	Stages []*stageView `json:"stages"`
+}
+
+type stageView struct {
+	ID          string           `json:"id"`
+	Name        string           `json:"name"`
+	Kind        string           `json:"kind"`
+	Environment string           `json:"environment,omitempty"`
+	Parallelism int              `json:"parallelism,omitempty"`
+	Flags       []string         `json:"flags,omitempty"`
+	Inputs      []*edgeView      `json:"inputs,omitempty"`
+	Transforms  []*transformView `json:"transforms,omitempty"`
+}
+
+type edgeView struct {
+	From        string `json:"from"`
+	Kind        string `json:"kind"`
+	PCollection string `json:"pcollection"`
+	Coder       string `json:"coder"`
+}
+
+type transformView struct {
+	ID         string      `json:"id"`
+	Name       string      `json:"name"`
+	URN        string      `json:"urn"`
+	SideInputs []*sideView `json:"side_inputs,omitempty"`
+}
+
+type sideView struct {
+	Name  string `json:"name"`
+	Stage string `json:"stage"`
+}
+
+// view is what all ways to show a plan have in common.
+func (p *Plan) view() *planView {
+	v := &planView{Stages: []*stageView{}}
+	for _, s := range p.Stages {
+		v.Stages = append(v.Stages, p.viewStage(s))
+	}
+	return v
+}
+
+func (p *Plan) viewStage(s *Stage) *stageView {
+	v := &stageView{ID: s.ID, Name: s.Name, Kind: s.Kind.String(), Parallelism: s.Parallelism}
+	for _, e := range s.In {
+		v.Inputs = append(v.Inputs, &edgeView{e.From.ID, e.Kind.String(), e.PCollection, layout(e.Coder)})
+	}
+	switch {
+	case s.Exec != nil:
+		v.Environment = s.Exec.Environment
+		if s.Exec.Splittable {
+			v.Flags = append(v.Flags, "splittable")
+		}
+		if s.Exec.Finalizes {
+			v.Flags = append(v.Flags, "finalizes")
+		}
+		v.Transforms = p.viewTransforms(s)
+	case s.Side != nil && s.Side.Multimap:
+		v.Flags = append(v.Flags, "multimap")
+	}
+	return v
+}
+
+// viewTransforms shows what an executable stage runs, in topological order.
+func (p *Plan) viewTransforms(s *Stage) []*transformView {
+	rank := map[string]int{}
+	for i, id := range s.Transforms {
+		rank[id] = i
+	}
+	origin := func(id string) string {
+		if of, ok := p.Origins[id]; ok {
+			return of
+		}
+		return id
+	}
+	var views []*transformView
+	for _, id := range slices.Sorted(maps.Keys(s.Exec.Descriptor.GetTransforms())) {
+		t := s.Exec.Descriptor.Transforms[id]
+		if urn := t.GetSpec().GetUrn(); urn == urns.TransformSource || urn == urns.TransformSink {
+			continue
+		}
+		v := &transformView{ID: id, Name: t.GetUniqueName(), URN: t.GetSpec().GetUrn()}
+		for _, side := range s.Exec.SideInputs {
+			if side.Transform == id {
+				v.SideInputs = append(v.SideInputs, &sideView{side.Name, side.Stage.ID})
+			}
+		}
+		views = append(views, v)
+	}
+	slices.SortStableFunc(views, func(a, b *transformView) int { return rank[origin(a.ID)] - rank[origin(b.ID)] })
+	return views
+}
+
+// layout writes a layout of elements for people: its coders without what their URNs share.
+func layout(w *coders.Windowed) string {
+	var b strings.Builder
+	writeCoder(&b, w.Element())
+	b.WriteString(" in ")
+	writeCoder(&b, w.Window())
+	return b.String()
+}
+
+func writeCoder(b *strings.Builder, c *coders.Coder) {
+	b.WriteString(strings.TrimSuffix(strings.TrimPrefix(c.URN(), "beam:coder:"), ":v1"))
+	for i, comp := range c.Components() {
+		b.WriteByte("<,"[min(i, 1)])
+		writeCoder(b, comp)
+	}
+	if len(c.Components()) > 0 {
+		b.WriteByte('>')
+	}
+}

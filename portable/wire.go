@@ -1,0 +1,255 @@
+package portable
+
+import (
+	"slices"
+	"strings"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/portable/graph"
+	"github.com/lintelrun/lintel/portable/urns"
+	"github.com/lintelrun/lintel/portable/windowing"
+)
+
+// wireCoders decides how elements are encoded between harnesses and the runner:
+// as the pipeline says, except that what one of the parties doesn't know is
+// length prefixed. PCollections whose elements or keys are compared or merged
+// (by Flatten, redistribution, GroupByKey) get their prefixes in the same places.
+type wireCoders struct {
+	g *graph.Graph
+	// parent is a union-find forest over PCollections.
+	parent map[string]string
+	// readers are the environments that touch a class of PCollections, by its root.
+	environments map[string][]string
+	known        map[string]map[string]bool // coder URNs by environment
+	rewritten    map[rewriting]string
+	windowed     map[string]*coders.Windowed // by coder id
+}
+
+type rewriting struct{ coder, environments string }
+
+// modelCoders are known by environments that don't tell which coders they know.
+var modelCoders = []string{
+	urns.CoderBytes, urns.CoderStringUTF8, urns.CoderBool, urns.CoderVarint, urns.CoderDouble, urns.CoderTimer,
+}
+
+// structuralCoders are known by all environments: without them there is no Fn API.
+var structuralCoders = []string{
+	urns.CoderKV, urns.CoderIterable, urns.CoderLengthPrefix, urns.CoderWindowedValue,
+	urns.CoderGlobalWindow, urns.CoderIntervalWindow,
+}
+
+// newWireCoders reads the environments' capabilities.
+func newWireCoders(g *graph.Graph) *wireCoders {
+	w := &wireCoders{
+		g:            g,
+		parent:       map[string]string{},
+		environments: map[string][]string{},
+		known:        map[string]map[string]bool{},
+		rewritten:    map[rewriting]string{},
+		windowed:     map[string]*coders.Windowed{},
+	}
+	for id, env := range g.Components.Environments {
+		known := map[string]bool{}
+		for _, urn := range env.GetCapabilities() {
+			if strings.HasPrefix(urn, "beam:coder:") {
+				known[urn] = true
+			}
+		}
+		if len(known) == 0 {
+			for _, urn := range modelCoders {
+				known[urn] = true
+			}
+		}
+		for _, urn := range structuralCoders {
+			known[urn] = true
+		}
+		w.known[id] = known
+	}
+	return w
+}
+
+// tie finds which PCollections must be encoded alike, and who touches them.
+func (w *wireCoders) tie() {
+	for _, t := range w.g.Transforms {
+		switch t.Kind {
+		case graph.Flatten, graph.Redistribute, graph.GroupByKey:
+			for out := range t.Outputs() {
+				for _, in := range t.Main {
+					w.parent[w.root(in.PCollection)] = w.root(out)
+				}
+			}
+		}
+	}
+	for _, t := range w.g.Transforms {
+		if t.Kind != graph.SDK {
+			continue
+		}
+		for in := range t.Inputs() {
+			w.touch(in, t.Environment)
+		}
+		for out := range t.Outputs() {
+			w.touch(out, t.Environment)
+		}
+	}
+	for _, envs := range w.environments {
+		slices.Sort(envs)
+	}
+}
+
+func (w *wireCoders) root(pcollection string) string {
+	for {
+		up, ok := w.parent[pcollection]
+		if !ok || up == pcollection {
+			return pcollection
+		}
+		if next, ok := w.parent[up]; ok {
+			w.parent[pcollection] = next // halve the path
+		}
+		pcollection = up
+	}
+}
+
+func (w *wireCoders) touch(pcollection, environment string) {
+	root := w.root(pcollection)
+	if !slices.Contains(w.environments[root], environment) {
+		w.environments[root] = append(w.environments[root], environment)
+	}
+}
+
+// element returns the id of the coder of a PCollection's elements on the wire.
+func (w *wireCoders) element(pcollection string) string {
+	return w.rewrite(w.g.PCollection(pcollection).GetCoderId(), w.environments[w.root(pcollection)])
+}
+
+// windowedID returns the id of the windowed coder of a PCollection on the wire.
+func (w *wireCoders) windowedID(pcollection string) string {
+	element := w.element(pcollection)
+	window := w.window(w.g.Strategy(pcollection).GetWindowCoderId())
+	return w.add("windowed:"+element, urns.CoderWindowedValue, nil, element, window)
+}
+
+// compile returns the layout of a PCollection on the wire.
+func (w *wireCoders) compile(pcollection string) (*coders.Windowed, error) {
+	id := w.windowedID(pcollection)
+	if layout, ok := w.windowed[id]; ok {
+		return layout, nil
+	}
+	layout, err := coders.CompileWindowed(id, w.g.Components.Coders)
+	if err != nil {
+		return nil, fault.New(fault.ClassOf(err), "PCollection %q: %w", pcollection, err)
+	}
+	w.windowed[id] = layout
+	return layout, nil
+}
+
+// rewrite returns the id of a coder like the one called id in which all that
+// we or one of the environments doesn't know is length prefixed.
+func (w *wireCoders) rewrite(id string, environments []string) string {
+	key := rewriting{id, strings.Join(environments, "\x00")}
+	if to, ok := w.rewritten[key]; ok {
+		return to
+	}
+	to := w.rewriteNew(id, environments)
+	w.rewritten[key] = to
+	return to
+}
+
+func (w *wireCoders) rewriteNew(id string, environments []string) string {
+	c := w.g.Components.Coders[id]
+	urn := c.GetSpec().GetUrn()
+	if urn == urns.CoderLengthPrefix {
+		return id
+	}
+	if !w.allKnow(urn, environments) {
+		return w.prefixed(id)
+	}
+	components, changed := make([]string, len(c.GetComponentCoderIds())), false
+	for i, comp := range c.GetComponentCoderIds() {
+		components[i] = w.rewrite(comp, environments)
+		changed = changed || components[i] != comp
+	}
+	to := id
+	if changed {
+		to = w.add("wire:"+id, urn, c.GetSpec().GetPayload(), components...)
+	}
+	if len(c.GetSpec().GetPayload()) > 0 {
+		// A schema, for example, may hold types whose layout isn't known.
+		if _, err := coders.Compile(to, w.g.Components.Coders); fault.ClassOf(err) == fault.Unsupported {
+			return w.prefixed(id)
+		}
+	}
+	return to
+}
+
+func (w *wireCoders) allKnow(urn string, environments []string) bool {
+	if !coders.Known(urn) {
+		return false
+	}
+	for _, env := range environments {
+		if !w.known[env][urn] {
+			return false
+		}
+	}
+	return true
+}
+
+// window returns the id of a window coder on the wire, for all environments
+// alike, as windows cross from PCollection to PCollection. One that isn't known
+// is wrapped so that its maximum timestamp can be seen where all know custom_window.
+func (w *wireCoders) window(id string) string {
+	environments := w.allEnvironments()
+	to := w.rewrite(id, environments)
+	if to != id && w.g.Components.Coders[to].GetSpec().GetUrn() == urns.CoderLengthPrefix &&
+		w.allKnow(urns.CoderCustomWindow, environments) {
+		return w.add("custom:"+id, urns.CoderCustomWindow, nil, to)
+	}
+	return to
+}
+
+func (w *wireCoders) allEnvironments() []string {
+	var all []string
+	for id := range w.known {
+		if w.g.Environment(id) == id {
+			all = append(all, id)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// strategy returns a windowing strategy with its window coder as on the wire.
+func (w *wireCoders) strategy(id string) *pipepb.WindowingStrategy {
+	ws := w.g.Components.WindowingStrategies[id]
+	to := w.window(ws.GetWindowCoderId())
+	if to == ws.GetWindowCoderId() {
+		return ws
+	}
+	ws = proto.Clone(ws).(*pipepb.WindowingStrategy)
+	ws.WindowCoderId = to
+	return ws
+}
+
+// windowing compiles the windowing strategy of a PCollection.
+func (w *wireCoders) windowing(pcollection string) (*windowing.Strategy, error) {
+	id := w.g.PCollection(pcollection).GetWindowingStrategyId()
+	s, err := windowing.FromProto(w.strategy(id), w.g.Components.Coders)
+	if err != nil {
+		return nil, fault.New(fault.ClassOf(err), "windowing strategy %q of PCollection %q: %w", id, pcollection, err)
+	}
+	return s, nil
+}
+
+func (w *wireCoders) prefixed(id string) string {
+	return w.add("prefixed:"+id, urns.CoderLengthPrefix, nil, id)
+}
+
+func (w *wireCoders) add(want, urn string, payload []byte, components ...string) string {
+	return w.g.AddCoder(want, &pipepb.Coder{
+		Spec:              &pipepb.FunctionSpec{Urn: urn, Payload: payload},
+		ComponentCoderIds: components,
+	})
+}
