@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -136,8 +137,16 @@ func TestSkipOfHostileBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	nine, err := Compile("r", map[string]*pipepb.Coder{"r": rowOf(slices.Repeat([]*pipepb.FieldType{atomic(pipepb.AtomicType_BYTE)}, 9)...)})
+	if err != nil {
+		t.Fatal(err)
+	}
 	negative := AppendVarint(nil, -1)
 	chunked := []byte{0xFF, 0xFF, 0xFF, 0xFF}
+	nothings := chunked[:4:4] // blocks of 2^31-1 values that take no bytes
+	for range 100 {
+		nothings = AppendVarint(nothings, math.MaxInt32)
+	}
 	tests := map[string]struct {
 		coder   *Coder
 		b       []byte
@@ -157,7 +166,7 @@ func TestSkipOfHostileBytes(t *testing.T) {
 		"many of nothing":          {coder: mustCompile(t, of(urns.CoderIterable, of(urns.CoderKV, yamlGlobal, yamlGlobal))), b: []byte{0x7F, 0xFF, 0xFF, 0xFF}, size: 4},
 		"negative block":           {coder: mustCompile(t, of(urns.CoderIterable, yamlBytes)), b: append(chunked[:4:4], negative...), corrupt: true},
 		"block beyond the end":     {coder: mustCompile(t, of(urns.CoderIterable, yamlBytes)), b: append(chunked[:4:4], 9, 0), short: true},
-		"big block of nothing":     {coder: mustCompile(t, of(urns.CoderIterable, yamlGlobal)), b: append(AppendVarint(chunked[:4:4], math.MaxInt32), 0), size: 10},
+		"big blocks of nothing":    {coder: mustCompile(t, of(urns.CoderIterable, yamlGlobal)), b: append(nothings, 0), size: 505},
 		"several blocks":           {coder: mustCompile(t, of(urns.CoderIterable, yamlVarint)), b: append(chunked[:4:4], 2, 7, 7, 1, 7, 0), size: 10},
 		"token of a state":         {coder: mustCompile(t, of(urns.CoderStateBackedIterable, yamlVarint)), b: append(append(append(chunked[:4:4], 1, 7), negative...), 2, 'a', 'b'), size: 19},
 		"timer that is not set":    {coder: mustCompile(t, of(urns.CoderTimer, yamlBytes, yamlGlobal)), b: []byte{0, 0, 0, 0, 0, 1, 2}, corrupt: true},
@@ -165,6 +174,7 @@ func TestSkipOfHostileBytes(t *testing.T) {
 		"row of an older schema":   {coder: row, b: []byte{1, 0, 5}, size: 3},
 		"row of a newer schema":    {coder: row, b: []byte{3, 0, 5, 0, 0}, corrupt: true},
 		"row of long null bitmap":  {coder: row, b: []byte{2, 3, 1, 0xFF, 0xFF, 1, 'a'}, size: 7},
+		"row of short null bitmap": {coder: nine, b: []byte{9, 1, 0xFE, 5, 6}, size: 5},
 		"row of all nulls":         {coder: row, b: []byte{2, 1, 3}, size: 3},
 	}
 	for name, test := range tests {
@@ -172,5 +182,40 @@ func TestSkipOfHostileBytes(t *testing.T) {
 		if n != test.size || errors.Is(err, ErrShort) != test.short || (fault.ClassOf(err) == fault.Corruption) != test.corrupt {
 			t.Errorf("%s: %d, %v", name, n, err)
 		}
+	}
+}
+
+// TestRowsInAnotherOrder has fields encoded in the opposite order of the
+// schema, which still numbers their null bits.
+func TestRowsInAnotherOrder(t *testing.T) {
+	row := func(positions ...int32) (*Coder, error) {
+		s := &pipepb.Schema{EncodingPositionsSet: true}
+		for i, p := range positions {
+			a := []pipepb.AtomicType{pipepb.AtomicType_STRING, pipepb.AtomicType_DOUBLE}[i]
+			s.Fields = append(s.Fields, &pipepb.Field{Name: a.String(), EncodingPosition: p,
+				Type: &pipepb.FieldType{Nullable: true, TypeInfo: &pipepb.FieldType_AtomicType{AtomicType: a}}})
+		}
+		payload, err := proto.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Compile("r", map[string]*pipepb.Coder{"r": {Spec: &pipepb.FunctionSpec{Urn: urns.CoderRow, Payload: payload}}})
+	}
+	c, err := row(1, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{
+		"both":            {2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 'a', 'b'},
+		"string only":     {2, 1, 2, 2, 'a', 'b'},
+		"double only":     {2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
+		"an older schema": {1, 0, 0, 0, 0, 0, 0, 0, 0, 0},
+	} {
+		if n, err := c.Skip(append(b, 1)); n != len(b) || err != nil {
+			t.Errorf("%s: %d of %d bytes, %v", name, n, len(b), err)
+		}
+	}
+	if _, err := row(3, 3); fault.ClassOf(err) != fault.Invalid || !strings.Contains(err.Error(), "position") {
+		t.Errorf("two fields in one position: %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"testing"
 
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"pgregory.net/rapid"
 
 	"github.com/lintelrun/lintel/internal/fault"
@@ -108,6 +109,40 @@ func TestNextOfHostileHeaders(t *testing.T) {
 	}
 }
 
+func TestNextClearsTheKey(t *testing.T) {
+	b := append(AppendHeader(nil, 1, 1, nil, []byte{PaneNoFiring}), 1, 'k', 1, 'v')
+	var e Element
+	for _, keyed := range []bool{true, false} {
+		element := yamlBytes
+		if keyed {
+			element = of(urns.CoderKV, yamlBytes, yamlBytes)
+		}
+		w := mustWindowed(t, element, yamlGlobal)
+		if err := w.Next(b, &e); err != nil || w.Keyed() != keyed || (e.Key != nil) != keyed {
+			t.Errorf("keyed %v: %+v, %v", keyed, e, err)
+		}
+	}
+}
+
+func TestCountOfElementsOfNoBytes(t *testing.T) {
+	w, err := CompileWindowed("w", map[string]*pipepb.Coder{
+		"g": coder(urns.CoderGlobalWindow),
+		"w": {Spec: &pipepb.FunctionSpec{
+			Urn:     urns.CoderParamWindowedValue,
+			Payload: append(AppendHeader(nil, 5, 1, nil, []byte{PaneNoFiring}), 0),
+		}, ComponentCoderIds: []string{"g", "g"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := w.Count(nil); n != 0 || err != nil {
+		t.Errorf("an empty block: %d, %v", n, err)
+	}
+	if _, _, err := w.Count([]byte{0}); fault.ClassOf(err) != fault.Corruption {
+		t.Errorf("a block of one byte: %v", err)
+	}
+}
+
 func TestNextDoesNotAllocate(t *testing.T) {
 	w := mustWindowed(t, of(urns.CoderKV, yamlBytes, of(urns.CoderIterable, yamlVarint)), yamlInterval)
 	b := AppendHeader(nil, 1, 1, AppendVarint(AppendTimestamp(nil, 10), 10), []byte{PaneNoFiring})
@@ -144,6 +179,17 @@ func TestPanes(t *testing.T) {
 	} {
 		if b := p.Append(nil); !bytes.Equal(b, []byte{want}) {
 			t.Errorf("%+v is written as %x, not %#02x", p, b, want)
+		}
+	}
+	for want, p := range map[string]Pane{
+		"\x10\x03":     {Timing: Early, Index: 3, OnTimeIndex: -1},
+		"\x20\x03\x00": {Timing: Early, Index: 3, OnTimeIndex: 0},
+		"\x14\x03":     {Timing: OnTime, Index: 3, OnTimeIndex: 3},
+		"\x28\x03\x01": {Timing: Late, Index: 3, OnTimeIndex: 1},
+	} {
+		got, n, err := DecodePane([]byte(want))
+		if b := p.Append(nil); string(b) != want || got != p || n != len(want) || err != nil {
+			t.Errorf("%+v is written as %x; %x is read as %+v, %v", p, b, want, got, err)
 		}
 	}
 }
