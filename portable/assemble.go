@@ -236,6 +236,7 @@ func (a *assembler) specifyExecutable(n *node) error {
 	slices.Sort(spec.Sinks)
 	spec.Sinks = slices.Compact(spec.Sinks)
 	for _, t := range n.fused.Transforms {
+		spec.Transforms = append(spec.Transforms, t.ID)
 		spec.Finalizes = spec.Finalizes || t.ParDo.GetRequestsFinalization()
 		for _, in := range t.Sides {
 			spec.SideInputs = append(spec.SideInputs, plan.SideInputRef{

@@ -18,6 +18,11 @@ func (g *Graph) liftable(t *pipepb.PTransform) bool {
 	if _, _, ok := g.kv(in.GetCoderId()); !ok {
 		return false
 	}
+	for _, sub := range t.GetSubtransforms() {
+		if g.Components.Transforms[sub].GetSpec().GetUrn() == urns.TransformCombinePrecombine {
+			return false // the SDK did it already
+		}
+	}
 	payload, err := combinePayload(t)
 	return err == nil && g.Components.Coders[payload.GetAccumulatorCoderId()] != nil &&
 		triggerAllowsLifting(g.Strategy(only(t.GetInputs())).GetTrigger(), 0)

@@ -2,12 +2,9 @@ package plan
 
 import (
 	"encoding/json"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/lintelrun/lintel/portable/coders"
-	"github.com/lintelrun/lintel/portable/urns"
 )
 
 // JSON returns the plan as one object: {"stages": [...]} in topological order.
@@ -58,12 +55,12 @@ type sideView struct {
 func (p *Plan) view() *planView {
 	v := &planView{Stages: []*stageView{}}
 	for _, s := range p.Stages {
-		v.Stages = append(v.Stages, p.viewStage(s))
+		v.Stages = append(v.Stages, viewStage(s))
 	}
 	return v
 }
 
-func (p *Plan) viewStage(s *Stage) *stageView {
+func viewStage(s *Stage) *stageView {
 	v := &stageView{ID: s.ID, Name: s.Name, Kind: s.Kind.String(), Parallelism: s.Parallelism}
 	for _, e := range s.In {
 		v.Inputs = append(v.Inputs, &edgeView{e.From.ID, e.Kind.String(), e.PCollection, layout(e.Coder)})
@@ -77,7 +74,7 @@ func (p *Plan) viewStage(s *Stage) *stageView {
 		if s.Exec.Finalizes {
 			v.Flags = append(v.Flags, "finalizes")
 		}
-		v.Transforms = p.viewTransforms(s)
+		v.Transforms = viewTransforms(s.Exec)
 	case s.Side != nil && s.Side.Multimap:
 		v.Flags = append(v.Flags, "multimap")
 	}
@@ -85,32 +82,18 @@ func (p *Plan) viewStage(s *Stage) *stageView {
 }
 
 // viewTransforms shows what an executable stage runs, in topological order.
-func (p *Plan) viewTransforms(s *Stage) []*transformView {
-	rank := map[string]int{}
-	for i, id := range s.Transforms {
-		rank[id] = i
-	}
-	origin := func(id string) string {
-		if of, ok := p.Origins[id]; ok {
-			return of
-		}
-		return id
-	}
+func viewTransforms(x *ExecutableSpec) []*transformView {
 	var views []*transformView
-	for _, id := range slices.Sorted(maps.Keys(s.Exec.Descriptor.GetTransforms())) {
-		t := s.Exec.Descriptor.Transforms[id]
-		if urn := t.GetSpec().GetUrn(); urn == urns.TransformSource || urn == urns.TransformSink {
-			continue
-		}
+	for _, id := range x.Transforms {
+		t := x.Descriptor.GetTransforms()[id]
 		v := &transformView{ID: id, Name: t.GetUniqueName(), URN: t.GetSpec().GetUrn()}
-		for _, side := range s.Exec.SideInputs {
+		for _, side := range x.SideInputs {
 			if side.Transform == id {
 				v.SideInputs = append(v.SideInputs, &sideView{side.Name, side.Stage.ID})
 			}
 		}
 		views = append(views, v)
 	}
-	slices.SortStableFunc(views, func(a, b *transformView) int { return rank[origin(a.ID)] - rank[origin(b.ID)] })
 	return views
 }
 

@@ -105,6 +105,8 @@ type ExecutableSpec struct {
 	// Descriptor lacks an id and service descriptors, which the worker adds to a copy.
 	// Source and sink payloads are RemoteGrpcPorts with coder ids and no endpoint.
 	Descriptor *fnpb.ProcessBundleDescriptor
+	// Transforms are the descriptor's, but for source and sinks, in topological order.
+	Transforms []string
 	// Source is the id of the one source transform.
 	Source string
 	// Sinks are the ids of all sink transforms, sorted.
