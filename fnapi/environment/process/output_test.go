@@ -1,0 +1,64 @@
+package process
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+func linesOf(writes ...string) (lines []string, tail string) {
+	o := &output{each: func(line string) { lines = append(lines, line) }}
+	for _, w := range writes {
+		if n, err := o.Write([]byte(w)); n != len(w) || err != nil {
+			panic(fmt.Sprint(n, err))
+		}
+	}
+	o.flush()
+	return lines, o.tail()
+}
+
+func TestOutputCutsLines(t *testing.T) {
+	long := strings.Repeat("x", maxLine)
+	for _, c := range []struct{ writes, want []string }{
+		{nil, nil},
+		{[]string{"one\ntwo\n"}, []string{"one", "two"}},
+		{[]string{"o", "ne\r\n\ntw", "o"}, []string{"one", "", "two"}},
+		{[]string{"bad \xff byte\n"}, []string{"bad \uFFFD byte"}},
+		{[]string{long + "\n"}, []string{long}},
+		{[]string{long, "yz\nnext\n"}, []string{long + "… (2 more bytes)", "next"}},
+		{[]string{long + "y"}, []string{long + "… (1 more bytes)"}},
+	} {
+		if got, _ := linesOf(c.writes...); !cmp.Equal(got, c.want) {
+			t.Errorf("lines of %.40q are %.80q; want %.80q", c.writes, got, c.want)
+		}
+	}
+}
+
+func TestOutputIsTheSameHoweverItIsWritten(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		lines := rapid.SliceOfN(rapid.StringMatching(`[a-z]{0,5}`), 0, 3*maxLines).Draw(t, "lines")
+		var all string
+		for _, l := range lines {
+			all += l + "\n"
+		}
+		var writes []string
+		for rest := all; rest != ""; {
+			n := rapid.IntRange(1, len(rest)).Draw(t, "write")
+			writes, rest = append(writes, rest[:n]), rest[n:]
+		}
+		got, tail := linesOf(writes...)
+		if strings.Join(got, "\n") != strings.Join(lines, "\n") || len(got) != len(lines) {
+			t.Fatalf("lines are %q; want %q", got, lines)
+		}
+		var want string
+		for _, l := range lines[max(0, len(lines)-maxLines):] {
+			want += l + "\n"
+		}
+		if tail != want {
+			t.Fatalf("tail is %q; want %q", tail, want)
+		}
+	})
+}
