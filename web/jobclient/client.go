@@ -1,6 +1,6 @@
 // Package jobclient reads and steers jobs over Beam's Job API and answers in the
-// plain values of jobview. The command line uses it across the network, the REST
-// API within the process.
+// plain values of jobview. Its errors wrap jobview.ErrNotFound or ErrUnreachable
+// where that is what happened; all others are the server's own.
 package jobclient
 
 import (
@@ -20,11 +20,8 @@ import (
 	"github.com/lintelrun/lintel/web/jobview"
 )
 
-// What callers tell apart by errors.Is; all other errors are the server's own.
-var (
-	ErrNotFound    = errors.New("no such job")
-	ErrUnreachable = errors.New("server unreachable")
-)
+// ErrUnreachable is wrapped by errors of calls that no server answered.
+var ErrUnreachable = errors.New("server unreachable")
 
 // maxMessage is the largest answer taken, in bytes: pipelines may be large.
 const maxMessage = 1 << 30
@@ -50,6 +47,10 @@ func New(endpoint string) (*Client, error) {
 
 // Close ends the connection and all calls.
 func (c *Client) Close() error { return c.conn.Close() }
+
+// Reconnect makes the next call try at once, rather than after the delay that
+// follows failed attempts: for when the server is known to have come up.
+func (c *Client) Reconnect() { c.conn.ResetConnectBackoff() }
 
 // List returns all jobs that the server remembers, in its order.
 func (c *Client) List(ctx context.Context) ([]jobview.Job, error) {
@@ -188,7 +189,7 @@ func (c *Client) failed(id string, err error) error {
 	s := status.Convert(err)
 	switch s.Code() {
 	case codes.NotFound:
-		return fmt.Errorf("%w: %s", ErrNotFound, cmp.Or(id, s.Message()))
+		return fmt.Errorf("%w: %s", jobview.ErrNotFound, cmp.Or(id, s.Message()))
 	case codes.Unavailable:
 		return fmt.Errorf("%w: no answer at %s: %s", ErrUnreachable, c.endpoint, s.Message())
 	case codes.Unimplemented:

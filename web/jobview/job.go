@@ -4,6 +4,7 @@
 package jobview
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -12,12 +13,20 @@ import (
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 )
 
+// ErrNotFound is wrapped by errors about a job that the server doesn't know.
+var ErrNotFound = errors.New("no such job")
+
 // Job is one line of a list of jobs.
 type Job struct {
 	ID   string `json:"id"`
 	Name string `json:"name"`
 	// State is a name of the Job API's JobState.Enum, such as RUNNING.
 	State string `json:"state"`
+	// When it was prepared, run and ended: zero where it hasn't come to that, or
+	// where the view comes from the Job API, which doesn't tell.
+	Prepared time.Time `json:"prepared,omitzero"`
+	Started  time.Time `json:"started,omitzero"`
+	Ended    time.Time `json:"ended,omitzero"`
 }
 
 // Detail is all that is known of one job.

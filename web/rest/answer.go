@@ -6,7 +6,7 @@ import (
 	"errors"
 	"net/http"
 
-	"github.com/lintelrun/lintel/web/jobclient"
+	"github.com/lintelrun/lintel/web/jobview"
 )
 
 // problem is an error as RFC 9457 wants it.
@@ -47,10 +47,8 @@ func write(w http.ResponseWriter, code int, kind string, b []byte) {
 func (c Config) fail(w http.ResponseWriter, r *http.Request, err error) {
 	code := http.StatusInternalServerError
 	switch {
-	case errors.Is(err, jobclient.ErrNotFound):
+	case errors.Is(err, jobview.ErrNotFound):
 		code = http.StatusNotFound
-	case errors.Is(err, jobclient.ErrUnreachable):
-		code = http.StatusServiceUnavailable
 	case errors.Is(err, context.DeadlineExceeded):
 		code = http.StatusGatewayTimeout
 	case r.Context().Err() != nil:

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"strconv"
 
-	"github.com/lintelrun/lintel/web/jobclient"
 	"github.com/lintelrun/lintel/web/jobview"
 )
 
@@ -80,7 +79,7 @@ func (c Config) logs(w http.ResponseWriter, r *http.Request) {
 	}
 	var kept []jobview.LogEntry
 	n := 0
-	err = c.Jobs.Logs(r.Context(), r.PathValue("id"), jobclient.Now, func(e jobview.LogEntry) error {
+	err = c.Jobs.Logs(r.Context(), r.PathValue("id"), func(e jobview.LogEntry) error {
 		if e.Level < least {
 			return nil
 		}

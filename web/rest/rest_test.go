@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/lintelrun/lintel/web/jobclient"
 	"github.com/lintelrun/lintel/web/jobview"
 	"github.com/lintelrun/lintel/web/metrics"
 	"github.com/lintelrun/lintel/web/rest"
@@ -29,7 +28,7 @@ type fakeJobs struct {
 
 func (f *fakeJobs) find(id string) error {
 	if id != "j1" {
-		return fmt.Errorf("%w: %s", jobclient.ErrNotFound, id)
+		return fmt.Errorf("%w: %s", jobview.ErrNotFound, id)
 	}
 	return f.err
 }
@@ -59,7 +58,7 @@ func (f *fakeJobs) Metrics(_ context.Context, id string) ([]jobview.Metric, erro
 		Labels: map[string]string{"PCOLLECTION": "p"}, Step: "p", Committed: jobview.Int(7)}}, f.find(id)
 }
 
-func (f *fakeJobs) Logs(_ context.Context, id string, _ jobclient.Until, each func(jobview.LogEntry) error) error {
+func (f *fakeJobs) Logs(_ context.Context, id string, each func(jobview.LogEntry) error) error {
 	for i := range 5 {
 		if err := each(jobview.LogEntry{Level: jobview.Level(i), Message: fmt.Sprintf("m%d", i)}); err != nil {
 			return err
@@ -150,7 +149,6 @@ func TestErrorsHaveTheirStatus(t *testing.T) {
 		err  error
 		code int
 	}{
-		{fmt.Errorf("%w: gone", jobclient.ErrUnreachable), 503},
 		{context.DeadlineExceeded, 504},
 		{errors.New("broken"), 500},
 	} {

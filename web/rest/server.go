@@ -12,18 +12,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/lintelrun/lintel/web/jobclient"
 	"github.com/lintelrun/lintel/web/jobview"
 )
 
 // Jobs is what the API shows and steers. Unknown ids yield errors that wrap
-// jobclient.ErrNotFound. Its methods are called concurrently.
+// jobview.ErrNotFound. Its methods are called concurrently.
 type Jobs interface {
 	List(ctx context.Context) ([]jobview.Job, error)
 	Describe(ctx context.Context, id string) (jobview.Detail, error)
 	Cancel(ctx context.Context, id string) (state string, err error)
 	Metrics(ctx context.Context, id string) ([]jobview.Metric, error)
-	Logs(ctx context.Context, id string, until jobclient.Until, each func(jobview.LogEntry) error) error
+	// Logs gives what the job has said so far to each, oldest first.
+	Logs(ctx context.Context, id string, each func(jobview.LogEntry) error) error
 }
 
 // Config is what a server needs.

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/lintelrun/lintel/fnapi"
+	"github.com/lintelrun/lintel/fnapi/environment"
+	"github.com/lintelrun/lintel/fnapi/environment/external"
+	"github.com/lintelrun/lintel/fnapi/environment/process"
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/jobservice"
+	"github.com/lintelrun/lintel/portable"
+	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/web/metrics"
+)
+
+// runner is what the job service plans and executes with.
+type runner struct {
+	executor     jobservice.Executor
+	environments *environment.Set
+	live         *environment.Registry
+}
+
+// launchers has a line for each kind of environment that we can start.
+func launchers(log *slog.Logger) (map[string]environment.Launcher, error) {
+	ext, err := external.New(external.Config{Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	proc, err := process.New(process.Config{Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	return map[string]environment.Launcher{
+		environment.URNExternal: ext, // LOOPBACK too
+		environment.URNProcess:  proc,
+	}, nil
+}
+
+func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics) (*runner, error) {
+	byURN, err := launchers(c.log)
+	if err != nil {
+		return nil, err
+	}
+	r := &runner{environments: environment.NewSet(byURN)}
+	r.live = environment.NewRegistry(r.environments)
+	spill := filepath.Join(c.dataDir, "spill")
+	// The data directory is ours alone: what is there was left by a server that was killed.
+	if err := os.RemoveAll(spill); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if err := os.MkdirAll(spill, 0o755); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	r.executor, err = newExecutor(c, spill, fn, r.live, m)
+	return r, err
+}
+
+// newExecutor TODO(founder): worker.New over fn, live, spill, c.memoryBudget and the
+// hooks of m (m.BundleDone, m.Spilled have their signatures), coordinator.New over
+// the worker with c.parallelism, and the adapter that implements jobservice.Executor.
+func newExecutor(c serverConfig, spill string, fn *fnapi.Server, live environment.Launcher, m *metrics.Metrics) (jobservice.Executor, error) {
+	return unwired{}, nil
+}
+
+type unwired struct{}
+
+func (unwired) Start(context.Context, jobservice.Job, jobservice.Sink) (jobservice.Run, error) {
+	return nil, fault.New(fault.Unsupported, "this build plans jobs but has nothing to execute them")
+}
+
+// plan implements jobservice.Planner: it refuses what can't be planned or has an
+// environment that can't be started.
+func (r *runner) plan(p *pipepb.Pipeline, _ *structpb.Struct) (*plan.Plan, error) {
+	made, err := portable.Compile(p, portable.Options{})
+	if err != nil {
+		return nil, err
+	}
+	for id, env := range made.Environments {
+		if err := r.environments.Check(env); err != nil {
+			return nil, fmt.Errorf("environment %s: %w", id, err)
+		}
+	}
+	return made, nil
+}
+
+func (r *runner) harnesses() int { return len(r.live.Live()) }
+
+// close ends all harnesses.
+func (r *runner) close(ctx context.Context) error { return r.live.StopAll(ctx) }
