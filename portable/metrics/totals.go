@@ -1,0 +1,78 @@
+// Package metrics adds up what bundles report: MonitoringInfos of the types
+// that metrics.proto defines.
+package metrics
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+
+	"github.com/lintelrun/lintel/portable/urns"
+)
+
+// Totals holds one value per metric and labels. Not safe for concurrent use.
+type Totals struct {
+	byKey map[string]*pipepb.MonitoringInfo
+}
+
+// NewTotals returns empty totals.
+func NewTotals() *Totals { return &Totals{byKey: map[string]*pipepb.MonitoringInfo{}} }
+
+// Add takes the values of one bundle. Metrics that only describe a moment of a
+// bundle (progress, the read index) have no total and are passed over. A value
+// of unknown type or in disorder replaces the one before: what we can't add we
+// still show. The infos are kept, not changed.
+func (t *Totals) Add(infos []*pipepb.MonitoringInfo) {
+	for _, info := range infos {
+		if momentary(info) {
+			continue
+		}
+		key := keyOf(info)
+		old := t.byKey[key]
+		if old == nil {
+			t.byKey[key] = info
+			continue
+		}
+		payload, err := merge(info.GetType(), old.GetPayload(), info.GetPayload())
+		if err != nil {
+			payload = info.GetPayload()
+		}
+		t.byKey[key] = &pipepb.MonitoringInfo{
+			Urn: info.GetUrn(), Type: info.GetType(), Labels: info.GetLabels(), StartTime: old.GetStartTime(), Payload: payload,
+		}
+	}
+}
+
+// Clone returns a copy that may be added to without changing t.
+func (t *Totals) Clone() *Totals { return &Totals{byKey: maps.Clone(t.byKey)} }
+
+// Infos returns all values, ordered by name and labels.
+func (t *Totals) Infos() []*pipepb.MonitoringInfo {
+	out := make([]*pipepb.MonitoringInfo, 0, len(t.byKey))
+	for _, k := range slices.Sorted(maps.Keys(t.byKey)) {
+		out = append(out, t.byKey[k])
+	}
+	return out
+}
+
+func momentary(info *pipepb.MonitoringInfo) bool {
+	switch info.GetUrn() {
+	case urns.MetricDataChannelReadIndex, urns.MetricWorkCompleted, urns.MetricWorkRemaining:
+		return true
+	}
+	return info.GetType() == urns.MetricTypeProgress
+}
+
+func keyOf(info *pipepb.MonitoringInfo) string {
+	var b strings.Builder
+	b.WriteString(info.GetUrn())
+	for _, l := range slices.Sorted(maps.Keys(info.GetLabels())) {
+		b.WriteByte(0)
+		b.WriteString(l)
+		b.WriteByte(0)
+		b.WriteString(info.GetLabels()[l])
+	}
+	return b.String()
+}

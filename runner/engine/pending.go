@@ -1,0 +1,68 @@
+package engine
+
+import "github.com/lintelrun/lintel/runner/frame"
+
+// pending is a queue of frames that knows the smallest timestamp it holds: mins
+// is the increasing sequence of minima still in the queue, so that both ends
+// cost O(1) amortised.
+type pending struct {
+	frames   []frame.Frame
+	head     int
+	mins     []stamped
+	first    uint64 // sequence number of frames[head]
+	elements int
+	bytes    int
+}
+
+type stamped struct {
+	seq uint64
+	ts  int64
+}
+
+func (p *pending) len() int { return len(p.frames) - p.head }
+
+func (p *pending) push(f frame.Frame) {
+	seq := p.first + uint64(p.len())
+	p.frames = append(p.frames, f)
+	p.elements += f.Elements
+	p.bytes += f.Bytes()
+	for len(p.mins) > 0 && p.mins[len(p.mins)-1].ts >= f.MinTimestamp {
+		p.mins = p.mins[:len(p.mins)-1]
+	}
+	p.mins = append(p.mins, stamped{seq, f.MinTimestamp})
+}
+
+func (p *pending) front() *frame.Frame { return &p.frames[p.head] }
+
+func (p *pending) pop() frame.Frame {
+	f := p.frames[p.head]
+	p.frames[p.head] = frame.Frame{}
+	p.head++
+	if p.mins[0].seq == p.first {
+		p.mins = p.mins[1:]
+	}
+	p.first++
+	p.elements -= f.Elements
+	p.bytes -= f.Bytes()
+	if p.head == len(p.frames) {
+		p.frames, p.head = p.frames[:0], 0
+	}
+	return f
+}
+
+// shrink replaces the front by its tail, after its first part was taken.
+func (p *pending) shrink(tail frame.Frame) {
+	f := p.front()
+	p.elements += tail.Elements - f.Elements
+	p.bytes += tail.Bytes() - f.Bytes()
+	// The known minimum stays a lower bound of the tail's.
+	tail.MinTimestamp = f.MinTimestamp
+	*f = tail
+}
+
+func (p *pending) minTimestamp() int64 {
+	if len(p.mins) == 0 {
+		return frame.MaxTimestamp
+	}
+	return p.mins[0].ts
+}

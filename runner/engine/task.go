@@ -1,0 +1,303 @@
+// Package engine is the pure core of tasks: a state machine of events in and
+// actions out, in the manner of etcd's raft. It starts no goroutine, reads no
+// clock, does no I/O and knows no protobuf; the worker around it does all that.
+package engine
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/internal/invariant"
+	"github.com/lintelrun/lintel/runner/frame"
+)
+
+// Config of a Task. The zero value of a limit means its default.
+type Config struct {
+	// Main and Side are the numbers of input channels with elements and with
+	// the watermarks of side inputs.
+	Main, Side int
+	// InFlight is the number of bundles that may run at once (default 2).
+	InFlight int
+	// Attempts is how often a bundle is tried before the task fails (default 4).
+	Attempts int
+	// Limits of one bundle.
+	Limits Limits
+	// Cut returns the length in bytes of the first n elements of data.
+	Cut func(data []byte, n int) (int, error)
+}
+
+// BundleID numbers the bundles of a task; an attempt keeps its bundle's number.
+type BundleID uint64
+
+// Residual is work that a harness gave back: the rest of an element.
+type Residual struct {
+	Frame frame.Frame
+	// OutputWatermark (ms) is a lower bound of what the residual will emit; it
+	// holds the task's output watermark until the residual is done.
+	OutputWatermark int64
+	// Delay before the residual may be processed.
+	Delay time.Duration
+}
+
+// Result of a bundle that succeeded.
+type Result struct {
+	Residuals []Residual
+	// OutputBytes that the bundle staged, all edges together.
+	OutputBytes int
+}
+
+// Bundle is the input of one ProcessBundle.
+type Bundle struct {
+	ID      BundleID
+	Attempt int // from 1
+	Frames  []frame.Frame
+	// Elements and Bytes of all frames.
+	Elements, Bytes int
+
+	hold    int64 // of the output watermark, by residuals in it
+	minTime int64
+	started time.Time
+}
+
+// Ready is what the worker has to do next, in the order of the fields.
+type Ready struct {
+	// Consumed bytes of input were committed; their credit may go back.
+	Consumed int
+	// Start these bundles.
+	Start []*Bundle
+	// Watermark to send after all output so far; valid if Advanced.
+	Watermark int64
+	Advanced  bool
+	// Wake, if not zero, is when Tick is wanted.
+	Wake time.Time
+	// Done: all input was processed and the final watermark is out.
+	Done bool
+}
+
+// Task is the core of one task of an executable stage. It has one owner.
+type Task struct {
+	cfg      Config
+	main     *Watermarks
+	side     *Watermarks
+	inbox    pending
+	retries  []*Bundle
+	delayed  []delayed
+	running  map[BundleID]*Bundle
+	sizer    sizer
+	nextID   BundleID
+	consumed int
+	output   int64
+	blocked  bool
+	done     bool
+}
+
+type delayed struct {
+	at time.Time
+	r  Residual
+}
+
+// NewTask returns a task at the beginning of time.
+func NewTask(cfg Config) *Task {
+	if cfg.InFlight == 0 {
+		cfg.InFlight = 2
+	}
+	if cfg.Attempts == 0 {
+		cfg.Attempts = 4
+	}
+	return &Task{
+		cfg:     cfg,
+		main:    NewWatermarks(cfg.Main),
+		side:    NewWatermarks(cfg.Side),
+		running: map[BundleID]*Bundle{},
+		sizer:   newSizer(cfg.Limits),
+		output:  frame.MinTimestamp,
+	}
+}
+
+// Frame puts input into the inbox. Empty frames are consumed at once.
+func (t *Task) Frame(f frame.Frame) {
+	if f.Elements == 0 {
+		t.consumed += f.Bytes()
+		return
+	}
+	t.inbox.push(f)
+}
+
+// Watermark notes the watermark of a main channel.
+func (t *Task) Watermark(channel int, ts int64) { t.main.Advance(channel, ts) }
+
+// SideWatermark notes how far a side input is complete.
+func (t *Task) SideWatermark(channel int, ts int64) { t.side.Advance(channel, ts) }
+
+// SidesReady reports whether all side inputs are complete. Until then nothing is started.
+func (t *Task) SidesReady() bool { return t.side.Final() }
+
+// Block stops (or allows again) the start of bundles while the output waits for credit.
+func (t *Task) Block(blocked bool) { t.blocked = blocked }
+
+// Pending is the number of bytes of input that wait for a bundle.
+func (t *Task) Pending() int { return t.inbox.bytes }
+
+// Succeeded commits a bundle. The worker has already put its output in order
+// before any later watermark. Unknown bundles are an error of the caller.
+func (t *Task) Succeeded(id BundleID, r Result, now time.Time) {
+	b := t.running[id]
+	invariant.Check(b != nil, "bundle %d is not running", id)
+	delete(t.running, id)
+	t.consumed += b.Bytes
+	t.sizer.observe(b, now.Sub(b.started), r.OutputBytes)
+	for _, res := range r.Residuals {
+		t.delayed = append(t.delayed, delayed{now.Add(max(res.Delay, 0)), res})
+	}
+}
+
+// Failed gives a bundle back for another attempt, or returns the error that
+// fails the task when the attempts are used up.
+func (t *Task) Failed(id BundleID, cause error) error {
+	b := t.running[id]
+	invariant.Check(b != nil, "bundle %d is not running", id)
+	delete(t.running, id)
+	if b.Attempt >= t.cfg.Attempts {
+		return fault.Wrap(fault.ClassOf(cause), fmt.Errorf("bundle failed %d times, last with: %w", b.Attempt, cause))
+	}
+	b.Attempt++
+	t.retries = append(t.retries, b)
+	return nil
+}
+
+// Ready computes what to do at the time now. The returned bundles count as running.
+func (t *Task) Ready(now time.Time) (Ready, error) {
+	r := Ready{Consumed: t.consumed}
+	t.consumed = 0
+	for !t.blocked && t.SidesReady() && len(t.running) < t.cfg.InFlight {
+		b, err := t.next(now)
+		if err != nil {
+			return r, err
+		}
+		if b == nil {
+			break
+		}
+		b.started = now
+		t.running[b.ID] = b
+		r.Start = append(r.Start, b)
+	}
+	if wm := t.outputWatermark(); wm > t.output {
+		t.output = wm
+		r.Watermark, r.Advanced = wm, true
+	}
+	for _, d := range t.delayed {
+		if d.at.After(now) && (r.Wake.IsZero() || d.at.Before(r.Wake)) {
+			r.Wake = d.at
+		}
+	}
+	if !t.done && t.output >= frame.MaxTimestamp {
+		invariant.Check(!t.busy(), "done with work left")
+		t.done = true
+		r.Done = true
+	}
+	return r, nil
+}
+
+// next takes the input of one bundle: retries first, then residuals that are
+// due, then the inbox up to the limits.
+func (t *Task) next(now time.Time) (*Bundle, error) {
+	if n := len(t.retries); n > 0 {
+		b := t.retries[0]
+		t.retries = t.retries[1:]
+		return b, nil
+	}
+	if b := t.due(now); b != nil {
+		return b, nil
+	}
+	if t.inbox.len() == 0 {
+		return nil, nil
+	}
+	b := t.newBundle()
+	for t.inbox.len() > 0 && b.Elements < t.sizer.elements && b.Bytes < t.sizer.limits.Bytes {
+		f := t.inbox.front()
+		room := t.sizer.elements - b.Elements
+		if f.Elements <= room {
+			b.add(t.inbox.pop())
+			continue
+		}
+		n, err := t.cfg.Cut(f.Data, room)
+		if err != nil {
+			return nil, fmt.Errorf("cut %d elements off a frame: %w", room, err)
+		}
+		b.add(frame.Frame{Data: f.Data[:n:n], Elements: room, MinTimestamp: f.MinTimestamp})
+		t.inbox.shrink(frame.Frame{Data: f.Data[n:], Elements: f.Elements - room})
+	}
+	return b, nil
+}
+
+// due makes a bundle of the residuals whose delay is over. Residuals were
+// consumed input once; their bytes give no credit back.
+func (t *Task) due(now time.Time) *Bundle {
+	var b *Bundle
+	rest := t.delayed[:0]
+	for _, d := range t.delayed {
+		if d.at.After(now) || b != nil && b.Elements >= t.sizer.elements {
+			rest = append(rest, d)
+			continue
+		}
+		if b == nil {
+			b = t.newBundle()
+			b.hold = frame.MaxTimestamp
+		}
+		b.Frames = append(b.Frames, d.r.Frame)
+		b.Elements += d.r.Frame.Elements
+		b.hold = min(b.hold, d.r.OutputWatermark)
+	}
+	t.delayed = rest
+	return b
+}
+
+func (t *Task) newBundle() *Bundle {
+	t.nextID++
+	return &Bundle{ID: t.nextID, Attempt: 1, hold: frame.MaxTimestamp, minTime: frame.MaxTimestamp}
+}
+
+func (b *Bundle) add(f frame.Frame) {
+	b.Frames = append(b.Frames, f)
+	b.Elements += f.Elements
+	b.Bytes += f.Bytes()
+	b.minTime = min(b.minTime, f.MinTimestamp)
+}
+
+// busy reports whether any input is not yet committed.
+func (t *Task) busy() bool {
+	return t.inbox.len() > 0 || len(t.running) > 0 || len(t.retries) > 0 || len(t.delayed) > 0
+}
+
+// InputWatermark is the minimum over all channels and all input not yet committed.
+func (t *Task) InputWatermark() int64 {
+	wm := min(t.main.Min(), t.side.Min(), t.inbox.minTimestamp())
+	for _, b := range t.running {
+		wm = min(wm, b.minTime)
+	}
+	for _, b := range t.retries {
+		wm = min(wm, b.minTime)
+	}
+	return wm
+}
+
+// outputWatermark is the input watermark held back by residuals, each by what
+// it reported and not by its element's timestamp.
+func (t *Task) outputWatermark() int64 {
+	wm := t.InputWatermark()
+	if t.busy() {
+		// Elements may carry the last timestamp of all; the end of time comes after them.
+		wm = min(wm, frame.MaxTimestamp-1)
+	}
+	for _, d := range t.delayed {
+		wm = min(wm, d.r.OutputWatermark)
+	}
+	for _, b := range t.running {
+		wm = min(wm, b.hold)
+	}
+	for _, b := range t.retries {
+		wm = min(wm, b.hold)
+	}
+	return wm
+}

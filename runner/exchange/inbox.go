@@ -1,0 +1,101 @@
+// Package exchange moves frames and watermarks between tasks, with credit: what
+// a receiver has not consumed yet is bounded, and senders wait for room.
+package exchange
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/lintelrun/lintel/runner/frame"
+)
+
+// Message is one thing on a channel: a frame, or a watermark that covers all
+// frames before it.
+type Message struct {
+	// Channel of the receiving task: one per edge and sending task.
+	Channel int
+	// Frame, if Data is true.
+	Frame frame.Frame
+	Data  bool
+	// Watermark (ms), if Data is false.
+	Watermark int64
+}
+
+// Inbox is what a task has received and not yet consumed. Many tasks put, one
+// owner takes. Its capacity counts the bytes of frames from Put to Consumed.
+type Inbox struct {
+	capacity int
+	// C receives a token when there is something to take.
+	C chan struct{}
+
+	mu      sync.Mutex // protects what follows
+	queue   []Message
+	used    int
+	waiting []chan struct{} // wake-ups of senders that were refused
+}
+
+// NewInbox returns an inbox that takes frames while less than capacity bytes are in it.
+func NewInbox(capacity int) *Inbox {
+	return &Inbox{capacity: capacity, C: make(chan struct{}, 1)}
+}
+
+// Room reports whether a frame may be put now. If not, wake (buffered) gets a
+// token once it makes sense to ask again. A frame fits when the inbox is not
+// full yet, whatever its size, so that no frame is too large; several senders
+// that find room at once may exceed the capacity by a frame each.
+func (in *Inbox) Room(wake chan struct{}) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.used < in.capacity {
+		return true
+	}
+	if !slices.Contains(in.waiting, wake) {
+		in.waiting = append(in.waiting, wake)
+	}
+	return false
+}
+
+// Put delivers m. Watermarks always fit; for frames ask Room before.
+func (in *Inbox) Put(m Message) {
+	in.mu.Lock()
+	if m.Data {
+		in.used += m.Frame.Bytes()
+	}
+	in.queue = append(in.queue, m)
+	in.mu.Unlock()
+	notify(in.C)
+}
+
+// Take returns all messages in order of arrival, appended to buf[:0].
+func (in *Inbox) Take(buf []Message) []Message {
+	clear(buf)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	q := in.queue
+	in.queue = buf[:0]
+	return q
+}
+
+// Consumed gives the credit of n bytes back to the senders.
+func (in *Inbox) Consumed(n int) {
+	if n == 0 {
+		return
+	}
+	in.mu.Lock()
+	in.used -= n
+	var wake []chan struct{}
+	if in.used < in.capacity {
+		wake, in.waiting = in.waiting, nil
+	}
+	in.mu.Unlock()
+	for _, w := range wake {
+		notify(w)
+	}
+}
+
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

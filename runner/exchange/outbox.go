@@ -1,0 +1,120 @@
+package exchange
+
+import "github.com/lintelrun/lintel/runner/frame"
+
+// Stored is a frame that may have been spilled; Load brings it to memory.
+type Stored interface {
+	Bytes() int
+	Load() (frame.Frame, error)
+}
+
+// Receiver is the far end of a channel: an Inbox in the same process, or what
+// stands for one in another. See Inbox for the contract.
+type Receiver interface {
+	Room(wake chan struct{}) bool
+	Put(m Message)
+}
+
+// Outlet is one channel out of a task. It keeps order: what has no credit waits
+// here, and all that follows on the same channel waits behind it.
+type Outlet struct {
+	// To is the receiving task's inbox, Channel its number of this channel.
+	To      Receiver
+	Channel int
+
+	waiting []entry
+}
+
+type entry struct {
+	stored    Stored // nil for a watermark
+	watermark int64
+}
+
+// Outbox is all that a task sends. One owner.
+type Outbox struct {
+	// Credit receives a token when a refused frame may be offered again.
+	Credit  chan struct{}
+	outlets []*Outlet
+	waiting int // bytes
+}
+
+// NewOutbox returns an outbox of the given outlets; Send names them by position.
+func NewOutbox(outlets []*Outlet) *Outbox {
+	return &Outbox{Credit: make(chan struct{}, 1), outlets: outlets}
+}
+
+// Send puts a frame on an outlet.
+func (o *Outbox) Send(outlet int, s Stored) error {
+	out := o.outlets[outlet]
+	out.waiting = append(out.waiting, entry{stored: s})
+	o.waiting += s.Bytes()
+	return o.push(out)
+}
+
+// Watermark puts a watermark on all outlets, behind all frames sent before.
+func (o *Outbox) Watermark(ts int64) error {
+	for _, out := range o.outlets {
+		if n := len(out.waiting); n > 0 && out.waiting[n-1].stored == nil {
+			out.waiting[n-1].watermark = ts
+			continue
+		}
+		out.waiting = append(out.waiting, entry{watermark: ts})
+		if err := o.push(out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Flush offers again what waits for credit.
+func (o *Outbox) Flush() error {
+	for _, out := range o.outlets {
+		if err := o.push(out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Waiting is the number of bytes that wait for credit.
+func (o *Outbox) Waiting() int { return o.waiting }
+
+// Empty reports whether all, watermarks included, was delivered.
+func (o *Outbox) Empty() bool {
+	for _, out := range o.outlets {
+		if len(out.waiting) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (o *Outbox) push(out *Outlet) error {
+	for len(out.waiting) > 0 {
+		e := out.waiting[0]
+		if e.stored == nil {
+			out.To.Put(Message{Channel: out.Channel, Watermark: e.watermark})
+		} else {
+			ok, err := o.offer(out, e.stored)
+			if err != nil || !ok {
+				return err
+			}
+		}
+		out.waiting[0] = entry{}
+		out.waiting = out.waiting[1:]
+	}
+	return nil
+}
+
+func (o *Outbox) offer(out *Outlet, s Stored) (bool, error) {
+	if !out.To.Room(o.Credit) {
+		return false, nil
+	}
+	f, err := s.Load()
+	if err != nil {
+		return false, err
+	}
+	o.waiting -= s.Bytes()
+	out.To.Put(Message{Channel: out.Channel, Data: true, Frame: f})
+	return true, nil
+}

@@ -1,0 +1,67 @@
+// Package rpc is what a coordinator and its workers say to each other. Today
+// both live in one process and pass these values by reference.
+package rpc
+
+import (
+	"context"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/lintelrun/lintel/portable/plan"
+)
+
+// Deployment asks a worker to run the tasks of a job.
+type Deployment struct {
+	JobID string
+	// Generation fences this run of the job: what an older one sends is refused.
+	Generation uint64
+	Plan       *plan.Plan
+	// Parallelism is the number of tasks of a stage that names none.
+	Parallelism int
+	// Harnesses is the number of harness processes of an environment whose SDK
+	// runs bundles on one core only.
+	Harnesses int
+	// Options, RetrievalToken and Dependencies (by environment id) are handed to
+	// harnesses by the provision service.
+	Options        *structpb.Struct
+	RetrievalToken string
+	Dependencies   map[string][]*pipepb.ArtifactInformation
+	// Log receives what harnesses and tasks have to tell the user. Never nil;
+	// safe for concurrent use; must not block.
+	Log func(Message)
+}
+
+// Severity of a message, from Debug to Error.
+type Severity int
+
+// Severities of messages in a job's log.
+const (
+	Debug Severity = iota
+	Info
+	Warn
+	Error
+)
+
+// Message is a line of a job's log.
+type Message struct {
+	Severity Severity
+	// Source names who says it: a harness and transform, or a stage.
+	Source string
+	Text   string
+}
+
+// Execution is a deployment that runs. Safe for concurrent use.
+type Execution interface {
+	// Wait returns when all tasks are done and the job's harnesses are gone:
+	// nil, the error that failed the first task, or the context's error.
+	Wait() error
+	// Metrics returns what bundles reported: committed ones only, and with those in flight.
+	Metrics() (attempted, committed []*pipepb.MonitoringInfo)
+}
+
+// Worker runs tasks.
+type Worker interface {
+	// Deploy starts a deployment, which ends early when ctx does.
+	Deploy(ctx context.Context, d Deployment) (Execution, error)
+}

@@ -1,0 +1,154 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+
+	"github.com/lintelrun/lintel/fnapi"
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/runner/engine"
+	"github.com/lintelrun/lintel/runner/frame"
+)
+
+// stagingBytes is what one attempt of a bundle may stage in memory.
+const stagingBytes = 64 << 20
+
+// attempt runs one attempt of a bundle and reports its outcome. It owns nothing
+// of the task but what it is given.
+func (x *execTask) attempt(ctx context.Context, b *engine.Bundle, turn int) {
+	defer x.bundles.Done()
+	began := time.Now()
+	out := newStaging(x.routes, x.stage.Exec.Sinks, turn, spiller{dir: x.e.dir, budget: stagingBytes})
+	r := outcome{bundle: b, out: out}
+	r.err = x.process(ctx, b, &r)
+	out.spill.close()
+	x.e.cfg.Hooks.BundleDone(r.err == nil, b.Elements, b.Bytes, out.bytes, time.Since(began))
+	x.e.cfg.Hooks.Spilled(out.spill.spilled())
+	x.results <- r
+}
+
+func (x *execTask) process(ctx context.Context, b *engine.Bundle, r *outcome) error {
+	h, err := x.pool.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer x.pool.release(h)
+	spec := x.stage.Exec
+	fb, err := h.NewBundle(fnapi.BundleSpec{
+		Descriptor: x.e.descriptorID(x.stage),
+		Source:     spec.Source,
+		Sinks:      spec.Sinks,
+		State:      &stateHandler{e: x.e, spec: spec},
+	})
+	if err != nil {
+		return h.explain(ctx, err)
+	}
+	// Whatever way this ends, nothing of the bundle stays behind.
+	defer fb.Abort(context.Canceled)
+	stop := context.AfterFunc(ctx, func() { fb.Abort(ctx.Err()) })
+	defer stop()
+	tracked := x.e.stats.begin(fb)
+	defer x.e.stats.end(tracked)
+
+	fed := make(chan error, 1)
+	go func() { fed <- feed(fb, b.Frames) }()
+	if err := drain(ctx, fb, r.out); err != nil {
+		fb.Abort(err)
+		<-fed
+		return h.explain(ctx, err)
+	}
+	if err := <-fed; err != nil {
+		return h.explain(ctx, err)
+	}
+	return x.conclude(ctx, h, fb, r)
+}
+
+func feed(fb *fnapi.Bundle, frames []frame.Frame) error {
+	for _, f := range frames {
+		if err := fb.Send(f.Data); err != nil {
+			return err
+		}
+	}
+	return fb.CloseSend()
+}
+
+func drain(ctx context.Context, fb *fnapi.Bundle, out *staging) error {
+	for {
+		o, err := fb.Recv(ctx)
+		if errors.Is(err, io.EOF) {
+			return out.finish()
+		}
+		if err != nil {
+			return err
+		}
+		if err := out.add(o.Transform, o.Data); err != nil {
+			return err
+		}
+	}
+}
+
+// conclude reads what the response asks for. Metrics count once, at the commit.
+func (x *execTask) conclude(ctx context.Context, h *harness, fb *fnapi.Bundle, r *outcome) error {
+	resp := fb.Response()
+	infos, err := fb.Metrics(ctx)
+	if err != nil {
+		return h.explain(ctx, err)
+	}
+	res, err := x.residuals(resp.GetResidualRoots())
+	if err != nil {
+		return err
+	}
+	r.result = engine.Result{Residuals: res, OutputBytes: r.out.bytes}
+	r.commit = func() {
+		x.e.stats.commit(infos)
+		if resp.GetRequiresFinalization() {
+			x.bundles.Add(1)
+			go x.finalize(fb)
+		}
+	}
+	return nil
+}
+
+// finalize is best effort, as the Fn API has it: the SDK's callbacks expire.
+func (x *execTask) finalize(fb *fnapi.Bundle) {
+	defer x.bundles.Done()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := fb.Finalize(ctx); err != nil {
+		x.log.Warn("bundle not finalised", "bundle", fb.ID(), "error", err)
+	}
+}
+
+// residuals turns the rest of elements, given back by the SDK, into input.
+func (x *execTask) residuals(roots []*fnpb.DelayedBundleApplication) ([]engine.Residual, error) {
+	var out []engine.Residual
+	for _, root := range roots {
+		app := root.GetApplication()
+		var el coders.Element
+		if err := x.stage.In[0].Coder.Next(app.GetElement(), &el); err != nil {
+			return nil, fmt.Errorf("residual of %s: %w", app.GetTransformId(), err)
+		}
+		if el.Size != len(app.GetElement()) {
+			return nil, fault.New(fault.Corruption, "residual of %s: %d bytes follow its element", app.GetTransformId(), len(app.GetElement())-el.Size)
+		}
+		wm := int64(frame.MaxTimestamp)
+		for _, ts := range app.GetOutputWatermarks() {
+			wm = min(wm, ts.AsTime().UnixMilli())
+		}
+		if len(app.GetOutputWatermarks()) == 0 {
+			wm = frame.MinTimestamp
+		}
+		out = append(out, engine.Residual{
+			Frame:           frame.Frame{Data: app.GetElement(), Elements: 1, MinTimestamp: el.Timestamp},
+			OutputWatermark: wm,
+			Delay:           root.GetRequestedTimeDelay().AsDuration(),
+		})
+	}
+	return out, nil
+}

@@ -1,0 +1,267 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/runner/engine"
+	"github.com/lintelrun/lintel/runner/exchange"
+	"github.com/lintelrun/lintel/runner/frame"
+)
+
+// execTask is a task of an executable stage: its core decides, it does.
+type execTask struct {
+	*task
+	core    *engine.Task
+	pool    *pool
+	results chan outcome
+	bundles sync.WaitGroup
+	turn    int // rotates the targets of rebalanced output
+
+	mainChannels int
+	parked       parking
+	// prepaid are bytes whose credit went back before they were committed.
+	prepaid int
+}
+
+// outcome is how an attempt of a bundle ended.
+type outcome struct {
+	bundle *engine.Bundle
+	out    *staging
+	result engine.Result
+	err    error
+	// commit is what remains to be done with the harness after the commit.
+	commit func()
+}
+
+func newExecTask(t *task) *execTask {
+	main, side := t.e.channels(t.stage)
+	limits := engine.Limits{}
+	if t.stage.Exec.Splittable || t.rebalanced() {
+		limits.First = 1
+	}
+	x := &execTask{task: t, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main}
+	cfg := engine.Config{Main: main, Side: side, Attempts: t.e.cfg.Attempts, Limits: limits, Cut: x.cut}
+	x.core = engine.NewTask(cfg)
+	x.results = make(chan outcome, 16)
+	x.parked.spill = spiller{dir: t.e.dir, budget: outboxBytes}
+	return x
+}
+
+func (x *execTask) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	err := x.loop(ctx)
+	cancel()
+	go func() {
+		x.bundles.Wait()
+		close(x.results)
+	}()
+	for r := range x.results {
+		if r.out != nil {
+			r.out.discard()
+		}
+	}
+	x.parked.close()
+	return err
+}
+
+func (x *execTask) loop(ctx context.Context) error {
+	wake := time.NewTimer(time.Hour)
+	defer wake.Stop()
+	for {
+		done, err := x.act(ctx, wake)
+		if err != nil || done {
+			return err
+		}
+		select {
+		case <-x.inbox.C:
+			err = x.receive()
+		case r := <-x.results:
+			err = x.finished(r)
+		case <-x.outbox.Credit:
+			err = x.outbox.Flush()
+		case <-wake.C:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// act does what the core asks for.
+func (x *execTask) act(ctx context.Context, wake *time.Timer) (done bool, err error) {
+	if err := x.unpark(); err != nil {
+		return false, err
+	}
+	x.core.Block(x.outbox.Waiting() > outboxBytes)
+	now := time.Now()
+	ready, err := x.core.Ready(now)
+	if err != nil {
+		return false, err
+	}
+	free := min(x.prepaid, ready.Consumed)
+	x.prepaid -= free
+	x.inbox.Consumed(ready.Consumed - free)
+	for _, b := range ready.Start {
+		x.turn++
+		x.bundles.Add(1)
+		go x.attempt(ctx, b, x.turn)
+	}
+	if ready.Advanced {
+		if err := x.outbox.Watermark(ready.Watermark); err != nil {
+			return false, err
+		}
+	}
+	if ready.Done {
+		return true, x.room(ctx, 0)
+	}
+	arm(wake, ready.Wake, now)
+	return false, nil
+}
+
+// receive passes what has arrived to the core. While side inputs are not
+// complete all other input is parked, on disk if need be: a producer of both
+// would otherwise wait for us to take the one before it can send the other.
+func (x *execTask) receive() error {
+	for _, m := range x.take() {
+		switch {
+		case m.Channel >= x.mainChannels:
+			x.core.SideWatermark(m.Channel-x.mainChannels, m.Watermark)
+		case !x.core.SidesReady() || !x.parked.empty():
+			if err := x.parked.push(m); err != nil {
+				return err
+			}
+			x.inbox.Consumed(m.Frame.Bytes())
+		default:
+			x.deliver(m)
+		}
+	}
+	return nil
+}
+
+func (x *execTask) deliver(m exchange.Message) {
+	if m.Data {
+		x.core.Frame(m.Frame)
+		return
+	}
+	x.core.Watermark(m.Channel, m.Watermark)
+}
+
+// unpark brings parked input back as the core has use for it.
+func (x *execTask) unpark() error {
+	for x.core.SidesReady() && !x.parked.empty() && x.core.Pending() < 2*outboxBytes {
+		m, err := x.parked.pop()
+		if err != nil {
+			return err
+		}
+		x.prepaid += m.Frame.Bytes()
+		x.deliver(m)
+	}
+	return nil
+}
+
+// finished commits an attempt's output, or hands the bundle back to the core.
+func (x *execTask) finished(r outcome) error {
+	if r.err != nil {
+		if r.out != nil {
+			r.out.discard()
+		}
+		if err := x.core.Failed(r.bundle.ID, r.err); err != nil {
+			return err
+		}
+		x.log.Warn("bundle failed, trying again", "bundle", r.bundle.ID, "attempt", r.bundle.Attempt, "error", r.err)
+		return nil
+	}
+	for _, s := range r.out.frames {
+		if err := x.outbox.Send(s.outlet, s.frame); err != nil {
+			return err
+		}
+	}
+	x.core.Succeeded(r.bundle.ID, r.result, time.Now())
+	if r.commit != nil {
+		r.commit()
+	}
+	return nil
+}
+
+// rebalanced reports whether all input is spread by a redistribution: its
+// elements often stand for much work each.
+func (t *task) rebalanced() bool {
+	for _, in := range t.stage.In {
+		if in.Kind != plan.Rebalance && in.Kind != plan.Broadcast {
+			return false
+		}
+	}
+	return true
+}
+
+// cut finds the end of the first n elements of a block of input.
+func (x *execTask) cut(data []byte, n int) (int, error) {
+	coder := x.stage.In[0].Coder
+	var el coders.Element
+	off := 0
+	for range n {
+		if err := coder.Next(data[off:], &el); err != nil {
+			return 0, fmt.Errorf("at byte %d: %w", off, err)
+		}
+		off += el.Size
+	}
+	return off, nil
+}
+
+// parking is a queue of messages that holds frames on disk past its budget.
+type parking struct {
+	spill    spiller
+	messages []parkedMessage
+}
+
+type parkedMessage struct {
+	message exchange.Message
+	frame   exchange.Stored
+}
+
+func (p *parking) empty() bool { return len(p.messages) == 0 }
+
+func (p *parking) push(m exchange.Message) error {
+	e := parkedMessage{message: m}
+	if m.Data {
+		s, err := p.spill.store(m.Frame)
+		if err != nil {
+			return err
+		}
+		e.frame, e.message.Frame = s, frame.Frame{}
+	}
+	p.messages = append(p.messages, e)
+	return nil
+}
+
+func (p *parking) pop() (exchange.Message, error) {
+	e := p.messages[0]
+	p.messages[0] = parkedMessage{}
+	p.messages = p.messages[1:]
+	if e.frame == nil {
+		return e.message, nil
+	}
+	f, err := e.frame.Load()
+	if err != nil {
+		return exchange.Message{}, err
+	}
+	e.message.Frame = f
+	return e.message, nil
+}
+
+func (p *parking) close() {
+	for _, e := range p.messages {
+		if d, ok := e.frame.(*onDisk); ok {
+			d.drop()
+		}
+	}
+	p.messages = nil
+	p.spill.close()
+}

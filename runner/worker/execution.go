@@ -1,0 +1,164 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync/atomic"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/runner/exchange"
+	"github.com/lintelrun/lintel/runner/rpc"
+	"github.com/lintelrun/lintel/runner/sideinput"
+)
+
+// execution is one deployment on this worker.
+type execution struct {
+	cfg   Config
+	d     rpc.Deployment
+	dir   string
+	log   *slog.Logger
+	envs  map[string]*pool
+	sides []atomic.Pointer[sideinput.View] // by stage index, set when complete
+	stats *progress
+
+	done chan struct{}
+	err  error // set before done is closed
+}
+
+func newExecution(cfg Config, d rpc.Deployment, dir string) *execution {
+	return &execution{
+		cfg:   cfg,
+		d:     d,
+		dir:   dir,
+		log:   cfg.Logger.With("job", d.JobID),
+		envs:  map[string]*pool{},
+		sides: make([]atomic.Pointer[sideinput.View], len(d.Plan.Stages)),
+		stats: newProgress(),
+		done:  make(chan struct{}),
+	}
+}
+
+// Wait is part of rpc.Execution.
+func (e *execution) Wait() error {
+	<-e.done
+	return e.err
+}
+
+// Metrics is part of rpc.Execution.
+func (e *execution) Metrics() (attempted, committed []*pipepb.MonitoringInfo) {
+	return e.stats.metrics()
+}
+
+func (e *execution) run(ctx context.Context) {
+	defer close(e.done)
+	defer func() {
+		if err := os.RemoveAll(e.dir); err != nil {
+			e.log.Warn("spilled data not removed", "error", err)
+		}
+	}()
+	defer e.closeSides()
+	defer e.stopHarnesses()
+	g, ctx := errgroup.WithContext(ctx)
+	if err := e.openPools(ctx, g); err != nil {
+		e.err = err
+		return
+	}
+	watch, stopWatch := context.WithCancel(ctx)
+	defer stopWatch()
+	go e.stats.watch(watch)
+	for _, t := range e.tasks() {
+		g.Go(func() error {
+			err := t.run(ctx)
+			if err != nil && ctx.Err() == nil {
+				return fmt.Errorf("stage %s (%s), task %d: %w", t.stage.ID, t.stage.Name, t.index, err)
+			}
+			return err
+		})
+	}
+	e.err = g.Wait()
+}
+
+// parallelism of a stage.
+func (e *execution) parallelism(s *plan.Stage) int {
+	if s.Parallelism > 0 {
+		return s.Parallelism
+	}
+	return e.d.Parallelism
+}
+
+// tasks makes all tasks and joins them: a channel of a task is one in-edge and
+// one task of the stage where it begins.
+func (e *execution) tasks() []*task {
+	var all []*task
+	inboxes := make([][]*exchange.Inbox, len(e.d.Plan.Stages))
+	n := 0
+	for i, s := range e.d.Plan.Stages {
+		inboxes[i] = make([]*exchange.Inbox, e.parallelism(s))
+		n += len(inboxes[i])
+	}
+	capacity := min(max(int(e.cfg.MemoryBytes)/4/n, 1<<20), 16<<20)
+	for i := range inboxes {
+		for j := range inboxes[i] {
+			inboxes[i][j] = exchange.NewInbox(capacity)
+		}
+	}
+	for _, s := range e.d.Plan.Stages {
+		for i, inbox := range inboxes[s.Index] {
+			t := &task{
+				e: e, stage: s, index: i, inbox: inbox,
+				log: e.log.With("stage", s.ID, "task", i),
+			}
+			var outlets []*exchange.Outlet
+			for _, edge := range s.Out {
+				to := inboxes[edge.To.Index]
+				t.routes = append(t.routes, route{edge: edge, first: len(outlets), tasks: len(to), home: i % len(to)})
+				for _, in := range to {
+					outlets = append(outlets, &exchange.Outlet{To: in, Channel: e.channel(edge, i)})
+				}
+			}
+			t.outbox = exchange.NewOutbox(outlets)
+			all = append(all, t)
+		}
+	}
+	return all
+}
+
+// channel is the number, at the receiving tasks, of the channel that edge makes
+// with task from of the sending stage.
+func (e *execution) channel(edge *plan.Edge, from int) int {
+	n := 0
+	for _, in := range edge.To.In {
+		if in == edge {
+			return n + from
+		}
+		n += e.parallelism(in.From)
+	}
+	panic(fmt.Sprintf("edge %d is not an input of stage %s", edge.Index, edge.To.ID))
+}
+
+// channels counts the main and side channels of a stage. Main edges come first.
+func (e *execution) channels(s *plan.Stage) (main, side int) {
+	for _, in := range s.In {
+		if in.Kind == plan.Broadcast {
+			side += e.parallelism(in.From)
+		} else {
+			main += e.parallelism(in.From)
+		}
+	}
+	return main, side
+}
+
+func (e *execution) closeSides() {
+	for i := range e.sides {
+		if v := e.sides[i].Swap(nil); v != nil {
+			if err := v.Close(); err != nil {
+				e.log.Warn("side input not closed", "error", err)
+			}
+		}
+	}
+}

@@ -1,0 +1,260 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/runner/exchange"
+	"github.com/lintelrun/lintel/runner/frame"
+	"github.com/lintelrun/lintel/runner/keygroup"
+)
+
+// frameBytes is about how large the frames are that we build ourselves.
+const frameBytes = 512 << 10
+
+// route is how one out edge of a task's stage reaches the tasks of the next.
+type route struct {
+	edge *plan.Edge
+	// first is the outlet of the next stage's task 0, and tasks how many there are.
+	first, tasks int
+	// home is the task that Forward goes to.
+	home int
+	// turn is the task that the next rebalanced slice goes to.
+	turn int
+}
+
+// staged is routed output that waits for its bundle's success.
+type staged struct {
+	outlet int
+	frame  exchange.Stored
+}
+
+// staging collects the output of one attempt of a bundle, cut and routed but
+// still tentative. One goroutine at a time.
+type staging struct {
+	spill  spiller
+	sinks  map[string]*sink
+	frames []staged
+	bytes  int
+}
+
+// sink is the output of one sink transform.
+type sink struct {
+	id      string
+	coder   *coders.Windowed
+	edges   []*edgeOutput
+	carry   []byte // the beginning of an element whose end has not arrived
+	element coders.Element
+}
+
+type edgeOutput struct {
+	route
+	parts []partition // of keyed edges, by task
+}
+
+type partition struct {
+	data     []byte
+	elements int
+	min      int64
+}
+
+// newStaging makes a staging for the given routes by sink transform. turn
+// rotates where rebalanced output begins, so that small bundles spread too.
+func newStaging(routes []route, sinks []string, turn int, spill spiller) *staging {
+	s := &staging{spill: spill, sinks: make(map[string]*sink, len(sinks))}
+	for _, id := range sinks {
+		s.sinks[id] = &sink{id: id}
+	}
+	for _, r := range routes {
+		k := s.sinks[r.edge.Sink]
+		if k == nil {
+			continue
+		}
+		r.turn = turn
+		out := &edgeOutput{route: r}
+		if r.edge.Kind == plan.Keyed {
+			out.parts = make([]partition, r.tasks)
+		}
+		k.coder = r.edge.Coder
+		k.edges = append(k.edges, out)
+	}
+	return s
+}
+
+// add takes a chunk of a sink's output and owns it from now on.
+func (s *staging) add(sinkID string, data []byte) error {
+	k := s.sinks[sinkID]
+	if k == nil {
+		return fault.New(fault.Invalid, "output for %q, which is no sink of the stage", sinkID)
+	}
+	if len(k.edges) == 0 {
+		return nil
+	}
+	if len(k.carry) > 0 {
+		data = append(k.carry, data...)
+		k.carry = nil
+	}
+	var whole int
+	for _, e := range k.edges {
+		n, err := s.cut(k, e, data)
+		if err != nil {
+			return fmt.Errorf("output of %s: %w", k.id, err)
+		}
+		whole = n
+	}
+	if whole < len(data) {
+		k.carry = append([]byte(nil), data[whole:]...)
+	}
+	return nil
+}
+
+// cut routes the whole elements at the beginning of data and returns their length.
+func (s *staging) cut(k *sink, e *edgeOutput, data []byte) (int, error) {
+	if e.edge.Kind == plan.Keyed {
+		return s.cutKeyed(k, e, data)
+	}
+	n, total, low, err := countWhole(k.coder, &k.element, data)
+	if err != nil || n == 0 {
+		return total, err
+	}
+	if e.edge.Kind == plan.Forward || e.tasks == 1 {
+		return total, s.stage(e.first+e.home, frame.Frame{Data: data[:total:total], Elements: n, MinTimestamp: low})
+	}
+	return total, s.spread(k, e, data[:total], n)
+}
+
+// countWhole walks the whole elements at the beginning of data.
+func countWhole(w *coders.Windowed, el *coders.Element, data []byte) (n, total int, low int64, err error) {
+	low = frame.MaxTimestamp
+	for total < len(data) {
+		if err := w.Next(data[total:], el); err != nil {
+			if errors.Is(err, coders.ErrShort) {
+				break
+			}
+			return n, total, low, err
+		}
+		total += el.Size
+		low = min(low, el.Timestamp)
+		n++
+	}
+	return n, total, low, nil
+}
+
+// spread deals n elements to the tasks in contiguous slices of equal number.
+func (s *staging) spread(k *sink, e *edgeOutput, data []byte, n int) error {
+	share := (n + e.tasks - 1) / e.tasks
+	for off := 0; off < len(data); {
+		begin, low, cnt := off, int64(frame.MaxTimestamp), 0
+		for ; cnt < share && off < len(data); cnt++ {
+			if err := k.coder.Next(data[off:], &k.element); err != nil {
+				return err
+			}
+			off += k.element.Size
+			low = min(low, k.element.Timestamp)
+		}
+		to := e.turn % e.tasks
+		e.turn++
+		if err := s.stage(e.first+to, frame.Frame{Data: data[begin:off:off], Elements: cnt, MinTimestamp: low}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *staging) cutKeyed(k *sink, e *edgeOutput, data []byte) (int, error) {
+	el := &k.element
+	off := 0
+	for off < len(data) {
+		if err := k.coder.Next(data[off:], el); err != nil {
+			if errors.Is(err, coders.ErrShort) {
+				break
+			}
+			return off, err
+		}
+		to := 0
+		if e.tasks > 1 {
+			to = keygroup.Task(keygroup.Of(keygroup.Hash(el.Key), keygroup.DefaultMax), e.tasks, keygroup.DefaultMax)
+		}
+		p := &e.parts[to]
+		if len(p.data)+el.Size > cap(p.data) {
+			if err := s.grow(e, to, el.Size, len(data)-off); err != nil {
+				return off, err
+			}
+		}
+		if p.elements == 0 {
+			p.min = frame.MaxTimestamp
+		}
+		p.data = append(p.data, data[off:off+el.Size]...)
+		p.elements++
+		p.min = min(p.min, el.Timestamp)
+		off += el.Size
+	}
+	return off, nil
+}
+
+// grow makes room for size more bytes in a partition: a small buffer is
+// replaced by a larger one, a full one is staged and begun anew. left tells how
+// much input is still there.
+func (s *staging) grow(e *edgeOutput, to, size, left int) error {
+	p := &e.parts[to]
+	if len(p.data)+size > frameBytes && len(p.data) > 0 {
+		if err := s.flush(e, to); err != nil {
+			return err
+		}
+	}
+	want := max(2*len(p.data), left/e.tasks+left/8, 256) + size
+	data := make([]byte, len(p.data), min(want, max(frameBytes, len(p.data)+size)))
+	copy(data, p.data)
+	p.data = data
+	return nil
+}
+
+func (s *staging) flush(e *edgeOutput, to int) error {
+	p := &e.parts[to]
+	if p.elements == 0 {
+		return nil
+	}
+	f := frame.Frame{Data: p.data, Elements: p.elements, MinTimestamp: p.min}
+	*p = partition{}
+	return s.stage(e.first+to, f)
+}
+
+func (s *staging) stage(outlet int, f frame.Frame) error {
+	st, err := s.spill.store(f)
+	if err != nil {
+		return err
+	}
+	s.bytes += f.Bytes()
+	s.frames = append(s.frames, staged{outlet, st})
+	return nil
+}
+
+// finish flushes what is buffered. An element without an end is corruption.
+func (s *staging) finish() error {
+	for _, k := range s.sinks {
+		if len(k.carry) > 0 {
+			return fault.New(fault.Corruption, "output of %s ends within an element, after %d bytes of it", k.id, len(k.carry))
+		}
+		for _, e := range k.edges {
+			for to := range e.parts {
+				if err := s.flush(e, to); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// discard drops everything.
+func (s *staging) discard() {
+	for _, f := range s.frames {
+		if d, ok := f.frame.(*onDisk); ok {
+			d.drop()
+		}
+	}
+	s.frames = nil
+}

@@ -1,0 +1,146 @@
+package worker
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/runner/engine"
+	"github.com/lintelrun/lintel/runner/exchange"
+	"github.com/lintelrun/lintel/runner/frame"
+)
+
+// outboxBytes is how much output may wait for credit before a task starts no
+// more work.
+const outboxBytes = 4 << 20
+
+// task is one parallel instance of a stage. Its run method is the owner
+// goroutine; what it holds is touched by no other.
+type task struct {
+	e      *execution
+	stage  *plan.Stage
+	index  int
+	inbox  *exchange.Inbox
+	outbox *exchange.Outbox
+	routes []route
+	log    *slog.Logger
+
+	taken []exchange.Message // reused by take
+}
+
+func (t *task) run(ctx context.Context) error {
+	switch t.stage.Kind {
+	case plan.Impulse:
+		return t.runImpulse(ctx)
+	case plan.GroupByKey:
+		return t.runGroup(ctx)
+	case plan.SideInput:
+		return t.runSide(ctx)
+	default:
+		return newExecTask(t).run(ctx)
+	}
+}
+
+// take returns the messages that have arrived; they are valid until the next call.
+func (t *task) take() []exchange.Message {
+	t.taken = t.inbox.Take(t.taken)
+	return t.taken
+}
+
+// collect hands all input to add and returns when the final watermark has come.
+func (t *task) collect(ctx context.Context, add func(frame.Frame) error) error {
+	main, _ := t.e.channels(t.stage)
+	wm := engine.NewWatermarks(main)
+	for !wm.Final() {
+		select {
+		case <-t.inbox.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		for _, m := range t.take() {
+			if !m.Data {
+				wm.Advance(m.Channel, m.Watermark)
+				continue
+			}
+			if err := add(m.Frame); err != nil {
+				return err
+			}
+			t.inbox.Consumed(m.Frame.Bytes())
+		}
+	}
+	return nil
+}
+
+// send puts a frame of a runner stage on all of its edges.
+func (t *task) send(f frame.Frame) error {
+	for _, r := range t.routes {
+		if r.edge.Kind == plan.Broadcast {
+			continue
+		}
+		st := staging{spill: spiller{dir: t.e.dir, budget: f.Bytes() + frameBytes}, sinks: map[string]*sink{}}
+		k := &sink{coder: r.edge.Coder}
+		out := &edgeOutput{route: r}
+		if r.edge.Kind == plan.Keyed {
+			out.parts = make([]partition, r.tasks)
+		}
+		k.edges = []*edgeOutput{out}
+		st.sinks[""] = k
+		if err := st.add("", f.Data); err != nil {
+			return err
+		}
+		if err := st.finish(); err != nil {
+			return err
+		}
+		for _, s := range st.frames {
+			if err := t.outbox.Send(s.outlet, s.frame); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// room waits until what the task has sent leaves room for more.
+func (t *task) room(ctx context.Context, waiting int) error {
+	for t.outbox.Waiting() > waiting {
+		select {
+		case <-t.outbox.Credit:
+			if err := t.outbox.Flush(); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// end sends the final watermark and waits until all is delivered.
+func (t *task) end(ctx context.Context) error {
+	if err := t.outbox.Watermark(frame.MaxTimestamp); err != nil {
+		return err
+	}
+	return t.room(ctx, 0)
+}
+
+func (t *task) runImpulse(ctx context.Context) error {
+	if t.index == 0 {
+		data := coders.AppendHeader(nil, frame.MinTimestamp, 1, nil, []byte{coders.PaneNoFiring})
+		data = append(data, 0) // no bytes, length-prefixed
+		if err := t.send(frame.Frame{Data: data, Elements: 1, MinTimestamp: frame.MinTimestamp}); err != nil {
+			return err
+		}
+	}
+	return t.end(ctx)
+}
+
+// timer that can be re-armed without a goroutine of its own.
+func arm(tm *time.Timer, at, now time.Time) {
+	if at.IsZero() {
+		tm.Stop()
+		return
+	}
+	tm.Reset(at.Sub(now))
+}

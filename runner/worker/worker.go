@@ -1,0 +1,107 @@
+// Package worker runs tasks: each has an owner goroutine around its pure core,
+// which speaks to SDK harnesses, other tasks and the disk.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/lintelrun/lintel/fnapi"
+	"github.com/lintelrun/lintel/fnapi/environment"
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/runner/rpc"
+)
+
+// Config of a Worker. Server and Launcher are needed; the rest has defaults.
+type Config struct {
+	// Server is where harnesses connect.
+	Server *fnapi.Server
+	// Launcher starts harnesses.
+	Launcher environment.Launcher
+	// Dir is for spilled data; it must exist. Default: the system's temporary folder.
+	Dir string
+	// MemoryBytes is the budget of all that a job may hold in memory before it
+	// spills; default 512 MiB.
+	MemoryBytes int64
+	// ConnectTimeout is how long a launched harness may take to connect; default 2 minutes.
+	ConnectTimeout time.Duration
+	// Attempts of a bundle before its job fails; default 4.
+	Attempts int
+	// Logger for the operator; default slog.Default.
+	Logger *slog.Logger
+	// Hooks watch the work.
+	Hooks Hooks
+}
+
+// Hooks are called as work goes on, from many goroutines; nil ones are skipped.
+type Hooks struct {
+	// BundleDone is called for each attempt of a bundle.
+	BundleDone func(ok bool, elements, inputBytes, outputBytes int, took time.Duration)
+	// Spilled is called with bytes written to disk.
+	Spilled func(bytes int64)
+}
+
+// Validate fills in the defaults, or says what is wrong.
+func (c *Config) Validate() error {
+	if c.Server == nil || c.Launcher == nil {
+		return errors.New("worker: Config needs Server and Launcher")
+	}
+	if c.Dir == "" {
+		c.Dir = os.TempDir()
+	}
+	if c.MemoryBytes == 0 {
+		c.MemoryBytes = 512 << 20
+	}
+	if c.MemoryBytes < 16<<20 {
+		return fmt.Errorf("worker: a memory budget of %d bytes is too small, 16 MiB is the least", c.MemoryBytes)
+	}
+	if c.ConnectTimeout == 0 {
+		c.ConnectTimeout = 2 * time.Minute
+	}
+	if c.Attempts == 0 {
+		c.Attempts = 4
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Hooks.BundleDone == nil {
+		c.Hooks.BundleDone = func(bool, int, int, int, time.Duration) {}
+	}
+	if c.Hooks.Spilled == nil {
+		c.Hooks.Spilled = func(int64) {}
+	}
+	return nil
+}
+
+// Worker runs the tasks it is given. Safe for concurrent use.
+type Worker struct {
+	cfg Config
+}
+
+// New returns a worker.
+func New(cfg Config) (*Worker, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Worker{cfg: cfg}, nil
+}
+
+// Deploy starts all tasks of d and returns at once. The execution ends when its
+// tasks are done, one of them fails or ctx ends.
+func (w *Worker) Deploy(ctx context.Context, d rpc.Deployment) (rpc.Execution, error) {
+	if d.Parallelism < 1 || d.Harnesses < 1 {
+		return nil, fault.New(fault.Invalid, "job %s: parallelism %d and %d harnesses, both must be at least 1", d.JobID, d.Parallelism, d.Harnesses)
+	}
+	dir, err := os.MkdirTemp(w.cfg.Dir, filepath.Base(d.JobID)+"-")
+	if err != nil {
+		return nil, fmt.Errorf("make a folder for spilled data: %w", err)
+	}
+	e := newExecution(w.cfg, d, dir)
+	go e.run(ctx)
+	return e, nil
+}
