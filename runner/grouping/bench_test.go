@@ -65,6 +65,7 @@ func BenchmarkGroup(b *testing.B) {
 
 func benchInput(b *testing.B, strategy *windowing.Strategy, elements, keys, bytes int) (*coders.Windowed, [][]byte) {
 	input := layout(b, strategy.Kind != windowing.Global)
+	strategy.WindowCoder = input.Window()
 	random := rand.New(rand.NewPCG(1, 2))
 	value := make([]byte, bytes)
 	var blocks [][]byte
