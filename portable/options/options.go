@@ -64,6 +64,9 @@ func Read(s *structpb.Struct) (*Options, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
+	if o.Parallelism == -1 { // what the Go SDK sends for "not given"
+		o.Parallelism = 0
+	}
 	return o, o.Validate()
 }
 
