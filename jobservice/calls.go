@@ -224,12 +224,21 @@ func (s *Service) GetStateStream(req *jobpb.GetJobStateRequest, stream jobpb.Job
 	return rpcstatus.Of(err)
 }
 
+// HarnessLogs is a key of call metadata: with any value, GetMessageStream sends
+// what harnesses logged too. SDK clients don't get it, since with LOOPBACK the
+// client is the harness: it would log each line again, and we send that back.
+const HarnessLogs = "lintel-harness-logs"
+
 // GetMessageStream sends all messages and states from the first on, then each as
 // it comes, and ends after the terminal state. The reason of a failure is the
 // one error-level message, just before the state FAILED: Java shows the first
 // such message as the failure, Python the last.
 func (s *Service) GetMessageStream(req *jobpb.JobMessagesRequest, stream jobpb.JobService_GetMessageStreamServer) error {
+	harnessLogs := len(metadata.ValueFromIncomingContext(stream.Context(), HarnessLogs)) > 0
 	err := s.Follow(stream.Context(), req.GetJobId(), 0, func(e Event) error {
+		if e.Harness && !harnessLogs {
+			return nil
+		}
 		return stream.Send(messageResponse(e))
 	})
 	return rpcstatus.Of(err)

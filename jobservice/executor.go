@@ -60,6 +60,9 @@ type Sink interface {
 	// the reason of a failure, so they see error-level messages of this call as
 	// warnings; the reason is what Start or Wait returns.
 	Message(level slog.Level, text string)
+	// HarnessMessage adds what an SDK harness logged. Such messages are in the
+	// job's log, but clients of the Job API get them only on demand; see HarnessLogs.
+	HarnessMessage(level slog.Level, text string)
 	// Running tells that the job's workers are ready and data begins to flow.
 	Running()
 }

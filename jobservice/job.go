@@ -150,6 +150,10 @@ func (s sink) Message(level slog.Level, text string) {
 	s.job.journal.add(false, Event{Level: level, Text: text})
 }
 
+func (s sink) HarnessMessage(level slog.Level, text string) {
+	s.job.journal.add(false, Event{Level: level, Text: text, Harness: true})
+}
+
 func (s sink) Running() {
 	s.job.mu.Lock()
 	defer s.job.mu.Unlock()

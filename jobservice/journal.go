@@ -23,6 +23,8 @@ type Event struct {
 	// Level and Text are those of a message.
 	Level slog.Level
 	Text  string
+	// Harness marks a message that an SDK harness logged.
+	Harness bool
 	// Failure marks the one message that tells why the job failed.
 	Failure bool
 }

@@ -14,10 +14,11 @@ import (
 	"github.com/lintelrun/lintel/fnapi/environment"
 	"github.com/lintelrun/lintel/fnapi/environment/external"
 	"github.com/lintelrun/lintel/fnapi/environment/process"
-	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/jobservice"
 	"github.com/lintelrun/lintel/portable"
 	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/runner/coordinator"
+	"github.com/lintelrun/lintel/runner/worker"
 	"github.com/lintelrun/lintel/web/metrics"
 )
 
@@ -63,17 +64,23 @@ func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics) (*runner, e
 	return r, err
 }
 
-// newExecutor TODO(founder): worker.New over fn, live, spill, c.memoryBudget and the
-// hooks of m (m.BundleDone, m.Spilled have their signatures), coordinator.New over
-// the worker with c.parallelism, and the adapter that implements jobservice.Executor.
 func newExecutor(c serverConfig, spill string, fn *fnapi.Server, live environment.Launcher, m *metrics.Metrics) (jobservice.Executor, error) {
-	return unwired{}, nil
-}
-
-type unwired struct{}
-
-func (unwired) Start(context.Context, jobservice.Job, jobservice.Sink) (jobservice.Run, error) {
-	return nil, fault.New(fault.Unsupported, "this build plans jobs but has nothing to execute them")
+	w, err := worker.New(worker.Config{
+		Server:      fn,
+		Launcher:    live,
+		Dir:         spill,
+		MemoryBytes: c.memoryBudget,
+		Logger:      c.log,
+		Hooks:       worker.Hooks{BundleDone: m.BundleDone, Spilled: m.Spilled},
+	})
+	if err != nil {
+		return nil, err
+	}
+	co, err := coordinator.New(coordinator.Config{Worker: w, Parallelism: c.parallelism, Logger: c.log})
+	if err != nil {
+		return nil, err
+	}
+	return executor{co}, nil
 }
 
 // plan implements jobservice.Planner: it refuses what can't be planned or has an

@@ -57,10 +57,15 @@ type Stats = spillmap.Stats
 type Table struct {
 	cfg    Config
 	values *spillmap.Map
-	// element and prefix are fields so that Add doesn't allocate.
-	element coders.Element
-	prefix  []byte
+	// elements, hashes and prefix are fields so that Add doesn't allocate.
+	elements [batch]coders.Element
+	hashes   [batch]uint64
+	prefix   []byte
 }
+
+// batch is how many elements are cut before they are added, so that the cache
+// misses of finding their groups overlap.
+const batch = 16
 
 // New returns an empty table. The caller closes it.
 func New(cfg Config) (*Table, error) {
@@ -78,26 +83,34 @@ func New(cfg Config) (*Table, error) {
 // element goes to each of its windows; one in no window is dropped. A block
 // that can't be cut into elements is a fault.Corruption.
 func (t *Table) Add(block []byte) error {
-	e := &t.element
-	for rest := block; len(rest) > 0; rest = rest[e.Size:] {
-		if err := t.cfg.Input.Next(rest, e); err != nil {
-			return cutError(err, len(block)-len(rest))
+	for rest := block; len(rest) > 0; {
+		n := 0
+		for ; n < batch && len(rest) > 0; n++ {
+			e := &t.elements[n]
+			if err := t.cfg.Input.Next(rest, e); err != nil {
+				return cutError(err, len(block)-len(rest))
+			}
+			if e.Size == 0 {
+				return fault.New(fault.Corruption, "grouping: a block of %d bytes for elements that take none", len(block))
+			}
+			rest = rest[e.Size:]
+			t.hashes[n] = keygroup.Hash(e.Key)
 		}
-		if e.Size == 0 {
-			return fault.New(fault.Corruption, "grouping: a block of %d bytes for elements that take none", len(block))
-		}
-		hash := keygroup.Hash(e.Key)
-		if e.NumWindows == 1 && !t.cfg.Windowing.Merging {
-			if err := t.values.Add(hash, e.Key, e.Windows, e.Timestamp, nil, e.Value); err != nil {
+		t.values.Touch(t.hashes[:n])
+		for i := range n {
+			if err := t.add(t.hashes[i], &t.elements[i]); err != nil {
 				return err
 			}
-			continue
-		}
-		if err := t.addWindows(hash, e); err != nil {
-			return err
 		}
 	}
 	return nil
+}
+
+func (t *Table) add(hash uint64, e *coders.Element) error {
+	if e.NumWindows == 1 && !t.cfg.Windowing.Merging {
+		return t.values.Add(hash, e.Key, e.Windows, e.Timestamp, nil, e.Value)
+	}
+	return t.addWindows(hash, e)
 }
 
 // addWindows adds an element to each of its windows. Windows that have yet to

@@ -48,7 +48,9 @@ type Message struct {
 	Severity Severity
 	// Source names who says it: a harness and transform, or a stage.
 	Source string
-	Text   string
+	// Harness is true for what an SDK harness logged or printed.
+	Harness bool
+	Text    string
 }
 
 // Execution is a deployment that runs. Safe for concurrent use.

@@ -104,7 +104,7 @@ func (e *execution) launch(ctx context.Context, name string, env *pipepb.Environ
 		Environment: env,
 		Endpoints:   environment.Endpoints{Control: at, Logging: at, Artifact: at, Provision: at},
 		Output: func(line string) {
-			e.d.Log(rpc.Message{Severity: rpc.Info, Source: id, Text: line})
+			e.d.Log(rpc.Message{Severity: rpc.Info, Source: id, Harness: true, Text: line})
 		},
 	})
 	if err != nil {
@@ -254,7 +254,7 @@ func (e *execution) descriptorID(s *plan.Stage) string { return e.d.JobID + "/" 
 // harnessLog hands a harness's log entries to the job's log.
 func (e *execution) harnessLog(id string) func(*fnpb.LogEntry) {
 	return func(l *fnpb.LogEntry) {
-		m := rpc.Message{Severity: rpc.Debug, Source: id, Text: l.GetMessage()}
+		m := rpc.Message{Severity: rpc.Debug, Source: id, Harness: true, Text: l.GetMessage()}
 		switch sev := l.GetSeverity(); {
 		// Clients take an error in the job's log for the job's failure, and a
 		// logged error is none: the bundle may still succeed.

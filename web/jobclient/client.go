@@ -15,8 +15,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/lintelrun/lintel/jobservice"
 	"github.com/lintelrun/lintel/web/jobview"
 )
 
@@ -163,6 +165,7 @@ func (c *Client) Logs(ctx context.Context, id string, until Until, each func(job
 		defer time.AfterFunc(nowMost, stop).Stop()
 		heard = func() { quiet.Reset(silence) }
 	}
+	reading = metadata.AppendToOutgoingContext(reading, jobservice.HarnessLogs, "yes")
 	stream, err := c.jobs.GetMessageStream(reading, &jobpb.JobMessagesRequest{JobId: id})
 	if err != nil {
 		return c.failed(id, err)

@@ -101,6 +101,15 @@ func (m *Map) Add(hash uint64, key, window []byte, timestamp int64, prefix, rest
 	return nil
 }
 
+// Touch announces keys, by their hashes, that are about to be added: it brings what
+// Add will need into the processor's caches, for several keys at the same time.
+// Keys are expected in the window of the value added last.
+func (m *Map) Touch(hashes []uint64) {
+	if m.table.groups >= minTouched {
+		m.table.touch(hashes)
+	}
+}
+
 // spill moves the table to a run.
 func (m *Map) spill() error {
 	err := m.write(&tableSource{table: &m.table, order: m.table.sorted()})

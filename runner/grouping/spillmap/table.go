@@ -50,6 +50,8 @@ type table struct {
 	windowIDs  map[string]uint32 // the inverse
 	lastWindow uint32
 	windowUsed int // bytes
+
+	touched byte // keeps the loads of touch
 }
 
 func (t *table) memory() int {
@@ -124,6 +126,33 @@ func (t *table) newChunk(room int) (ref, []byte) {
 	r, chunk := t.arena.alloc(chunkHeader + room)
 	binary.LittleEndian.PutUint64(chunk, uint64(room)<<32)
 	return r, chunk
+}
+
+// minTouched is the number of groups from which a table outgrows the processor's caches.
+const minTouched = 4 << 10
+
+// touch loads what find and append will need. Loads of one step do not depend on
+// each other, so they overlap.
+func (t *table) touch(hashes []uint64) {
+	var numbers [32]uint32
+	hashes = hashes[:min(len(hashes), len(numbers))]
+	mask := uint32(len(t.slots) - 1)
+	for i, hash := range hashes {
+		numbers[i] = uint32(t.slots[slotHash(hash, t.lastWindow)&mask])
+	}
+	var tails [len(numbers)]ref
+	for i := range hashes {
+		if n := numbers[i]; n != 0 {
+			g := t.group(n - 1)
+			tails[i] = g.tail + ref((chunkHeader+g.tailUsed)>>unitBits)
+		}
+	}
+	for i := range hashes {
+		r := tails[i]
+		if off := int(r & refUnitMask << unitBits); r != 0 && off < len(t.arena.slabs[r>>refSlabShift]) {
+			t.touched += t.arena.slabs[r>>refSlabShift][off]
+		}
+	}
 }
 
 // append adds bytes to the values of a group.
