@@ -65,11 +65,6 @@ func (h *Harness) process(b *Bundle, descriptor string) {
 		b.respond(&fnpb.InstructionResponse{InstructionId: b.ID, Error: err.Error()})
 		return
 	}
-	if h.script.OutOfOrder {
-		b.Respond(&fnpb.ProcessBundleResponse{})
-		b.Terminate()
-		return
-	}
 	b.Terminate()
 	b.Respond(&fnpb.ProcessBundleResponse{})
 }

@@ -33,8 +33,6 @@ type Script struct {
 	Finalize func(bundle string) error
 	// Infos are the monitoring infos by short id, for MonitoringInfosMetadata.
 	Infos map[string]*pipepb.MonitoringInfo
-	// OutOfOrder sends the response before the terminators that the harness adds.
-	OutOfOrder bool
 }
 
 // Harness is a running fake harness.
@@ -168,6 +166,9 @@ func (h *Harness) readControl() {
 		h.mu.Lock()
 		h.asked = append(h.asked, req)
 		h.mu.Unlock()
+		if req.GetProcessBundle() != nil {
+			h.bundle(req.GetInstructionId()) // known to the instructions that follow
+		}
 		h.loops.Go(func() { h.obey(req) })
 	}
 }

@@ -1,0 +1,332 @@
+package fnapi_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/lintelrun/lintel/fnapi"
+	"github.com/lintelrun/lintel/fnapi/fnapitest"
+	"github.com/lintelrun/lintel/internal/fault"
+)
+
+func TestUnknownWorkersAreRefused(t *testing.T) {
+	s := newServer(t, fnapi.Config{})
+	conn, err := fnapitest.Dial(s.Endpoint())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for name, c := range map[string]struct {
+		ctx  context.Context
+		want codes.Code
+	}{
+		"no worker id":      {deadline(t), codes.InvalidArgument},
+		"unknown worker id": {fnapitest.WithWorkerID(deadline(t), "stranger"), codes.PermissionDenied},
+	} {
+		control, err := fnpb.NewBeamFnControlClient(conn).Control(c.ctx)
+		if err == nil {
+			_, err = control.Recv()
+		}
+		if status.Code(err) != c.want {
+			t.Errorf("%s: control stream got %v, want %v", name, err, c.want)
+		}
+		if _, err := fnpb.NewProvisionServiceClient(conn).GetProvisionInfo(c.ctx, &fnpb.GetProvisionInfoRequest{}); status.Code(err) != c.want {
+			t.Errorf("%s: provision got %v, want %v", name, err, c.want)
+		}
+	}
+}
+
+func TestWorkerIDsAreUniqueAndForgotten(t *testing.T) {
+	s := newServer(t, fnapi.Config{})
+	h, err := s.Expect("w", fnapi.Worker{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Expect("w", fnapi.Worker{}); err == nil {
+		t.Error("a worker id was given twice")
+	}
+	h.Close()
+	h.Close()
+	if err := h.Ready(deadline(t)); fault.ClassOf(err) != fault.Retryable {
+		t.Errorf("Ready of a closed harness: %v", err)
+	}
+	if _, err := s.Expect("w", fnapi.Worker{}); err != nil {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+func TestProvision(t *testing.T) {
+	s := newServer(t, fnapi.Config{})
+	given := &fnpb.ProvisionInfo{RetrievalToken: "token", ArtifactEndpoint: &pipepb.ApiServiceDescriptor{Url: "elsewhere:1"}}
+	_, sdk := newHarness(t, s, fnapi.Worker{Provision: given, RunnerCapabilities: []string{"extra"}}, fnapitest.Script{})
+	info, err := sdk.Provision()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.GetRetrievalToken() != "token" || info.GetArtifactEndpoint().GetUrl() != "elsewhere:1" ||
+		info.GetControlEndpoint().GetUrl() != s.Endpoint() || info.GetLoggingEndpoint().GetUrl() != s.Endpoint() {
+		t.Errorf("got %v", info)
+	}
+	for _, want := range []string{"beam:protocol:monitoring_info_short_ids:v1", "beam:protocol:control_response_elements_embedding:v1", "extra"} {
+		if !slices.Contains(info.GetRunnerCapabilities(), want) {
+			t.Errorf("runner capabilities lack %s", want)
+		}
+	}
+	if given.GetControlEndpoint() != nil {
+		t.Error("the caller's message was changed")
+	}
+}
+
+func TestDescriptors(t *testing.T) {
+	s := newServer(t, fnapi.Config{})
+	_, sdk := newHarness(t, s, fnapi.Worker{}, fnapitest.Script{})
+	if d, err := sdk.Descriptor("plain"); err != nil || d.GetId() != "plain" {
+		t.Errorf("got %v, %v", d, err)
+	}
+	if _, err := sdk.Descriptor("none"); status.Code(err) != codes.NotFound {
+		t.Errorf("unknown descriptor: %v", err)
+	}
+	conn, err := fnapitest.Dial(s.Endpoint())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	d, err := fnpb.NewBeamFnControlClient(conn).GetProcessBundleDescriptor(deadline(t), &fnpb.GetProcessBundleDescriptorRequest{ProcessBundleDescriptorId: "timers"})
+	if err != nil || d.GetId() != "timers" {
+		t.Errorf("without worker id: got %v, %v", d, err)
+	}
+}
+
+func TestMetricsResolveShortIDsOnce(t *testing.T) {
+	h, sdk := newHarness(t, newServer(t, fnapi.Config{}), fnapi.Worker{}, fnapitest.Script{
+		Infos: map[string]*pipepb.MonitoringInfo{
+			"a": {Urn: "urn:a", Type: "sum", Labels: map[string]string{"NAME": "x"}},
+			"b": {Urn: "urn:b"},
+		},
+		Process: func(b *fnapitest.Bundle) error {
+			if err := b.Drain(); err != nil {
+				return err
+			}
+			b.Terminate()
+			return b.Respond(&fnpb.ProcessBundleResponse{
+				MonitoringData:  map[string][]byte{"a": []byte(b.ID), "b": {2}},
+				MonitoringInfos: []*pipepb.MonitoringInfo{{Urn: "urn:a"}, {Urn: "urn:b"}}, // the same once more, as Python does
+			})
+		},
+	})
+	for range 3 {
+		b := newBundle(t, h, plain)
+		feed(t, b)
+		wantEnd(t, b, nil)
+		infos, err := b.Metrics(deadline(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.SortFunc(infos, func(a, b *pipepb.MonitoringInfo) int { return strings.Compare(a.GetUrn(), b.GetUrn()) })
+		if len(infos) != 2 || infos[0].GetUrn() != "urn:a" || string(infos[0].GetPayload()) != b.ID() || infos[0].GetLabels()["NAME"] != "x" {
+			t.Errorf("got %v", infos)
+		}
+	}
+	asked := 0
+	for _, req := range sdk.Asked() {
+		if req.GetMonitoringInfos() != nil {
+			asked++
+		}
+	}
+	if asked != 1 {
+		t.Errorf("the harness was asked %d times for its short ids, want once", asked)
+	}
+}
+
+func TestProgressSplitFinalize(t *testing.T) {
+	finalized := make(chan string, 1)
+	reading := make(chan struct{})
+	consuming := false
+	h, sdk := newHarness(t, newServer(t, fnapi.Config{}), fnapi.Worker{}, fnapitest.Script{
+		Process: func(b *fnapitest.Bundle) error { close(reading); return b.Drain() },
+		Progress: func(*fnapitest.Bundle) *fnpb.ProcessBundleProgressResponse {
+			return &fnpb.ProcessBundleProgressResponse{
+				ConsumingReceivedData: &consuming,
+				MonitoringInfos:       []*pipepb.MonitoringInfo{{Urn: "beam:metric:data_channel:read_index:v1"}},
+			}
+		},
+		Split: func(_ *fnapitest.Bundle, req *fnpb.ProcessBundleSplitRequest) *fnpb.ProcessBundleSplitResponse {
+			want := req.GetDesiredSplits()["source"]
+			return &fnpb.ProcessBundleSplitResponse{ChannelSplits: []*fnpb.ProcessBundleSplitResponse_ChannelSplit{{
+				TransformId: "source", LastPrimaryElement: want.GetEstimatedInputElements(), FirstResidualElement: want.GetAllowedSplitPoints()[0],
+			}}}
+		},
+		Finalize: func(bundle string) error { finalized <- bundle; return errors.New("expired") },
+	})
+	b := newBundle(t, h, plain)
+	<-reading
+	p, err := b.Progress(deadline(t))
+	if err != nil || p == nil || p.Consuming || len(p.Infos) != 1 {
+		t.Errorf("Progress: %v, %v", p, err)
+	}
+	split, err := b.Split(deadline(t), 0.5, 10, []int64{7})
+	if err != nil || len(split.GetChannelSplits()) != 1 || split.GetChannelSplits()[0].GetLastPrimaryElement() != 10 || split.GetChannelSplits()[0].GetFirstResidualElement() != 7 {
+		t.Errorf("Split: %v, %v", split, err)
+	}
+	// Responses nobody waits for do no harm.
+	sdk.Respond(&fnpb.InstructionResponse{InstructionId: "i12345", Error: "stale"})
+	feed(t, b)
+	wantEnd(t, b, nil)
+	if p, err := b.Progress(deadline(t)); p != nil || err != nil {
+		t.Errorf("Progress of an ended bundle: %v, %v", p, err)
+	}
+	if split, err := b.Split(deadline(t), 0, 10, nil); err != nil || len(split.GetChannelSplits()) != 0 {
+		t.Errorf("Split of an ended bundle: %v, %v", split, err)
+	}
+	if err := b.Finalize(deadline(t)); err == nil || !strings.Contains(err.Error(), "expired") {
+		t.Errorf("Finalize: %v", err)
+	}
+	if got := <-finalized; got != b.ID() {
+		t.Errorf("finalized %s, want %s", got, b.ID())
+	}
+}
+
+// After a split an SDK may leave input unread and respond early.
+func TestResponseBeforeTheEndOfInputAfterASplit(t *testing.T) {
+	split := make(chan struct{})
+	h, _ := newHarness(t, newServer(t, fnapi.Config{}), fnapi.Worker{}, fnapitest.Script{
+		Process: func(*fnapitest.Bundle) error { <-split; return nil },
+		Split: func(*fnapitest.Bundle, *fnpb.ProcessBundleSplitRequest) *fnpb.ProcessBundleSplitResponse {
+			close(split)
+			return &fnpb.ProcessBundleSplitResponse{}
+		},
+	})
+	b := newBundle(t, h, plain)
+	if _, err := b.Split(deadline(t), 0, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	wantEnd(t, b, nil)
+	if err := errors.Join(b.Send([]byte("unwanted")), b.CloseSend()); err != nil {
+		t.Errorf("sending after the end: %v", err)
+	}
+}
+
+func TestLogging(t *testing.T) {
+	var mu sync.Mutex
+	var got []string
+	block := make(chan struct{})
+	h, sdk := newHarness(t, newServer(t, fnapi.Config{}), fnapi.Worker{Log: func(e *fnpb.LogEntry) {
+		<-block
+		mu.Lock()
+		defer mu.Unlock()
+		got = append(got, e.GetMessage())
+	}}, fnapitest.Script{})
+	// Far more than what is buffered anywhere: Log returns only because the server reads on.
+	entries := make([]*fnpb.LogEntry, 1000)
+	for i := range entries {
+		entries[i] = &fnpb.LogEntry{Message: fmt.Sprint(i, strings.Repeat("x", 10_000))}
+	}
+	for range 4 {
+		if err := sdk.Log(entries...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := sdk.Provision(); err != nil { // the connection is not stuck
+		t.Fatal(err)
+	}
+	close(block)
+	h.Close()
+	if len(got) == 0 || !strings.HasPrefix(got[0], "0x") {
+		t.Errorf("got %d entries", len(got))
+	}
+}
+
+func TestMalformedMessagesLoseTheHarness(t *testing.T) {
+	for name, method := range map[string]string{
+		"control": "BeamFnControl/Control",
+		"data":    "BeamFnData/Data",
+		"state":   "BeamFnState/State",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newServer(t, fnapi.Config{})
+			h, err := s.Expect("worker", fnapi.Worker{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			addDescriptors(t, h)
+			b := newBundle(t, h, plain)
+			conn, err := fnapitest.Dial(s.Endpoint())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			stream, err := conn.NewStream(fnapitest.WithWorkerID(deadline(t), "worker"), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true},
+				"/org.apache.beam.model.fn_execution.v1."+method)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Field 1 as a truncated string; a wrapper message is as good as any other.
+			if err := stream.SendMsg(wrapperspb.UInt64(1 << 60)); err != nil {
+				t.Fatal(err)
+			}
+			garbage := &emptypb.Empty{}
+			garbage.ProtoReflect().SetUnknown([]byte{0x0a, 0x7f, 0x01})
+			stream.SendMsg(garbage)
+			wantFailure(t, b, fault.Retryable)
+			if got := fault.ClassOf(h.Err()); got != fault.Invalid {
+				t.Errorf("harness lost with class %v (%v), want invalid", got, h.Err())
+			}
+			for err == nil {
+				err = stream.RecvMsg(&emptypb.Empty{})
+			}
+			if status.Code(err) != codes.InvalidArgument {
+				t.Errorf("the harness is told %v", err)
+			}
+		})
+	}
+}
+
+func TestSecondControlStreamIsRefused(t *testing.T) {
+	s := newServer(t, fnapi.Config{})
+	h, _ := newHarness(t, s, fnapi.Worker{}, fnapitest.Script{Process: echo})
+	conn, err := fnapitest.Dial(s.Endpoint())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	control, err := fnpb.NewBeamFnControlClient(conn).Control(fnapitest.WithWorkerID(deadline(t), "worker"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := control.Recv(); status.Code(err) != codes.AlreadyExists {
+		t.Errorf("got %v", err)
+	}
+	b := newBundle(t, h, plain)
+	feed(t, b, "still works")
+	wantEnd(t, b, map[string]string{"sink": "still works"})
+}
+
+func TestConfigIsValidated(t *testing.T) {
+	if _, err := fnapi.NewServer(fnapi.Config{BundleBytes: -1}); fault.ClassOf(err) != fault.Invalid {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestStopWithoutServe(t *testing.T) {
+	s, err := fnapi.NewServer(fnapi.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Stop()
+	if _, err := s.Expect("w", fnapi.Worker{}); err == nil {
+		t.Error("a stopped server expects harnesses")
+	}
+}
