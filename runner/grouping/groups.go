@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"io"
 	"math"
+	"slices"
 
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/coders"
@@ -18,6 +19,8 @@ type Groups struct {
 	cursor    *spillmap.Cursor
 	sessions  sessions
 	minimum   int64 // of the timestamps that the current Next has written
+	// estimate is about how many bytes are to come; it only guides allocation.
+	estimate int64
 }
 
 // Next appends encoded windowed KV<K, iterable<V>> elements to dst until it holds
@@ -27,6 +30,11 @@ type Groups struct {
 // least one. The error is io.EOF when none are left.
 func (g *Groups) Next(dst []byte, maxBytes int) (out []byte, n int, minTimestamp int64, err error) {
 	g.minimum = math.MaxInt64
+	start := len(dst)
+	if room := min(int64(maxBytes-start), g.estimate); room > 0 {
+		dst = slices.Grow(dst, int(room))
+	}
+	defer func() { g.estimate -= int64(len(out) - start) }()
 	for n == 0 || len(dst) < maxBytes {
 		group, err := g.cursor.Next()
 		if err == io.EOF {

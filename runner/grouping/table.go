@@ -146,7 +146,8 @@ func (t *Table) Drain() (*Groups, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Groups{windowing: t.cfg.Windowing, cursor: cursor}, nil
+	stats := t.values.Stats()
+	return &Groups{windowing: t.cfg.Windowing, cursor: cursor, estimate: stats.MemoryBytes + 4*stats.SpilledBytes}, nil
 }
 
 // Stats returns what the table holds and has done so far. Values counts an element

@@ -51,11 +51,11 @@ func TestMapAgreesWithModel(t *testing.T) {
 		}
 		defer m.Close()
 		keys := rapid.SliceOfN(rapid.StringN(0, 20, -1), 1, 30).Draw(t, "keys")
-		keys = append(keys, strings.Repeat("k", rapid.SampledFrom([]int{9, 1 << 12, 1200 << 10}).Draw(t, "long key")))
+		keys = append(keys, strings.Repeat("k", rapid.SampledFrom([]int{9, 9, 100, 100, 1 << 12, 1200 << 10}).Draw(t, "long key")))
 		windows := []string{"", "w", "window"}
 		sizes := rapid.SampledFrom([]int{0, 1, 8, 100, 70, 10 << 10})
 		model := map[modelKey]*modelGroup{}
-		for i := range rapid.IntRange(0, 300).Draw(t, "values") {
+		for i := range rapid.IntRange(0, 180).Draw(t, "values") {
 			k := modelKey{rapid.SampledFrom(keys).Draw(t, "key"), rapid.SampledFrom(windows).Draw(t, "window")}
 			timestamp := rapid.Int64().Draw(t, "timestamp")
 			value := strings.Repeat(string(rune('a'+i%26)), sizes.Draw(t, "size"))

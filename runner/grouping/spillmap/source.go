@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"io"
-	"slices"
 )
 
 // record is a piece of a group's values. The counts of a group's records add up to
@@ -67,6 +66,9 @@ func (s *tableSource) next() error {
 	}
 	i := uint32(s.pos)
 	if s.order != nil {
+		if s.pos%touchAhead == 0 {
+			s.table.touchGroups(s.order[s.pos:min(s.pos+touchAhead, len(s.order))])
+		}
 		i = s.order[s.pos]
 	} else if s.release && s.pos > 0 && s.pos&(pageSize-1) == 0 {
 		s.table.pages[s.pos>>pageBits-1] = nil
@@ -75,7 +77,7 @@ func (s *tableSource) next() error {
 	g := s.table.group(i)
 	s.group, s.chunk = g, g.head
 	s.rec = record{hash: g.hash, window: s.table.windows[g.window], count: g.count, timestamp: g.timestamp}
-	s.rec.key = s.table.arena.at(g.head)[chunkHeader:][:g.keyLen:g.keyLen]
+	s.rec.key = s.table.key(g)
 	s.rec.value = s.readChunk(g.keyLen)
 	return nil
 }
@@ -94,37 +96,6 @@ func (s *tableSource) readChunk(skip uint32) []byte {
 		s.table.arena.release(current)
 	}
 	return chunk[chunkHeader+skip : chunkHeader+used]
-}
-
-// sorted returns the numbers of a table's groups by hash, key and window.
-func (t *table) sorted() []uint32 {
-	type entry struct {
-		hash  uint64
-		group uint32
-	}
-	entries := make([]entry, t.groups)
-	for i := range entries {
-		entries[i] = entry{t.group(uint32(i)).hash, uint32(i)}
-	}
-	key := func(g *group) []byte { return t.arena.at(g.head)[chunkHeader:][:g.keyLen] }
-	slices.SortFunc(entries, func(a, b entry) int {
-		if a.hash != b.hash {
-			if a.hash < b.hash {
-				return -1
-			}
-			return 1
-		}
-		ga, gb := t.group(a.group), t.group(b.group)
-		if c := bytes.Compare(key(ga), key(gb)); c != 0 {
-			return c
-		}
-		return bytes.Compare(t.windows[ga.window], t.windows[gb.window])
-	})
-	order := make([]uint32, t.groups)
-	for i, e := range entries {
-		order[i] = e.group
-	}
-	return order
 }
 
 // mergeSource merges sources that are ordered. Records of equal groups come out

@@ -58,6 +58,10 @@ func (t *table) memory() int {
 	return t.arena.used + t.groups*groupBytes + len(t.slots)*8 + t.windowUsed
 }
 
+func (t *table) key(g *group) []byte {
+	return t.arena.at(g.head)[chunkHeader:][:g.keyLen:g.keyLen]
+}
+
 func (t *table) group(i uint32) *group { return &t.pages[i>>pageBits][i&(pageSize-1)] }
 
 // intern returns the number of a window. Numbers last until reset.
@@ -151,6 +155,21 @@ func (t *table) touch(hashes []uint64) {
 		r := tails[i]
 		if off := int(r & refUnitMask << unitBits); r != 0 && off < len(t.arena.slabs[r>>refSlabShift]) {
 			t.touched += t.arena.slabs[r>>refSlabShift][off]
+		}
+	}
+}
+
+const touchAhead = 16
+
+// touchGroups loads groups, at most touchAhead, and what their first chunks begin with.
+func (t *table) touchGroups(numbers []uint32) {
+	var heads [touchAhead]ref
+	for i, n := range numbers {
+		heads[i] = t.group(n).head
+	}
+	for _, head := range heads[:len(numbers)] {
+		if slab := t.arena.slabs[head>>refSlabShift]; slab != nil {
+			t.touched += slab[head&refUnitMask<<unitBits]
 		}
 	}
 }
