@@ -4,7 +4,9 @@ package fnapitest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"sync"
 	"testing"
@@ -127,7 +129,8 @@ func (h *Harness) Kill() {
 	h.loops.Wait()
 }
 
-// Log sends log entries on a logging stream of their own and closes it.
+// Log sends log entries on a logging stream of their own and returns once the
+// server has read them all.
 func (h *Harness) Log(entries ...*fnpb.LogEntry) error {
 	stream, err := fnpb.NewBeamFnLoggingClient(h.conn).Logging(h.ctx)
 	if err != nil {
@@ -136,7 +139,13 @@ func (h *Harness) Log(entries ...*fnpb.LogEntry) error {
 	if err := stream.Send(&fnpb.LogEntry_List{LogEntries: entries}); err != nil {
 		return err
 	}
-	return stream.CloseSend()
+	if err := stream.CloseSend(); err != nil {
+		return err
+	}
+	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("fnapitest: logging stream: %w", err)
+	}
+	return nil
 }
 
 // Provision asks for the harness's provision info.
