@@ -75,7 +75,9 @@ func (e *execution) run(ctx context.Context) {
 		g.Go(func() error {
 			err := t.run(ctx)
 			if err != nil && ctx.Err() == nil {
-				return fmt.Errorf("stage %s (%s), task %d: %w", t.stage.ID, t.stage.Name, t.index, err)
+				// Not the stage's name: it lists transforms that had no part in the
+				// failure, and the SDK's text names the one that had.
+				return fmt.Errorf("stage %s, task %d: %w", t.stage.ID, t.index, err)
 			}
 			return err
 		})
