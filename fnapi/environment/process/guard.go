@@ -88,7 +88,7 @@ func guard(args []string) error {
 	signal.Notify(hurry, hurrySignal)
 	go func() {
 		// The lifeline carries nothing; it ends when lintel lets go of it.
-		io.Copy(io.Discard, os.NewFile(lifelineFD, "lifeline"))
+		_, _ = io.Copy(io.Discard, os.NewFile(lifelineFD, "lifeline"))
 		select {
 		case stop <- syscall.SIGTERM:
 		default: // stopping already
@@ -152,7 +152,7 @@ func watch(pid int, grace time.Duration, stop, hurry <-chan os.Signal, report io
 				stopping(func() { signalDescendants(syscall.SIGTERM) })
 			}
 		case <-stop:
-			stopping(func() { syscall.Kill(-pid, syscall.SIGTERM) })
+			stopping(func() { _ = syscall.Kill(-pid, syscall.SIGTERM) })
 			stop = nil
 		case <-hurry:
 			over = time.After(0)
@@ -193,7 +193,7 @@ func signalDescendants(s syscall.Signal) {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", guardName, err)
 	}
 	for _, p := range all {
-		syscall.Kill(p.PID, s)
+		_ = syscall.Kill(p.PID, s) // it may have ended since
 	}
 }
 

@@ -278,7 +278,7 @@ func (w *worker) Stop(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 	}
-	w.guard.Process.Signal(hurrySignal) // an error means that it is gone
+	_ = w.guard.Process.Signal(hurrySignal) // an error means that it is gone
 	select {
 	case <-w.done:
 		return nil
