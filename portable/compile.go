@@ -35,12 +35,15 @@ func Compile(p *pipepb.Pipeline, opts Options) (*plan.Plan, error) {
 	if err := refuseNotYet(g, wire); err != nil {
 		return nil, err
 	}
-	for _, rewrite := range []func() error{g.LiftCombines, g.ExpandSDFs, g.Transcode, g.TraceSources} {
+	for _, rewrite := range []func() error{g.LiftCombines, g.ExpandSDFs, g.Transcode} {
 		if err := rewrite(); err != nil {
 			return nil, err
 		}
 	}
 	stages := fusion.Fuse(g, opts.SeparateStages)
+	if err := g.TraceSources(); err != nil {
+		return nil, err
+	}
 	wire.tie()
 	return assemble(g, wire, stages, p.GetComponents())
 }

@@ -15,16 +15,20 @@ type Stage struct {
 	Transforms []*graph.Transform
 }
 
-// Fuse puts each SDK transform of a traced graph into a stage: that of its
+// Fuse puts each SDK transform into a stage: that of its
 // producer, or else that of a sibling which reads the same PCollection. Stages
 // are returned in the order of their first transforms. The graph of stages and
 // runner transforms has no cycle; in particular no stage depends on itself by a
-// side input, transitively. With separate, each transform has its own stage.
+// side input, transitively. A Flatten of what one stage makes becomes a transform
+// of that stage's SDK. With separate, each transform has its own stage.
 func Fuse(g *graph.Graph, separate bool) []*Stage {
 	f := &fuser{g: g, of: map[*graph.Transform]*Stage{}, reading: map[string][]*Stage{}}
 	for _, t := range g.Transforms {
-		if t.Kind == graph.SDK {
+		switch {
+		case t.Kind == graph.SDK:
 			f.place(t, separate)
+		case t.Kind == graph.Flatten && !separate:
+			f.absorb(t)
 		}
 	}
 	return f.stages
@@ -54,6 +58,28 @@ func (f *fuser) place(t *graph.Transform, separate bool) {
 	if !t.Splittable {
 		f.reading[in] = append(f.reading[in], s)
 	}
+}
+
+// absorb makes a Flatten part of the stage that all its inputs come out of, if
+// there is one. SDKs disagree on a PCollection that comes twice.
+func (f *fuser) absorb(t *graph.Transform) {
+	var s *Stage
+	seen := map[string]bool{}
+	for _, in := range t.Main {
+		of := f.of[f.g.Producer(in.PCollection)]
+		if of == nil || s != nil && of != s || seen[in.PCollection] {
+			return
+		}
+		s = of
+		seen[in.PCollection] = true
+	}
+	if s == nil {
+		return
+	}
+	t.Kind = graph.SDK
+	t.Environment = s.Environment
+	s.Transforms = append(s.Transforms, t)
+	f.of[t] = s
 }
 
 // candidates are the stages that a reader of a PCollection can be put into.

@@ -21,12 +21,13 @@ type coderIndex struct {
 	coders map[string]*pipepb.Coder
 	shape  map[string]int // by id
 	size   map[string]int // by id, as a tree
+	depth  map[string]int // by id
 	shapes map[string]int // by URN, payload and component shapes
 }
 
 // indexCoders also checks that all components exist, and that nesting is finite and bounded.
 func indexCoders(coders map[string]*pipepb.Coder) (*coderIndex, error) {
-	x := &coderIndex{coders, map[string]int{}, map[string]int{}, map[string]int{}}
+	x := &coderIndex{coders, map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}}
 	for _, id := range sortedKeys(coders) {
 		if err := x.visit(id, 0); err != nil {
 			return nil, err
@@ -46,7 +47,7 @@ func (x *coderIndex) visit(id string, depth int) error {
 	}
 	c, ok := x.coders[id]
 	if !ok || c == nil {
-		return fault.New(fault.Invalid, "there is no coder %q", id)
+		return fault.New(fault.Invalid, "there is no coder %q, which another has as a component", id)
 	}
 	if depth > maxCoderDepth {
 		return fault.New(fault.Invalid, "coder %q is nested more than %d deep", id, maxCoderDepth)
@@ -55,7 +56,10 @@ func (x *coderIndex) visit(id string, depth int) error {
 	size := 1
 	for _, comp := range c.GetComponentCoderIds() {
 		if err := x.visit(comp, depth+1); err != nil {
-			return fault.New(fault.ClassOf(err), "coder %q: %w", id, err)
+			return err
+		}
+		if x.depth[id] = max(x.depth[id], x.depth[comp]+1); x.depth[id] > maxCoderDepth {
+			return fault.New(fault.Invalid, "coder %q is nested more than %d deep", id, maxCoderDepth)
 		}
 		if size += x.size[comp]; size > maxCoderSize {
 			return fault.New(fault.Invalid, "coder %q has more than %d components", id, maxCoderSize)

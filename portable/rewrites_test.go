@@ -1,0 +1,360 @@
+package portable_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lintelrun/lintel/portable"
+	"github.com/lintelrun/lintel/portable/plan"
+	. "github.com/lintelrun/lintel/portable/portabletest"
+	"github.com/lintelrun/lintel/portable/urns"
+)
+
+// compile makes the plan of a pipeline that is well made.
+func compile(t *testing.T, p *Pipeline) *plan.Plan {
+	t.Helper()
+	pl, err := portable.Compile(p.Proto, portable.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkPlan(t, pl)
+	return pl
+}
+
+// shape writes a plan as lines of: kind transforms <- inputs.
+func shape(p *plan.Plan) string {
+	var lines []string
+	for _, s := range p.Stages {
+		line := s.ID + " " + s.Kind.String()
+		if s.Exec != nil {
+			line += " " + strings.Join(s.Exec.Transforms, ",")
+		}
+		for _, e := range s.In {
+			line += " <" + e.Kind.String() + " " + e.From.ID
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+func wantShape(t *testing.T, p *Pipeline, want string) *plan.Plan {
+	t.Helper()
+	pl := compile(t, p)
+	if diff := cmp.Diff(strings.TrimLeft(want, "\n"), shape(pl)); diff != "" {
+		t.Errorf("shape (-want +got):\n%s", diff)
+	}
+	return pl
+}
+
+// stageOf returns the stage that runs a transform.
+func stageOf(t *testing.T, p *plan.Plan, transform string) *plan.Stage {
+	t.Helper()
+	for _, s := range p.Stages {
+		if s.Exec != nil && slices.Contains(s.Exec.Transforms, transform) {
+			return s
+		}
+	}
+	t.Fatalf("no stage runs %q:\n%s", transform, p.Text())
+	return nil
+}
+
+func TestFuseProducersAndSiblings(t *testing.T) {
+	p := New()
+	a := p.ParDo("a", Env, KV, p.Impulse("impulse"))
+	p.ParDo("b", Env, Bytes, a)
+	g := p.GroupByKey("gbk", a)
+	p.ParDo("c", Env, Bytes, g)
+	p.ParDo("d", Env, Bytes, g)
+	p.ParDo("e", Other, Bytes, a)
+	wantShape(t, p, `
+s0 impulse
+s1 executable a,b <forward s0
+s2 group-by-key <keyed s1
+s3 executable c,d <forward s2
+s4 executable e <forward s1
+`)
+}
+
+func TestSeparateStages(t *testing.T) {
+	p := New()
+	p.ParDo("b", Env, Bytes, p.ParDo("a", Env, Bytes, p.Impulse("impulse")))
+	pl, err := portable.Compile(p.Proto, portable.Options{SeparateStages: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkPlan(t, pl)
+	if n := len(pl.Stages); n != 3 {
+		t.Errorf("%d stages:\n%s", n, pl.Text())
+	}
+}
+
+func TestSideInputsSplitStages(t *testing.T) {
+	p := New()
+	main := p.ParDo("main", Env, Bytes, p.Impulse("impulse"))
+	side := p.ParDo("side", Env, Bytes, main)
+	p.ParDo("direct", Env, Bytes, main, side)
+	joined := p.ParDo("joined", Env, Bytes, side, main)
+	p.ParDo("transitive", Env, Bytes, main, joined)
+	wantShape(t, p, `
+s0 impulse
+s1 executable main,side <forward s0
+s2 side-input <forward s1
+s3 side-input <forward s1
+s4 executable joined <forward s1 <broadcast s3
+s5 side-input <forward s4
+s6 executable direct,transitive <forward s1 <broadcast s2 <broadcast s5
+`)
+}
+
+func TestOneSideInputStagePerAccessPattern(t *testing.T) {
+	p := New()
+	side := p.ParDo("side", Env, KV, p.Impulse("i1"))
+	main := p.Impulse("i2")
+	p.ParDo("list", Env, Bytes, main, side)
+	p.ParDo("again", Env, Bytes, main, side)
+	multimap := &pipepb.ParDoPayload{SideInputs: map[string]*pipepb.SideInput{"i1": {AccessPattern: &pipepb.FunctionSpec{Urn: urns.SideInputMultimap}}}}
+	p.Transform("map", urns.TransformParDo, Env, multimap, Bytes, main, side)
+	pl := wantShape(t, p, `
+s0 impulse
+s1 executable side <forward s0
+s2 impulse
+s3 side-input <forward s1
+s4 side-input <forward s1
+s5 executable list,again,map <forward s2 <broadcast s3 <broadcast s4
+`)
+	refs := map[string]bool{}
+	for _, ref := range pl.Stages[5].Exec.SideInputs {
+		refs[ref.Transform] = ref.Stage.Side.Multimap
+		if ref.Name != "i1" || ref.Stage.Parallelism != 1 {
+			t.Errorf("side input %q at parallelism %d", ref.Name, ref.Stage.Parallelism)
+		}
+	}
+	if diff := cmp.Diff(map[string]bool{"list": false, "again": false, "map": true}, refs); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestFlattens(t *testing.T) {
+	p := New()
+	a := p.ParDo("a", Env, Bytes, p.Impulse("i1"))
+	b := p.ParDo("b", Other, Bytes, p.Impulse("i2"))
+	both := p.Flatten("both", Bytes, a, b, a)
+	none := p.Flatten("none", Bytes)
+	p.ParDo("c", Env, Bytes, p.Flatten("all", Bytes, both, none))
+	p.ParDo("d", Env, Bytes, none)
+	wantShape(t, p, `
+s0 impulse
+s1 executable a <forward s0
+s2 impulse
+s3 executable b <forward s2
+s4 executable c <forward s1 <forward s3 <forward s1
+s5 executable d
+`)
+}
+
+func TestFlattenWithinAStage(t *testing.T) {
+	p := New()
+	in := p.Impulse("i1")
+	a, b := p.ParDo("a", Env, Bytes, in), p.ParDo("b", Env, Bytes, in)
+	p.ParDo("c", Env, Bytes, p.Flatten("both", Bytes, a, b))
+	p.ParDo("d", Env, Bytes, p.Flatten("twice", Bytes, a, a))
+	wantShape(t, p, `
+s0 impulse
+s1 executable a,b,both,c <forward s0
+s2 executable d <forward s1 <forward s1
+`)
+}
+
+func TestFlattenTranscodes(t *testing.T) {
+	p := New()
+	a := p.ParDo("a", Env, Bytes, p.Impulse("i1"))
+	b := p.ParDo("b", Env, Opaque, p.Impulse("i2"))
+	p.ParDo("c", Env, Bytes, p.Flatten("both", Opaque, a, b))
+	pl := wantShape(t, p, `
+s0 impulse
+s1 executable a,both/Transcode/i0 <forward s0
+s2 impulse
+s3 executable b <forward s2
+s4 executable c <forward s1 <forward s3
+`)
+	if got := pl.Origins["both/Transcode/i0"]; got != "both" {
+		t.Errorf("origin %q", got)
+	}
+}
+
+func TestFlattenTranscodesWhatTheRunnerMakes(t *testing.T) {
+	p := New()
+	g := p.GroupByKey("gbk", p.ParDo("a", Env, KV, p.Impulse("i1")))
+	p.ParDo("c", Env, Bytes, p.Flatten("both", Opaque, g))
+	wantShape(t, p, `
+s0 impulse
+s1 executable a <forward s0
+s2 group-by-key <keyed s1
+s3 executable both/Transcode/i0,both,c <forward s2
+`)
+}
+
+func TestGroupByKeyTranscodes(t *testing.T) {
+	p := New()
+	p.Coder("kvOpaque", urns.CoderKV, Bytes, Opaque)
+	p.ParDo("b", Env, Bytes, p.GroupByKey("gbk", p.ParDo("a", Env, "kvOpaque", p.Impulse("i1"))))
+	wantShape(t, p, `
+s0 impulse
+s1 executable a,gbk/Transcode/i0 <forward s0
+s2 group-by-key <keyed s1
+s3 executable b <forward s2
+`)
+}
+
+func TestReshuffleIsAnEdge(t *testing.T) {
+	p := New()
+	a := p.ParDo("a", Env, Bytes, p.Impulse("i1"))
+	r := p.Reshuffle("reshuffle", Bytes, a)
+	p.ParDo("b", Env, Bytes, r)
+	p.ParDo("c", Env, Bytes, r)
+	wantShape(t, p, `
+s0 impulse
+s1 executable a <forward s0
+s2 executable b,c <rebalance s1
+`)
+}
+
+func TestReshuffleThatRecodesIsExpanded(t *testing.T) {
+	p := New()
+	a := p.ParDo("a", Env, Bytes, p.Impulse("i1"))
+	b := p.ParDo("inner", Env, Opaque, a)
+	p.Composite("reshuffle", urns.TransformReshuffle, map[string]string{"i": a}, map[string]string{"o": b}, "inner")
+	wantShape(t, p, `
+s0 impulse
+s1 executable a,inner <forward s0
+`)
+}
+
+func TestCompositesThatHandOnAreNothing(t *testing.T) {
+	p := New()
+	a := p.ParDo("a", Env, Bytes, p.Impulse("i1"))
+	p.Composite("nothing", "beam:transform:maybe:v1", map[string]string{"i": a}, map[string]string{"o": a})
+	p.ParDo("b", Env, Bytes, a)
+	wantShape(t, p, `
+s0 impulse
+s1 executable a,b <forward s0
+`)
+}
+
+func TestCombineIsLifted(t *testing.T) {
+	p := New()
+	p.Combine("combine", Env, p.ParDo("a", Env, KV, p.Impulse("i1")))
+	pl := wantShape(t, p, `
+s0 impulse
+s1 executable a,combine/Precombine <forward s0
+s2 group-by-key <keyed s1
+s3 executable combine/Merge,combine/ExtractOutputs <forward s2
+`)
+	if got := pl.Origins["combine/Merge"]; got != "combine" {
+		t.Errorf("origin %q", got)
+	}
+}
+
+func TestCombineIsNotLifted(t *testing.T) {
+	const grouped = `
+s0 impulse
+s1 executable a <forward s0
+s2 group-by-key <keyed s1
+s3 executable combine/Combine <forward s2
+`
+	t.Run("trigger that counts", func(t *testing.T) {
+		for name, trigger := range map[string]*pipepb.Trigger{
+			"count 2":   {Trigger: &pipepb.Trigger_ElementCount_{ElementCount: &pipepb.Trigger_ElementCount{ElementCount: 2}}},
+			"after all": {Trigger: &pipepb.Trigger_AfterAll_{AfterAll: &pipepb.Trigger_AfterAll{}}},
+		} {
+			p := New()
+			p.Combine("combine", Env, p.ParDo("a", Env, KV, p.Impulse("i1")))
+			p.Proto.Components.WindowingStrategies[Global].Trigger = trigger
+			pl, err := portable.Compile(p.Proto, portable.Options{})
+			if err != nil {
+				if !strings.Contains(err.Error(), "fires more than once") {
+					t.Errorf("%s: %v", name, err)
+				}
+				continue
+			}
+			if diff := cmp.Diff(grouped[1:], shape(pl)); diff != "" {
+				t.Errorf("%s: %s", name, diff)
+			}
+		}
+	})
+	t.Run("no accumulator coder", func(t *testing.T) {
+		p := New()
+		p.Combine("combine", Env, p.ParDo("a", Env, KV, p.Impulse("i1")))
+		p.Get("combine").Spec.Payload = nil
+		wantShape(t, p, grouped)
+	})
+	t.Run("lifted by the SDK", func(t *testing.T) {
+		p := New()
+		a := p.ParDo("a", Env, KV, p.Impulse("i1"))
+		pre := p.Transform("pre", urns.TransformCombinePrecombine, Env, nil, KV, a)
+		merge := p.Transform("merge", urns.TransformCombineMergeAccumulators, Env, nil, KV, p.GroupByKey("gbk", pre))
+		c := p.Composite("combine", urns.TransformCombinePerKey, map[string]string{"i": a}, map[string]string{"o": merge}, "pre", "gbk", "merge")
+		q := New()
+		q.Combine("c", Env, a)
+		c.Spec.Payload = q.Get("c").Spec.Payload
+		wantShape(t, p, `
+s0 impulse
+s1 executable a,pre <forward s0
+s2 group-by-key <keyed s1
+s3 executable merge <forward s2
+`)
+	})
+}
+
+func TestSplittableDoFn(t *testing.T) {
+	p := New()
+	in, side := p.Impulse("i1"), p.Impulse("i2")
+	sdf := p.ParDoWith("sdf", Env, &pipepb.ParDoPayload{RestrictionCoderId: Opaque}, Bytes, in, side)
+	p.ParDo("after", Env, Bytes, sdf)
+	pl := wantShape(t, p, `
+s0 impulse
+s1 impulse
+s2 side-input <forward s1
+s3 executable sdf/PairWithRestriction,sdf/SplitAndSize <forward s0 <broadcast s2
+s4 executable sdf,after <rebalance s3 <broadcast s2
+`)
+	process := pl.Stages[4]
+	if !process.Exec.Splittable || pl.Stages[3].Exec.Splittable {
+		t.Error("only the process stage is splittable")
+	}
+	d := process.Exec.Descriptor
+	in = d.Transforms["sdf"].Inputs["i0"]
+	if got := coderText(d.Coders, d.Pcollections[in].CoderId); got != "kv(kv(bytes,length_prefix(opaque)),double)" {
+		t.Errorf("residuals are encoded as %s", got)
+	}
+}
+
+func TestSplittableDoFnsShareNoStage(t *testing.T) {
+	p := New()
+	for _, name := range []string{"a", "b"} {
+		p.ParDoWith(name, Env, &pipepb.ParDoPayload{RestrictionCoderId: Bytes}, Bytes, p.Impulse("i"+name))
+	}
+	pl := compile(t, p)
+	if stageOf(t, pl, "a") == stageOf(t, pl, "b") {
+		t.Error("two splittable DoFns in one stage")
+	}
+}
+
+// coderText writes a coder without what URNs share.
+func coderText(coders map[string]*pipepb.Coder, id string) string {
+	c := coders[id]
+	urn := strings.TrimSuffix(c.GetSpec().GetUrn(), ":v1")
+	text := urn[strings.LastIndexByte(urn, ':')+1:]
+	var comps []string
+	for _, comp := range c.GetComponentCoderIds() {
+		comps = append(comps, coderText(coders, comp))
+	}
+	if comps == nil {
+		return text
+	}
+	return text + "(" + strings.Join(comps, ",") + ")"
+}
