@@ -20,7 +20,7 @@ stop_all() {
 trap stop_all EXIT
 trap 'echo; exit 130' INT TERM
 
-jobs() { "$LINTEL" jobs "$@" --endpoint "127.0.0.1:$JOB_PORT" 2>/dev/null; }
+jobs() { "$LINTEL" jobs "$@" --endpoint "$JOB_ENDPOINT" 2>/dev/null; }
 
 # words_so_far JOB prints the pipeline's own counter of words, or nothing yet: the
 # larger of the committed and the attempted value.
@@ -36,7 +36,7 @@ running_job() {
 # follow COMMAND... runs a pipeline and shows once a second how far it is.
 follow() {
   local job='' start=$SECONDS n last=0
-  "$@" >"$LINTEL_DIR/out" 2>"$LINTEL_DIR/err" &
+  "$@" >"$SERVER_DIR/out" 2>"$SERVER_DIR/err" &
   job_pid=$!
   while kill -0 "$job_pid" 2>/dev/null; do
     sleep 1
@@ -48,24 +48,24 @@ follow() {
     last=$n
   done
   if ! wait "$job_pid"; then
-    cat "$LINTEL_DIR/err" >&2
+    cat "$SERVER_DIR/err" >&2
     say "--- the server's log ends so:" >&2
-    tail -20 "$LINTEL_DIR/server.log" >&2
+    tail -20 "$SERVER_DIR/server.log" >&2
     die "the pipeline failed"
   fi
   job_pid=
   say "The most frequent words:"
-  sed 's/^/  /' "$LINTEL_DIR/out"
+  sed 's/^/  /' "$SERVER_DIR/out"
 }
 
 say "Building the Go pipeline (examples/go/wordcount)"
 mkdir -p "$CACHE/bin"
 (cd "$ROOT/examples/go" && go build -o "$CACHE/bin/wordcount" ./wordcount)
 start_lintel
-say "lintel dev is up: jobs on 127.0.0.1:$JOB_PORT, HTTP on 127.0.0.1:$HTTP_PORT"
+say "lintel dev is up: jobs on $JOB_ENDPOINT, HTTP on $HTTP_ENDPOINT"
 say "Go: counting the words of $go_dir ($(du -sh "$go_dir" | cut -f1) in all${ext:+, files *$ext})"
 follow "$CACHE/bin/wordcount" --input "$go_dir" --ext "$ext" --top 15 \
-  --endpoint "127.0.0.1:$JOB_PORT" --environment_type LOOPBACK
+  --endpoint "$JOB_ENDPOINT" --environment_type LOOPBACK
 
 if ! command -v python3 >/dev/null || ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
   say "No Python 3 with venv here: the Python part is left out."
@@ -74,4 +74,4 @@ fi
 python=$("$ROOT/scripts/venv.sh" beam)
 say "Python: counting the words of $py_dir, a smaller input as Python itself takes longer (DEMO_PY_DIR for another)"
 follow "$python" "$ROOT/examples/python/wordcount.py" --input "$py_dir" --ext "$ext" --top 15 \
-  --runner PortableRunner --job_endpoint "127.0.0.1:$JOB_PORT" --environment_type LOOPBACK
+  --runner PortableRunner --job_endpoint "$JOB_ENDPOINT" --environment_type LOOPBACK

@@ -19,7 +19,7 @@ if [ ! -e "$stamp" ]; then
   say "installing ${packages[*]} into ${venv#"$ROOT"/} (once; a minute or two)" >&2
   [ -x "$venv/bin/python" ] || python3 -m venv "$venv" >&2 || { rm -rf "$venv"; exit 1; }
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${packages[@]}" >&2
-  "$venv/bin/python" -c "$probe"
+  "$venv/bin/python" -c "$probe" 2>/dev/null || die "the installation in $venv does not work: $probe"
   touch "$stamp"
 fi
 echo "$venv/bin/python"

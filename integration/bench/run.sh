@@ -24,6 +24,5 @@ mkdir -p "$CACHE/bin"
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/lintel-bench.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
-http=$(free_port)
 LINTEL_CACHE=$CACHE python3 "$here/bench.py" --fresh \
-  --server "lintel=cmd:$LINTEL dev --job-port {port} --http-port $http --data-dir $scratch/data" "${options[@]}"
+  --server "lintel=cmd:$LINTEL dev --job-port {port} --http-port 0 --data-dir $scratch/data" "${options[@]}"

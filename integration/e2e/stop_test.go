@@ -23,9 +23,9 @@ func TestInterruptEndsHarnesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	sources := filepath.Join(strings.TrimSpace(string(goroot)), "src")
-	args := []string{"--input", sources, "--environment_type", "PROCESS",
-		"--environment_config", fmt.Sprintf(`{"command": %q}`, goWorker(t))}
 	path := wordcount(t)
+	args := []string{"--input", sources, "--environment_type", "PROCESS", "--worker_binary", path,
+		"--environment_config", fmt.Sprintf(`{"command": %q}`, goWorker(t))}
 	go func() { client <- s.goPipeline(path, args...) }()
 
 	s.waitHarness(client)

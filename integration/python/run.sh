@@ -27,8 +27,8 @@ trap 'exit 130' INT TERM
 start_lintel
 status=0
 for suite in $suites; do
-  "$SDK_PYTHON" "$here/vr.py" --suite "$suite" --job-endpoint "127.0.0.1:$JOB_PORT" --label lintel --out "$out" ${options[@]+"${options[@]}"}
-  kill -0 "$LINTEL_PID" 2>/dev/null || { say "the server died: $out/server.log"; status=1; break; }
+  "$SDK_PYTHON" "$here/vr.py" --suite "$suite" --job-endpoint "$JOB_ENDPOINT" --label lintel --out "$out" ${options[@]+"${options[@]}"}
+  kill -0 "$SERVER_PID" 2>/dev/null || { say "the server died: $out/server.log"; status=1; break; }
   "$SDK_PYTHON" "$here/../expect.py" --expected "$here/expected-$suite.txt" --results "$out/lintel.$suite.json" $complete $update || status=1
 done
 say "results: $out"
