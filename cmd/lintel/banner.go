@@ -53,7 +53,7 @@ func (f *devFlags) banner(s *server) string {
 	row("HTTP", "http://%s  (/v1/jobs, /metrics, /healthz, /readyz)", s.httpAddress)
 	row("Data", "%s", data)
 	endpoint := ""
-	if f.jobPort != 8099 {
+	if s.jobAddress != "127.0.0.1:8099" {
 		endpoint = " --endpoint=" + s.jobAddress
 	}
 	row("Logs", "here; a job's: lintel jobs logs%s JOB", endpoint)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -51,6 +52,9 @@ func completeJobID(endpoint *string) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) (ids []cobra.Completion, _ cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		if flagsFromEnvironment(cmd.Flags(), os.LookupEnv) != nil {
+			return nil, cobra.ShellCompDirectiveError
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), time.Second)
 		defer cancel()

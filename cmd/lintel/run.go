@@ -70,14 +70,14 @@ func (f *runFlags) run(ctx context.Context, command []string, out, errs io.Write
 	if err != nil {
 		return err
 	}
+	s, err := f.ensureServer(ctx, errs)
+	if err != nil {
+		return err
+	}
+	if s != nil {
+		defer s.stopWithin(patience)
+	}
 	return withClient(ctx, f.endpoint, func(ctx context.Context, c *jobclient.Client) error {
-		s, err := f.ensureServer(ctx, c, errs)
-		if err != nil {
-			return err
-		}
-		if s != nil {
-			defer s.stopWithin(patience)
-		}
 		w := &watch{client: c, show: logPrinter(errs, false, f.level), news: errs}
 		if err := w.start(ctx); err != nil {
 			return err
@@ -99,10 +99,11 @@ func (f *runFlags) chooseSDK(command []string) (*sdk, error) {
 
 // ensureServer starts a server at the endpoint if it is on this machine and nobody
 // answers there; otherwise it returns nil.
-func (f *runFlags) ensureServer(ctx context.Context, c *jobclient.Client, errs io.Writer) (*server, error) {
-	asking, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	_, err := c.List(asking)
+func (f *runFlags) ensureServer(ctx context.Context, errs io.Writer) (*server, error) {
+	err := ask(ctx, f.endpoint, func(ctx context.Context, c *jobclient.Client) error {
+		_, err := c.List(ctx)
+		return err
+	})
 	if err == nil || !errors.Is(err, jobclient.ErrUnreachable) {
 		return nil, err
 	}
@@ -120,7 +121,6 @@ func (f *runFlags) ensureServer(ctx context.Context, c *jobclient.Client, errs i
 	}
 	s, err := startServer(serverConfig{bind: host, jobPort: number, dataDir: f.dataDir, log: log})
 	if err == nil {
-		c.Reconnect()
 		fmt.Fprintf(errs, "lintel: started a server at %s, http://%s; its log is in %s\n", s.jobAddress, s.httpAddress, f.logPath())
 	}
 	return s, err

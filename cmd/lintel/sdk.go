@@ -3,6 +3,7 @@ package main
 import (
 	"debug/buildinfo"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -139,8 +140,11 @@ func detectSDK(command []string) (*sdk, error) {
 		switch ext := filepath.Ext(base); {
 		case pythonName.MatchString(base), ext == ".py":
 			return sdkNamed("python"), nil
-		case base == "go" && i+1 < len(command) && command[i+1] == "run":
-			return sdkNamed("go"), nil
+		case base == "go":
+			if i+1 < len(command) && command[i+1] == "run" {
+				return sdkNamed("go"), nil
+			}
+			return nil, usageError(errors.New("of the go command, only go run starts a pipeline"))
 		case slices.Contains([]string{"java", "mvn", "mvnw", "gradle", "gradlew"}, base):
 			return sdkNamed("java"), nil
 		case slices.Contains([]string{"node", "npx", "npm", "yarn", "pnpm", "ts-node", "tsx"}, base), ext == ".js", ext == ".ts":

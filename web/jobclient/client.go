@@ -50,10 +50,6 @@ func New(endpoint string) (*Client, error) {
 // Close ends the connection and all calls.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// Reconnect makes the next call try at once, rather than after the delay that
-// follows failed attempts: for when the server is known to have come up.
-func (c *Client) Reconnect() { c.conn.ResetConnectBackoff() }
-
 // List returns all jobs that the server remembers, in its order.
 func (c *Client) List(ctx context.Context) ([]jobview.Job, error) {
 	r, err := c.jobs.GetJobs(ctx, &jobpb.GetJobsRequest{})

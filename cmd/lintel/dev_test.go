@@ -1,0 +1,218 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lintelrun/lintel/internal/testkit"
+	"github.com/lintelrun/lintel/web/jobclient"
+)
+
+// dev is a lintel dev in a process of its own, with a data directory of its own.
+type dev struct {
+	*exec.Cmd
+	addresses
+	took   time.Duration // from its start to "ready"
+	stderr *bytes.Buffer
+	stdout sync.WaitGroup
+}
+
+func devCommand(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Args = append([]string{"lintel", "dev"}, args...)
+	stderr := &bytes.Buffer{}
+	cmd.Stderr = stderr
+	return cmd, stderr
+}
+
+func startDev(t *testing.T, dir string) *dev {
+	t.Helper()
+	ready := filepath.Join(dir, "ready.json")
+	cmd, stderr := devCommand(t, "--job-port=0", "--http-port=0", "--data-dir="+filepath.Join(dir, "data"), "--ready-file="+ready)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	d := &dev{Cmd: cmd, stderr: stderr}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it has ended, if all is well
+	})
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && lines.Text() != "ready" {
+	}
+	d.took = time.Since(begin)
+	d.stdout.Go(func() { _, _ = io.Copy(io.Discard, out) })
+	b, err := os.ReadFile(ready)
+	if err != nil {
+		t.Fatalf("no ready file: %v; %s", err, stderr)
+	}
+	if err := json.Unmarshal(b, &d.addresses); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// end sends a signal and waits for the end.
+func (d *dev) end(t *testing.T, signal os.Signal) {
+	t.Helper()
+	begin := time.Now()
+	if err := d.Process.Signal(signal); err != nil {
+		t.Fatal(err)
+	}
+	d.stdout.Wait()
+	if err := d.Wait(); err != nil {
+		t.Errorf("after %v: %v; %s", signal, err, d.stderr)
+	}
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("it took %v to end", took)
+	}
+}
+
+func get(t *testing.T, url string) (int, string) {
+	t.Helper()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	r, err := client.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.StatusCode, string(b)
+}
+
+func TestDevServesUntilItIsInterrupted(t *testing.T) {
+	testkit.Leaks(t)
+	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+		dir := t.TempDir()
+		d := startDev(t, dir)
+		for path, want := range map[string]string{
+			"/healthz": "ok", "/readyz": "ready", "/v1/jobs": `"jobs": []`, "/v1/version": `"beam": "v2.`, "/metrics": "lintel_harnesses 0",
+		} {
+			if code, body := get(t, d.HTTP+path); code != 200 || !strings.Contains(body, want) {
+				t.Errorf("%s: %d %s", path, code, body)
+			}
+		}
+		c, err := jobclient.New(d.JobEndpoint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if jobs, err := c.List(t.Context()); err != nil || len(jobs) > 0 {
+			t.Errorf("jobs of a new server: %v, %v", jobs, err)
+		}
+		c.Close()
+		d.end(t, signal)
+		if _, err := os.Stat(filepath.Join(dir, "ready.json")); !os.IsNotExist(err) {
+			t.Errorf("the ready file is still there: %v", err)
+		}
+	}
+}
+
+func TestDevIsReadyFast(t *testing.T) {
+	testkit.Leaks(t)
+	best := time.Hour
+	for range 5 {
+		d := startDev(t, t.TempDir())
+		best = min(best, d.took)
+		d.end(t, os.Interrupt)
+	}
+	t.Logf("ready after %v", best)
+	if best > 300*time.Millisecond {
+		t.Errorf("the fastest of 5 starts took %v, want at most 300ms", best)
+	}
+}
+
+func TestDevRefuses(t *testing.T) {
+	testkit.Leaks(t)
+	dir := t.TempDir()
+	d := startDev(t, dir)
+	_, taken, err := net.SplitHostPort(d.JobEndpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := "--data-dir=" + filepath.Join(dir, "other")
+	for _, c := range []struct {
+		code int
+		want []string
+		args []string
+	}{
+		{1, []string{"data directory", "in use by process " + strings.TrimSpace(readLock(t, dir)), "--data-dir"},
+			[]string{"--job-port=0", "--http-port=0", "--data-dir=" + filepath.Join(dir, "data")}},
+		{1, []string{"job port " + taken + " on 127.0.0.1 is in use", "--job-port"}, []string{"--job-port=" + taken, "--http-port=0", other}},
+		{1, []string{"http port " + taken + " on 127.0.0.1 is in use", "--http-port"}, []string{"--job-port=0", "--http-port=" + taken, other}},
+		{2, []string{"--bind 0.0.0.0", "--insecure"}, []string{"--bind=0.0.0.0", other}},
+		{2, []string{"--job-port 70000"}, []string{"--job-port=70000", other}},
+		{2, []string{"memory-budget", "512M"}, []string{"--memory-budget=lots", other}},
+		{1, []string{"not a directory"}, []string{"--job-port=0", "--http-port=0", "--data-dir=" + filepath.Join(dir, "ready.json")}},
+	} {
+		cmd, stderr := devCommand(t, c.args...)
+		err := cmd.Run()
+		if code := cmd.ProcessState.ExitCode(); code != c.code {
+			t.Errorf("dev %v: %v, want exit code %d", c.args, err, c.code)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(stderr.String(), want) {
+				t.Errorf("dev %v says %q, which lacks %q", c.args, stderr, want)
+			}
+		}
+	}
+	d.end(t, os.Interrupt)
+	// What it held is free again.
+	again := startDev(t, dir)
+	again.end(t, os.Interrupt)
+}
+
+func readLock(t *testing.T, dir string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, "data", "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestServerLeavesNothingInItsProcess(t *testing.T) {
+	testkit.Leaks(t)
+	c := serverConfig{bind: "127.0.0.1", dataDir: t.TempDir(), log: slog.New(slog.DiscardHandler)}
+	s, err := startServer(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ready(); err != nil {
+		t.Errorf("after the start: %v", err)
+	}
+	// The same directory again fails half-way, and takes nothing with it.
+	if _, err := startServer(c); err == nil {
+		t.Error("two servers share a data directory")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	s.stop(ctx)
+	if err := s.ready(); err == nil || err.Error() != "stopping" {
+		t.Errorf("after the stop: %v", err)
+	}
+	if ctx.Err() != nil {
+		t.Error("an idle server took all the time it was given")
+	}
+}
