@@ -41,6 +41,13 @@ test-setup: ## what the tests need beside Go: Python's Beam SDK in .cache/venv, 
 test-race: ## the tests of our packages under the race detector (needs a C compiler)
 	CGO_ENABLED=1 go run ./scripts/gotest -race $$(go list ./... | grep -v /integration/)
 
+.PHONY: gen
+gen: ## golden pipelines and plans of portable/testdata, depguard's rules in .golangci.yml
+	cd portable/testdata/gen/go && go run . $(CURDIR)/portable/testdata/pipelines
+	$$(scripts/venv.sh beam) portable/testdata/gen/python/main.py portable/testdata/pipelines
+	go test ./portable -run TestGoldenPlans -update
+	go test ./internal/lint -run TestGolangci -update
+
 .PHONY: fmt
 fmt: ## format all Go code
 	gofmt -w $$(git ls-files -co --exclude-standard '*.go')
