@@ -20,8 +20,12 @@ type node struct {
 	fused *fusion.Stage // of executable stages
 	input string        // the main input PCollection; "" for an Impulse
 	sides []*node       // side inputs of executable stages, each once
+	sinks []*sink       // of executable stages, in the order of the edges
 	order int
 }
+
+// sink is where a PCollection leaves a stage in an encoding.
+type sink struct{ id, pcollection, coder string }
 
 type side struct {
 	pcollection string
@@ -178,7 +182,7 @@ func (a *assembler) connect(n *node) error {
 			e.Kind = plan.Rebalance
 		}
 		if from.fused != nil {
-			e.Sink = a.ids.sink(s.PCollection)
+			e.Sink = a.sink(from, s.PCollection, a.wire.windowedID(n.input))
 		}
 		a.addEdge(e)
 	}
@@ -190,6 +194,22 @@ func (a *assembler) connect(n *node) error {
 		a.addEdge(&plan.Edge{Kind: plan.Broadcast, From: s.stage, To: n.stage, PCollection: s.input, Coder: layout})
 	}
 	return nil
+}
+
+// sink returns the id of n's sink for a PCollection in an encoding. Readers may
+// want different ones: those of a Flatten have that of its output.
+func (a *assembler) sink(n *node, pcollection, coder string) string {
+	id := a.ids.sinkPrefix + pcollection
+	for _, s := range n.sinks {
+		if s.pcollection == pcollection && s.coder == coder {
+			return s.id
+		}
+	}
+	for slices.ContainsFunc(n.sinks, func(s *sink) bool { return s.id == id }) {
+		id += "@" + coder
+	}
+	n.sinks = append(n.sinks, &sink{id, pcollection, coder})
+	return id
 }
 
 func (a *assembler) addEdge(e *plan.Edge) {
@@ -230,11 +250,10 @@ func (a *assembler) specifyExecutable(n *node) error {
 		Source:      a.ids.source,
 		Splittable:  n.fused.Transforms[0].Splittable,
 	}
-	for _, e := range n.stage.Out {
-		spec.Sinks = append(spec.Sinks, e.Sink)
+	for _, s := range n.sinks {
+		spec.Sinks = append(spec.Sinks, s.id)
 	}
 	slices.Sort(spec.Sinks)
-	spec.Sinks = slices.Compact(spec.Sinks)
 	for _, t := range n.fused.Transforms {
 		spec.Transforms = append(spec.Transforms, t.ID)
 		spec.Finalizes = spec.Finalizes || t.ParDo.GetRequestsFinalization()

@@ -35,7 +35,7 @@ func Compile(p *pipepb.Pipeline, opts Options) (*plan.Plan, error) {
 	if err := refuseNotYet(g, wire); err != nil {
 		return nil, err
 	}
-	for _, rewrite := range []func() error{g.LiftCombines, g.ExpandSDFs, g.Transcode} {
+	for _, rewrite := range []func() error{g.LiftCombines, g.ExpandSDFs, g.Encode} {
 		if err := rewrite(); err != nil {
 			return nil, err
 		}

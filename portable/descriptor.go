@@ -32,8 +32,6 @@ func newEndpointIDs(g *graph.Graph) endpointIDs {
 	return endpointIDs{source: prefix + "source", sinkPrefix: prefix + "sink/"}
 }
 
-func (ids endpointIDs) sink(pcollection string) string { return ids.sinkPrefix + pcollection }
-
 // describe writes what a harness needs to run a stage. PCollections keep the
 // pipeline's coders, as SDKs look at them to see what their functions take,
 // but where the SDK talks with the runner in terms of a PCollection's coder, it
@@ -47,16 +45,11 @@ func (a *assembler) describe(n *node, spec *plan.ExecutableSpec) (*fnpb.ProcessB
 		Environments:        map[string]*pipepb.Environment{},
 	}}
 	d.addEnvironment(spec.Environment)
-	if err := d.addPort(spec.Source, urns.TransformSource, n.input); err != nil {
+	if err := d.addPort(spec.Source, urns.TransformSource, n.input, a.wire.windowedID(n.input)); err != nil {
 		return nil, err
 	}
-	sunk := map[string]bool{}
-	for _, e := range n.stage.Out {
-		if sunk[e.PCollection] {
-			continue
-		}
-		sunk[e.PCollection] = true
-		if err := d.addPort(e.Sink, urns.TransformSink, e.PCollection); err != nil {
+	for _, s := range n.sinks {
+		if err := d.addPort(s.id, urns.TransformSink, s.pcollection, s.coder); err != nil {
 			return nil, err
 		}
 	}
@@ -80,9 +73,8 @@ type descriptor struct {
 	d *fnpb.ProcessBundleDescriptor
 }
 
-// addPort adds the source or a sink of a PCollection.
-func (d *descriptor) addPort(id, urn, pcollection string) error {
-	coder := d.a.wire.windowedID(pcollection)
+// addPort adds the source or a sink of a PCollection, encoded by a windowed coder.
+func (d *descriptor) addPort(id, urn, pcollection, coder string) error {
 	payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(&fnpb.RemoteGrpcPort{CoderId: coder})
 	if err != nil {
 		return fault.New(fault.Invalid, "PCollection %q: coder id %q: %w", pcollection, coder, err)

@@ -6,11 +6,11 @@ import (
 	"slices"
 	"testing"
 
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/proto"
 
-	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
-
+	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/portable/urns"
 )
@@ -42,6 +42,7 @@ func checkPlan(t failer, p *plan.Plan) {
 		}
 	}
 	for i, e := range p.Edges {
+		checkRunnerOutput(t, e)
 		switch {
 		case e.Index != i, !slices.Contains(e.From.Out, e), !slices.Contains(e.To.In, e):
 			t.Errorf("edge %d isn't where it should be", i)
@@ -57,6 +58,29 @@ func checkPlan(t failer, p *plan.Plan) {
 			t.Errorf("edge %d comes out of the missing sink %q", i, e.Sink)
 		}
 	}
+}
+
+// checkRunnerOutput checks that what a runner's stage makes is encoded as its reader expects.
+func checkRunnerOutput(t failer, e *plan.Edge) {
+	t.Helper()
+	element := e.Coder.Element()
+	switch e.From.Kind {
+	case plan.Impulse:
+		if element.URN() != urns.CoderBytes {
+			t.Errorf("edge %d: an Impulse is read as %s", e.Index, element.URN())
+		}
+	case plan.GroupByKey:
+		in := e.From.Group.Input
+		out := element.Components()
+		if len(out) != 2 || out[1].URN() != urns.CoderIterable || !sameLayout(out[0], in.Element().Components()[0]) ||
+			!sameLayout(out[1].Components()[0], in.Element().Components()[1]) || !sameLayout(e.Coder.Window(), in.Window()) {
+			t.Errorf("edge %d: groups are not laid out as what went in", e.Index)
+		}
+	}
+}
+
+func sameLayout(a, b *coders.Coder) bool {
+	return a.URN() == b.URN() && slices.EqualFunc(a.Components(), b.Components(), sameLayout)
 }
 
 func inputLayout(s *plan.Stage) any {

@@ -7,6 +7,7 @@ import (
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/lintelrun/lintel/portable"
 	"github.com/lintelrun/lintel/portable/plan"
@@ -169,20 +170,24 @@ s2 executable d <forward s1 <forward s1
 `)
 }
 
-func TestFlattenTranscodes(t *testing.T) {
+func TestFlattenedInputsLeaveInTheEncodingOfTheOutput(t *testing.T) {
 	p := New()
 	a := p.ParDo("a", Env, Bytes, p.Impulse("i1"))
 	b := p.ParDo("b", Env, Opaque, p.Impulse("i2"))
 	p.ParDo("c", Env, Bytes, p.Flatten("both", Opaque, a, b))
+	p.ParDo("d", Other, Bytes, a)
 	pl := wantShape(t, p, `
 s0 impulse
-s1 executable a,both/Transcode/i0 <forward s0
+s1 executable a <forward s0
 s2 impulse
 s3 executable b <forward s2
 s4 executable c <forward s1 <forward s3
+s5 executable d <forward s1
 `)
-	if got := pl.Origins["both/Transcode/i0"]; got != "both" {
-		t.Errorf("origin %q", got)
+	for stage, want := range map[string]string{"c": "length_prefix(opaque)", "d": "bytes"} {
+		for _, e := range stageOf(t, pl, stage).In {
+			wantCoder(t, "sink to "+stage, portCoder(t, e.From, e.Sink), "windowed_value("+want+",global_window)")
+		}
 	}
 }
 
@@ -190,24 +195,34 @@ func TestFlattenTranscodesWhatTheRunnerMakes(t *testing.T) {
 	p := New()
 	g := p.GroupByKey("gbk", p.ParDo("a", Env, KV, p.Impulse("i1")))
 	p.ParDo("c", Env, Bytes, p.Flatten("both", Opaque, g))
-	wantShape(t, p, `
+	pl := wantShape(t, p, `
 s0 impulse
 s1 executable a <forward s0
 s2 group-by-key <keyed s1
 s3 executable both/Transcode/i0,both,c <forward s2
 `)
+	if got := pl.Origins["both/Transcode/i0"]; got != "both" {
+		t.Errorf("origin %q", got)
+	}
 }
 
-func TestGroupByKeyTranscodes(t *testing.T) {
-	p := New()
-	p.Coder("kvOpaque", urns.CoderKV, Bytes, Opaque)
-	p.ParDo("b", Env, Bytes, p.GroupByKey("gbk", p.ParDo("a", Env, "kvOpaque", p.Impulse("i1"))))
-	wantShape(t, p, `
+func TestGroupsAreEncodedAsWhatGoesIn(t *testing.T) {
+	for reader, want := range map[string]string{Env: "opaque", Other: "bytes"} {
+		p := New()
+		p.Coder("kvOpaque", urns.CoderKV, Bytes, Opaque)
+		p.ParDo("b", reader, Bytes, p.GroupByKey("gbk", p.ParDo("a", Env, "kvOpaque", p.Impulse("i1"))))
+		pl := wantShape(t, p, `
 s0 impulse
-s1 executable a,gbk/Transcode/i0 <forward s0
+s1 executable a <forward s0
 s2 group-by-key <keyed s1
 s3 executable b <forward s2
 `)
+		if want == "opaque" {
+			want = "length_prefix(opaque)"
+		}
+		wantCoder(t, "input", portCoder(t, pl.Stages[1], pl.Stages[1].Exec.Sinks[0]), "windowed_value(kv(bytes,"+want+"),global_window)")
+		wantCoder(t, "output", portCoder(t, pl.Stages[3], pl.Stages[3].Exec.Source), "windowed_value(kv(bytes,iterable("+want+")),global_window)")
+	}
 }
 
 func TestReshuffleIsAnEdge(t *testing.T) {
@@ -223,15 +238,27 @@ s2 executable b,c <rebalance s1
 `)
 }
 
-func TestReshuffleThatRecodesIsExpanded(t *testing.T) {
-	p := New()
-	a := p.ParDo("a", Env, Bytes, p.Impulse("i1"))
-	b := p.ParDo("inner", Env, Opaque, a)
-	p.Composite("reshuffle", urns.TransformReshuffle, map[string]string{"i": a}, map[string]string{"o": b}, "inner")
-	wantShape(t, p, `
-s0 impulse
-s1 executable a,inner <forward s0
-`)
+func TestReshuffleComposites(t *testing.T) {
+	for name, test := range map[string]struct {
+		coder, strategy, want string
+	}{
+		"same coders":   {Bytes, Global, "s0 impulse\ns1 executable a <forward s0\ns2 executable b <rebalance s1\n"},
+		"other coders":  {Opaque, Global, "s0 impulse\ns1 executable a <forward s0\ns2 executable b <rebalance s1\n"},
+		"other windows": {Bytes, "own", "s0 impulse\ns1 executable a,inner,b <forward s0\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := New()
+			own := proto.Clone(p.Proto.Components.WindowingStrategies[Global]).(*pipepb.WindowingStrategy)
+			own.WindowCoderId = Opaque
+			p.Proto.Components.WindowingStrategies["own"] = own
+			a := p.ParDo("a", Env, Bytes, p.Impulse("i1"))
+			out := p.ParDo("inner", Env, test.coder, a)
+			p.Proto.Components.Pcollections[out].WindowingStrategyId = test.strategy
+			p.Composite("reshuffle", urns.TransformReshuffle, map[string]string{"i": a}, map[string]string{"o": out}, "inner")
+			p.ParDo("b", Env, Bytes, out)
+			wantShape(t, p, test.want)
+		})
+	}
 }
 
 func TestCompositesThatHandOnAreNothing(t *testing.T) {

@@ -22,7 +22,7 @@ type wireCoders struct {
 	g *graph.Graph
 	// parent is a union-find forest over PCollections.
 	parent map[string]string
-	// readers are the environments that touch a class of PCollections, by its root.
+	// environments are those that touch a class of PCollections, by its root.
 	environments map[string][]string
 	known        map[string]map[string]bool // coder URNs by environment
 	rewritten    map[rewriting]string
@@ -122,7 +122,7 @@ func (w *wireCoders) touch(pcollection, environment string) {
 
 // element returns the id of the coder of a PCollection's elements on the wire.
 func (w *wireCoders) element(pcollection string) string {
-	return w.rewrite(w.g.PCollection(pcollection).GetCoderId(), w.environments[w.root(pcollection)])
+	return w.rewrite(w.g.Encoding(pcollection), w.environments[w.root(pcollection)])
 }
 
 // windowedID returns the id of the windowed coder of a PCollection on the wire.

@@ -54,67 +54,141 @@ func (g *Graph) TraceSources() error {
 // not to be changed.
 func (g *Graph) Sources(pcollection string) []Source { return g.sources[pcollection] }
 
-// Transcode makes sure that what is merged is encoded alike: where an input of
-// a Flatten, redistribution or GroupByKey is encoded differently than its
-// output wants, an identity in an SDK re-encodes it.
-func (g *Graph) Transcode() error {
+// Encoding returns the id of the coder in which the elements of a PCollection
+// travel. SDKs encode and decode what they exchange with the runner by any coder
+// that they are given, so it may be another than the PCollection's own.
+func (g *Graph) Encoding(pcollection string) string {
+	if coder, ok := g.encoding[pcollection]; ok {
+		return coder
+	}
+	return g.PCollection(pcollection).GetCoderId()
+}
+
+// Encode chooses encodings, so that what the runner makes is encoded as its
+// readers expect. It adds an identity in an SDK where a Flatten or a
+// redistribution wants another encoding than what the runner has.
+func (g *Graph) Encode() error {
+	g.encoding = map[string]string{}
+	touched := g.environmentsOf()
+	runners := map[string]bool{} // PCollections with elements that come straight out of the runner
 	return g.rewrite(func(t *Transform) ([]*Transform, error) {
-		out := only(t.Proto.GetOutputs())
 		switch t.Kind {
-		case Flatten, Redistribute:
-			return g.transcodeInputs(t, out, g.PCollection(out).GetCoderId())
+		case Impulse:
+			out := only(t.Proto.GetOutputs())
+			runners[out] = true
+			if g.Components.Coders[g.Encoding(out)].GetSpec().GetUrn() != urns.CoderBytes {
+				g.encoding[out] = g.addCoder(t.ID+"/Bytes", urns.CoderBytes)
+			}
 		case GroupByKey:
-			in := t.Main[0].PCollection
-			key, value, ok := g.kv(g.PCollection(in).GetCoderId())
-			if !ok {
-				return nil, fault.New(fault.Invalid, "%v groups PCollection %q, whose coder is no KV", t, in)
-			}
-			wantKey, wantValue, ok := g.grouped(g.PCollection(out).GetCoderId())
-			if !ok {
-				return nil, fault.New(fault.Invalid, "%v makes PCollection %q, whose coder is no KV<K, iterable<V>>", t, out)
-			}
-			want := g.PCollection(in).GetCoderId()
-			if !g.SameCoder(key, wantKey) || !g.SameCoder(value, wantValue) {
-				want = g.addCoder(t.ID+"/Ungrouped", urns.CoderKV, wantKey, wantValue)
-			}
-			return g.transcodeInputs(t, out, want)
+			out := only(t.Proto.GetOutputs())
+			runners[out] = true
+			return []*Transform{t}, g.encodeGroups(t, out, touched, runners[t.Main[0].PCollection])
+		case Flatten, Redistribute:
+			return g.reencode(t, runners)
 		}
 		return []*Transform{t}, nil
 	})
 }
 
-// transcodeInputs makes all inputs of t have the coder want, and the windows of like.
-func (g *Graph) transcodeInputs(t *Transform, like, want string) ([]*Transform, error) {
+// encodeGroups makes the groups that come out of a GroupByKey be encoded like
+// what goes in. SDKs may declare other coders for them: Python's for keys are
+// deterministic only on the way in, which is what counts.
+func (g *Graph) encodeGroups(t *Transform, out string, touched map[string]map[string]bool, fixed bool) error {
+	in := t.Main[0].PCollection
+	key, value, ok := g.kv(g.Encoding(in))
+	if !ok {
+		return fault.New(fault.Invalid, "%v groups PCollection %q, whose coder is no KV", t, in)
+	}
+	wantKey, wantValue, ok := g.grouped(g.PCollection(out).GetCoderId())
+	if !ok {
+		return fault.New(fault.Invalid, "%v makes PCollection %q, whose coder is no KV<K, iterable<V>>", t, out)
+	}
+	if !g.sameWindows(in, out) {
+		return fault.New(fault.Invalid, "%v: the windows of PCollections %q and %q have different coders", t, in, out)
+	}
+	if g.SameCoder(key, wantKey) && g.SameCoder(value, wantValue) {
+		return nil
+	}
+	for env := range touched[out] {
+		if !touched[in][env] && !fixed {
+			// The reader may not know the producer's coders; what it declares is between the two.
+			g.encoding[in] = g.addCoder(t.ID+"/Ungrouped", urns.CoderKV, wantKey, wantValue)
+			return nil
+		}
+	}
+	g.encoding[out] = g.addCoder(t.ID+"/Grouped", urns.CoderKV, key, g.addCoder(t.ID+"/Values", urns.CoderIterable, value))
+	return nil
+}
+
+// environmentsOf returns the environments whose transforms make or read each PCollection.
+func (g *Graph) environmentsOf() map[string]map[string]bool {
+	of := map[string]map[string]bool{}
+	touch := func(pcollection, env string) {
+		if of[pcollection] == nil {
+			of[pcollection] = map[string]bool{}
+		}
+		of[pcollection][env] = true
+	}
+	for _, t := range g.Transforms {
+		if t.Kind != SDK {
+			continue
+		}
+		for in := range t.Inputs() {
+			touch(in, t.Environment)
+		}
+		for out := range t.Outputs() {
+			touch(out, t.Environment)
+		}
+	}
+	return of
+}
+
+// reencode makes all inputs of a Flatten or redistribution that have elements
+// of the runner's be encoded like its output.
+func (g *Graph) reencode(t *Transform, runners map[string]bool) ([]*Transform, error) {
+	out := only(t.Proto.GetOutputs())
 	var added []*Transform
 	changed := *t
 	changed.Main = slices.Clone(t.Main)
 	for i, in := range t.Main {
-		if g.SameCoder(g.PCollection(in.PCollection).GetCoderId(), want) &&
-			g.SameCoder(g.Strategy(in.PCollection).GetWindowCoderId(), g.Strategy(like).GetWindowCoderId()) {
+		if !runners[in.PCollection] {
 			continue
 		}
-		env := g.nearbyEnvironment(t, in.PCollection)
-		if env == "" {
-			return nil, fault.New(fault.Unsupported, "%v: input %q is encoded differently than the output, and no environment is near to re-encode it", t, in.Local)
+		if g.SameCoder(g.Encoding(in.PCollection), g.Encoding(out)) && g.sameWindows(in.PCollection, out) {
+			runners[out] = true
+			continue
 		}
-		encoded := g.addPCollection(t.ID+"/Transcode/"+in.Local, g.PCollection(in.PCollection), want)
-		g.Components.Pcollections[encoded].WindowingStrategyId = g.PCollection(like).GetWindowingStrategyId()
-		added = append(added, g.addTransform(t.ID+"/Transcode/"+in.Local, &Transform{
-			Origin:      t.Origin,
-			Kind:        SDK,
-			Environment: env,
-			Main:        []Input{{"i0", in.PCollection}},
-			Proto: &pipepb.PTransform{
-				UniqueName:    t.Proto.GetUniqueName() + "/Transcode/" + in.Local,
-				Spec:          &pipepb.FunctionSpec{Urn: urns.TransformFlatten},
-				Inputs:        map[string]string{"i0": in.PCollection},
-				Outputs:       map[string]string{"i0": encoded},
-				EnvironmentId: env,
-			},
-		}))
-		changed.Main[i].PCollection = encoded
+		identity, err := g.identity(t, in, out)
+		if err != nil {
+			return nil, err
+		}
+		added = append(added, identity)
+		changed.Main[i].PCollection = only(identity.Proto.Outputs)
 	}
 	return append(added, &changed), nil
+}
+
+// identity makes a transform of the SDK that re-encodes an input of t, for PCollection out.
+func (g *Graph) identity(t *Transform, in Input, out string) (*Transform, error) {
+	env := g.nearbyEnvironment(t, in.PCollection)
+	if env == "" {
+		return nil, fault.New(fault.Unsupported, "%v: input %q is encoded differently than the output, and no environment is near to re-encode it", t, in.Local)
+	}
+	name := "/Transcode/" + in.Local
+	encoded := g.addPCollection(t.ID+name, g.PCollection(out), g.PCollection(out).GetCoderId())
+	return g.addTransform(t.ID+name, &Transform{
+		Origin:      t.Origin,
+		Kind:        SDK,
+		Environment: env,
+		Main:        []Input{{"i0", in.PCollection}},
+		Proto: &pipepb.PTransform{
+			UniqueName:    t.Proto.GetUniqueName() + name,
+			Spec:          &pipepb.FunctionSpec{Urn: urns.TransformFlatten},
+			Inputs:        map[string]string{"i0": in.PCollection},
+			Outputs:       map[string]string{"i0": encoded},
+			EnvironmentId: env,
+		},
+	}), nil
 }
 
 // nearbyEnvironment returns an environment that knows the elements of a

@@ -80,6 +80,7 @@ type Graph struct {
 	environmentAlias map[string]string // by the pipeline's ids
 	producers        map[string]*Transform
 	sources          map[string][]Source
+	encoding         map[string]string // coders of PCollections that travel in others than their own
 }
 
 // New selects the leaves of p and checks that they form a well made graph. It

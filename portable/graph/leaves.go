@@ -79,7 +79,7 @@ func (g *Graph) isLeaf(t *pipepb.PTransform) bool {
 	case urns.TransformCombinePerKey:
 		return !expandable || g.liftable(t)
 	case urns.TransformReshuffle, urns.TransformRedistributeByKey, urns.TransformRedistributeArbitrarily:
-		return !expandable || g.sameElements(only(t.GetInputs()), only(t.GetOutputs()))
+		return !expandable || g.sameWindows(only(t.GetInputs()), only(t.GetOutputs()))
 	default:
 		_, known := kinds[urn]
 		return known
@@ -122,10 +122,8 @@ func only(m map[string]string) string {
 	return ""
 }
 
-// sameElements tells whether the elements of two PCollections have the same
-// encoding, windows included.
-func (g *Graph) sameElements(a, b string) bool {
-	pa, pb := g.PCollection(a), g.PCollection(b)
-	return pa != nil && pb != nil && g.SameCoder(pa.GetCoderId(), pb.GetCoderId()) &&
+// sameWindows tells whether the windows of two PCollections are encoded alike.
+func (g *Graph) sameWindows(a, b string) bool {
+	return g.PCollection(a) != nil && g.PCollection(b) != nil &&
 		g.SameCoder(g.Strategy(a).GetWindowCoderId(), g.Strategy(b).GetWindowCoderId())
 }
