@@ -9,9 +9,14 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/lintelrun/lintel/fnapi/environment/process"
 )
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	process.RunGuard() // does not return in a child that guards a harness
+	os.Exit(run(os.Args[1:]))
+}
 
 // run executes one command line and returns the process's exit code.
 func run(args []string) int {
