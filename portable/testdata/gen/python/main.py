@@ -123,7 +123,7 @@ def side_inputs(p):
   main | 'dict' >> beam.Map(lambda x, d: d.get(x), beam.pvalue.AsDict(table))
   (
       main | 'both' >> beam.Map(
-          lambda x, l, m: (x, l, m),
+          lambda x, l, m: (x, len(list(l)), list(m[1])),
           beam.pvalue.AsIter(main),
           beam.pvalue.AsMultiMap(table)))
   joined = double | 'chain' >> beam.Map(
