@@ -60,7 +60,7 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, r *outcome) er
 	go func() { fed <- feed(fb, b.Frames) }()
 	if err := drain(ctx, fb, r.out); err != nil {
 		fb.Abort(err)
-		<-fed
+		<-fed // its error is a consequence of this one
 		return h.explain(ctx, err)
 	}
 	if err := <-fed; err != nil {

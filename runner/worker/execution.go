@@ -38,7 +38,7 @@ func newExecution(cfg Config, d rpc.Deployment, dir string) *execution {
 		log:   cfg.Logger.With("job", d.JobID),
 		envs:  map[string]*pool{},
 		sides: make([]atomic.Pointer[sideinput.View], len(d.Plan.Stages)),
-		stats: newProgress(),
+		stats: newProgress(d.Plan.Origins),
 		done:  make(chan struct{}),
 	}
 }

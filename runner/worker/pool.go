@@ -21,6 +21,10 @@ import (
 	"github.com/lintelrun/lintel/runner/rpc"
 )
 
+// noArtifacts is the retrieval token that keeps SDK boot programs from asking
+// the legacy artifact service, as they do when they are given no dependencies.
+const noArtifacts = "__no_artifacts_staged__"
+
 // workerSerial makes worker ids unique in this process.
 var workerSerial atomic.Uint64
 
@@ -75,10 +79,14 @@ func (e *execution) harnesses(env *pipepb.Environment) int {
 
 func (e *execution) launch(ctx context.Context, name string, env *pipepb.Environment) (*harness, error) {
 	id := fmt.Sprintf("%s-%s-%d", e.d.JobID, name, workerSerial.Add(1))
+	token := e.d.RetrievalToken
+	if len(e.d.Dependencies[name]) == 0 {
+		token = noArtifacts
+	}
 	fn, err := e.cfg.Server.Expect(id, fnapi.Worker{
 		Provision: &fnpb.ProvisionInfo{
 			PipelineOptions: e.d.Options,
-			RetrievalToken:  e.d.RetrievalToken,
+			RetrievalToken:  token,
 			Dependencies:    e.d.Dependencies[name],
 		},
 		Capabilities:       env.GetCapabilities(),

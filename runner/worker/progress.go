@@ -2,6 +2,8 @@ package worker
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,9 +16,15 @@ import (
 // pollEvery is how often running bundles are asked for their progress.
 const pollEvery = time.Second
 
+// labelTransform is the label of a MonitoringInfo that names a transform.
+const labelTransform = "PTRANSFORM"
+
 // progress holds a job's metrics: committed totals, and the last words of
 // bundles in flight.
 type progress struct {
+	// origins has, for transforms that planning made, the pipeline's own ids.
+	origins map[string]string
+
 	mu        sync.Mutex // protects what follows
 	committed *metrics.Totals
 	running   map[*tracked]struct{}
@@ -29,8 +37,8 @@ type tracked struct {
 	infos  []*pipepb.MonitoringInfo // guarded by progress.mu
 }
 
-func newProgress() *progress {
-	return &progress{committed: metrics.NewTotals(), running: map[*tracked]struct{}{}}
+func newProgress(origins map[string]string) *progress {
+	return &progress{origins: origins, committed: metrics.NewTotals(), running: map[*tracked]struct{}{}}
 }
 
 func (p *progress) begin(b *fnapi.Bundle) *tracked {
@@ -49,6 +57,7 @@ func (p *progress) end(t *tracked) {
 
 // commit adds what a committed bundle reported.
 func (p *progress) commit(infos []*pipepb.MonitoringInfo) {
+	infos = p.relabel(infos)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.committed.Add(infos)
@@ -99,7 +108,25 @@ func (p *progress) poll(ctx context.Context, t *tracked) {
 	if err != nil || got == nil {
 		return
 	}
+	infos := p.relabel(got.Infos)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	t.infos = got.Infos
+	t.infos = infos
+}
+
+// relabel gives metrics the transform ids that the user's SDK knows.
+func (p *progress) relabel(infos []*pipepb.MonitoringInfo) []*pipepb.MonitoringInfo {
+	out := slices.Clone(infos)
+	for i, info := range infos {
+		origin, ok := p.origins[info.GetLabels()[labelTransform]]
+		if !ok {
+			continue
+		}
+		labels := maps.Clone(info.GetLabels())
+		labels[labelTransform] = origin
+		out[i] = &pipepb.MonitoringInfo{
+			Urn: info.GetUrn(), Type: info.GetType(), Labels: labels, StartTime: info.GetStartTime(), Payload: info.GetPayload(),
+		}
+	}
+	return out
 }
