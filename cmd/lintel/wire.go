@@ -30,12 +30,12 @@ type runner struct {
 }
 
 // launchers has a line for each kind of environment that we can start.
-func launchers(log *slog.Logger) (map[string]environment.Launcher, error) {
+func launchers(spill string, log *slog.Logger) (map[string]environment.Launcher, error) {
 	ext, err := external.New(external.Config{Logger: log})
 	if err != nil {
 		return nil, err
 	}
-	proc, err := process.New(process.Config{Logger: log})
+	proc, err := process.New(process.Config{Dir: spill, Logger: log})
 	if err != nil {
 		return nil, err
 	}
@@ -46,12 +46,6 @@ func launchers(log *slog.Logger) (map[string]environment.Launcher, error) {
 }
 
 func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics) (*runner, error) {
-	byURN, err := launchers(c.log)
-	if err != nil {
-		return nil, err
-	}
-	r := &runner{environments: environment.NewSet(byURN)}
-	r.live = environment.NewRegistry(r.environments)
 	spill := filepath.Join(c.dataDir, "spill")
 	// The data directory is ours alone: what is there was left by a server that was killed.
 	if err := os.RemoveAll(spill); err != nil {
@@ -60,6 +54,12 @@ func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics) (*runner, e
 	if err := os.MkdirAll(spill, 0o755); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
+	byURN, err := launchers(spill, c.log)
+	if err != nil {
+		return nil, err
+	}
+	r := &runner{environments: environment.NewSet(byURN)}
+	r.live = environment.NewRegistry(r.environments)
 	r.executor, err = newExecutor(c, spill, fn, r.live, m)
 	return r, err
 }

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -38,6 +39,9 @@ const (
 type Config struct {
 	// Grace is how long a worker may take to end after SIGTERM before it is killed; 5 s if zero.
 	Grace time.Duration
+	// Dir holds the workers' working directories, each empty at first and removed with its worker:
+	// Beam's boot programs write files there. The system's temporary folder if empty.
+	Dir string
 	// Logger is told of starts and ends; nothing is logged if nil. Environment variables never are.
 	Logger *slog.Logger
 }
@@ -53,6 +57,7 @@ func (c Config) Validate() error {
 // Launcher starts workers as processes. The program it is in must call RunGuard first of all.
 type Launcher struct {
 	grace time.Duration
+	dir   string
 	log   *slog.Logger
 }
 
@@ -68,6 +73,7 @@ func New(c Config) (*Launcher, error) {
 	}
 	return &Launcher{
 		grace: cmp.Or(c.Grace, 5*time.Second),
+		dir:   c.Dir,
 		log:   cmp.Or(c.Logger, slog.New(slog.DiscardHandler)),
 	}, nil
 }
@@ -131,7 +137,14 @@ func (l *Launcher) Launch(ctx context.Context, r environment.Request) (environme
 		out:  &output{each: r.Output},
 		done: make(chan struct{}),
 	}
-	args := []string{guardName, l.grace.String(), p.GetCommand(),
+	command, err := locate(p.GetCommand())
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "start of %s: %w", w.name, err)
+	}
+	if w.dir, err = os.MkdirTemp(l.dir, "worker-"); err != nil {
+		return nil, fault.New(fault.Retryable, "start of %s: its working directory: %w", w.name, err)
+	}
+	args := []string{guardName, l.grace.String(), command,
 		"--id=" + r.WorkerID,
 		"--logging_endpoint=" + r.Endpoints.Logging,
 		"--artifact_endpoint=" + r.Endpoints.Artifact,
@@ -148,8 +161,18 @@ func (l *Launcher) Launch(ctx context.Context, r environment.Request) (environme
 	return w, nil
 }
 
+// locate makes a relative path absolute, since the worker begins in another directory. A bare name
+// is looked for in PATH later.
+func locate(command string) (string, error) {
+	if !strings.ContainsRune(command, filepath.Separator) {
+		return command, nil
+	}
+	return filepath.Abs(command)
+}
+
 type worker struct {
 	name string
+	dir  string // its working directory
 	log  *slog.Logger
 	out  *output
 
@@ -164,14 +187,17 @@ type worker struct {
 
 func (w *worker) start(ctx context.Context, args, env []string) error {
 	if err := ctx.Err(); err != nil {
+		w.removeDir()
 		return fault.New(fault.Retryable, "start of %s: %w", w.name, context.Cause(ctx))
 	}
 	lifelineEnd, lifeline, err := os.Pipe()
 	if err != nil {
+		w.removeDir()
 		return fault.New(fault.Retryable, "start of %s: %w", w.name, err)
 	}
 	reports, reportsEnd, err := os.Pipe()
 	if err != nil {
+		w.removeDir()
 		lifelineEnd.Close()
 		lifeline.Close()
 		return fault.New(fault.Retryable, "start of %s: %w", w.name, err)
@@ -181,6 +207,7 @@ func (w *worker) start(ctx context.Context, args, env []string) error {
 		Path:       "/proc/self/exe", // right even if the file has been replaced since we started
 		Args:       args,
 		Env:        env,
+		Dir:        w.dir,
 		Stdout:     w.out,
 		Stderr:     w.out, // the same writer: one pipe, in the order of writing
 		ExtraFiles: []*os.File{lifelineFD - 3: lifelineEnd, reportFD - 3: reportsEnd},
@@ -192,6 +219,7 @@ func (w *worker) start(ctx context.Context, args, env []string) error {
 	lifelineEnd.Close()
 	reportsEnd.Close() // or we would wait for the end of reports that we hold open
 	if err != nil {
+		w.removeDir()
 		lifeline.Close()
 		reports.Close()
 		return fault.New(fault.Retryable, "start of %s: its guard: %w", w.name, err)
@@ -229,6 +257,7 @@ func (w *worker) wait(reports *os.File, started chan<- error) {
 		}
 	}
 	err := w.guard.Wait()
+	w.removeDir()
 	w.closeLifeline()
 	w.out.flush()
 	if how == "" {
@@ -241,6 +270,12 @@ func (w *worker) wait(reports *os.File, started chan<- error) {
 	w.log.Debug("worker process gone", "how", how, "stopped", stopped)
 	if !stopped {
 		w.err = fault.New(fault.Retryable, "%s %s before it was stopped; %s", w.name, how, w.lastWords())
+	}
+}
+
+func (w *worker) removeDir() {
+	if err := os.RemoveAll(w.dir); err != nil {
+		w.log.Warn("working directory not removed", "error", err)
 	}
 }
 

@@ -313,3 +313,33 @@ func TestWorkerDoesNotOutliveAKilledGuard(t *testing.T) {
 		t.Errorf("Err is %v; want one that tells of the guard", err)
 	}
 }
+
+func TestWorkerHasAnEmptyDirectoryOfItsOwn(t *testing.T) {
+	testkit.Leaks(t)
+	dir := t.TempDir()
+	l, err := New(Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := make(chan string, 2)
+	w, err := l.Launch(t.Context(), environment.Request{
+		WorkerID:    "w",
+		Environment: script(t, "pwd; ls -A | wc -l; echo x >left-behind; exec sleep 1000", nil),
+		Output:      func(line string) { lines <- line },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cwd := <-lines; filepath.Dir(cwd) != dir {
+		t.Errorf("the worker began in %q, want a directory in %q", cwd, dir)
+	}
+	if n := <-lines; n != "0" {
+		t.Errorf("the worker's directory had %s files at first", n)
+	}
+	if err := w.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left after the worker: %v, %v", left, err)
+	}
+}
