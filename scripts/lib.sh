@@ -15,8 +15,9 @@ start_lintel() {
   SERVER_DIR=$(mktemp -d "${TMPDIR:-/tmp}/lintel.XXXXXX")
   local ready=$SERVER_DIR/ready
   mkdir "$SERVER_DIR/tmp"
-  TMPDIR=$SERVER_DIR/tmp "$LINTEL" dev --job-port 0 --http-port 0 --data-dir "$SERVER_DIR/data" \
-    --ready-file "$ready" >"$SERVER_DIR/server.log" 2>&1 &
+  # Its own working folder too: Beam's boot program for Python writes to that.
+  (cd "$SERVER_DIR/tmp" && TMPDIR=$PWD exec "$LINTEL" dev --job-port 0 --http-port 0 \
+    --data-dir "$SERVER_DIR/data" --ready-file "$ready") >"$SERVER_DIR/server.log" 2>&1 &
   SERVER_PID=$!
   until [ -s "$ready" ]; do
     kill -0 "$SERVER_PID" 2>/dev/null || { cat "$SERVER_DIR/server.log" >&2; die "lintel dev did not start"; }

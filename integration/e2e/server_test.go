@@ -45,6 +45,7 @@ func startServer(t *testing.T, env ...string) *server {
 		"--data-dir", filepath.Join(dir, "data"))
 	s.cmd.Env = append(os.Environ(), append(env, "TMPDIR="+dir)...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
+	s.cmd.Dir = dir // Beam's boot program for Python writes to the working folder
 	// A group of its own, so that an interrupt of the tests does not reach it first.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := s.cmd.Start(); err != nil {
