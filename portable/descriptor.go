@@ -125,8 +125,7 @@ func (d *descriptor) addPCollection(id string) {
 		return
 	}
 	p := d.a.g.PCollection(id)
-	d.d.Pcollections[id] = p
-	d.addCoder(p.GetCoderId())
+	d.setPCollection(id, p.GetCoderId())
 	ws := p.GetWindowingStrategyId()
 	if d.d.WindowingStrategies[ws] == nil {
 		s := d.a.wire.strategy(ws)
@@ -137,19 +136,28 @@ func (d *descriptor) addPCollection(id string) {
 }
 
 // wireCoder gives a PCollection the coder that its elements have on the wire.
-func (d *descriptor) wireCoder(id string) {
+func (d *descriptor) wireCoder(id string) { d.setPCollection(id, d.a.wire.element(id)) }
+
+// setPCollection adds a PCollection, its elements encoded by coder. SDKs take a
+// windowed coder for that of elements and their windows; so where the elements
+// themselves are windowed values, such as those of Java's Create.windowedValues,
+// it is wrapped in another.
+func (d *descriptor) setPCollection(id, coder string) {
 	p := d.a.g.PCollection(id)
-	coder := d.a.wire.element(id)
-	if coder == p.GetCoderId() {
-		return
+	switch d.a.g.Components.Coders[coder].GetSpec().GetUrn() {
+	case urns.CoderWindowedValue, urns.CoderParamWindowedValue:
+		coder = d.a.wire.windowedBy(coder, id)
 	}
-	d.d.Pcollections[id] = &pipepb.PCollection{
-		UniqueName:          p.GetUniqueName(),
-		CoderId:             coder,
-		IsBounded:           p.GetIsBounded(),
-		WindowingStrategyId: p.GetWindowingStrategyId(),
-		DisplayData:         p.GetDisplayData(),
+	if coder != p.GetCoderId() {
+		p = &pipepb.PCollection{
+			UniqueName:          p.GetUniqueName(),
+			CoderId:             coder,
+			IsBounded:           p.GetIsBounded(),
+			WindowingStrategyId: p.GetWindowingStrategyId(),
+			DisplayData:         p.GetDisplayData(),
+		}
 	}
+	d.d.Pcollections[id] = p
 	d.addCoder(coder)
 }
 

@@ -127,7 +127,11 @@ func (w *wireCoders) element(pcollection string) string {
 
 // windowedID returns the id of the windowed coder of a PCollection on the wire.
 func (w *wireCoders) windowedID(pcollection string) string {
-	element := w.element(pcollection)
+	return w.windowedBy(w.element(pcollection), pcollection)
+}
+
+// windowedBy returns the id of a windowed coder of elements so encoded in the windows of a PCollection.
+func (w *wireCoders) windowedBy(element, pcollection string) string {
 	window := w.window(w.g.Strategy(pcollection).GetWindowCoderId())
 	return w.add("windowed:"+element, urns.CoderWindowedValue, nil, element, window)
 }

@@ -45,6 +45,23 @@ func TestUnknownCodersArePrefixedInside(t *testing.T) {
 	wantCoder(t, "PCollection in the SDK", coderText(d.Coders, d.Pcollections[a].CoderId), "kv(opaque,bytes)")
 }
 
+func TestElementsThatAreWindowedValuesAreWindowedOnceMore(t *testing.T) {
+	p := New()
+	p.Coder("window", urns.CoderGlobalWindow)
+	p.Coder("windowedBytes", urns.CoderWindowedValue, Bytes, "window")
+	a := p.ParDo("a", Env, "windowedBytes", p.Impulse("i1"))
+	p.ParDo("b", Env, Bytes, a)
+	p.ParDo("c", Env, Bytes, p.Impulse("i2"), a)
+	pl := compile(t, p)
+	const want = "windowed_value(windowed_value(bytes,global_window),global_window)"
+	from, to := stageOf(t, pl, "a"), stageOf(t, pl, "c")
+	for name, s := range map[string]*plan.Stage{"PCollection": from, "side input": to} {
+		d := s.Exec.Descriptor
+		wantCoder(t, name, coderText(d.Coders, d.Pcollections[a].CoderId), want)
+	}
+	wantCoder(t, "sink", portCoder(t, from, from.Exec.Sinks[0]), want)
+}
+
 func TestPrefixesFollowBothEnds(t *testing.T) {
 	p := New()
 	p.Coder("varint", urns.CoderVarint) // Other doesn't know it

@@ -188,12 +188,12 @@ func (s *Strategy) MaxTimestamp(window []byte) (int64, error) {
 // once, on time and with all its elements, when the watermark goes from the
 // beginning to the end of time after all input has come: no element is late
 // then, and nothing passes between the window's end and its expiry. So it is
-// for the default trigger and for AfterEndOfWindow without early firings,
-// whatever it does with late ones. It is false for all others, even where
-// they amount to the same.
+// for the default trigger, for AfterEndOfWindow without early firings, whatever
+// it does with late ones, and for Never, which leaves all to the window's
+// expiry. It is false for all others, even where they amount to the same.
 func (s *Strategy) FiresOnceOnBoundedInput() bool {
 	switch t := s.Trigger.GetTrigger().(type) {
-	case *pipepb.Trigger_Default_:
+	case *pipepb.Trigger_Default_, *pipepb.Trigger_Never_:
 		return true
 	case *pipepb.Trigger_AfterEndOfWindow_:
 		return t.AfterEndOfWindow.GetEarlyFirings() == nil

@@ -208,6 +208,7 @@ func TestFiresOnceOnBoundedInput(t *testing.T) {
 		want    bool
 	}{
 		"default":                 {defaultTrigger, true},
+		"never":                   {&pipepb.Trigger{Trigger: &pipepb.Trigger_Never_{Never: &pipepb.Trigger_Never{}}}, true},
 		"after the end":           {afterEnd(nil, nil), true},
 		"after the end, and late": {afterEnd(nil, always), true},
 		"early":                   {afterEnd(always, nil), false},
