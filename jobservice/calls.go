@@ -7,6 +7,7 @@ import (
 	"net"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/lintelrun/lintel/jobservice/internal/rpcstatus"
+	"github.com/lintelrun/lintel/portable/metrics"
 	"github.com/lintelrun/lintel/portable/plan"
 )
 
@@ -244,13 +246,19 @@ func (s *Service) GetMessageStream(req *jobpb.JobMessagesRequest, stream jobpb.J
 	return rpcstatus.Of(err)
 }
 
-// GetJobMetrics returns the metrics so far, or the final ones.
-func (s *Service) GetJobMetrics(_ context.Context, req *jobpb.GetJobMetricsRequest) (*jobpb.GetJobMetricsResponse, error) {
+// GetJobMetrics returns the metrics so far, or the final ones. Clients in Java get
+// the attempted value of those metrics only that have no committed one: Beam's,
+// before 2.71, takes both lists for attempted values and adds them up, and from
+// then on prefers committed values itself (apache/beam#32001).
+func (s *Service) GetJobMetrics(ctx context.Context, req *jobpb.GetJobMetricsRequest) (*jobpb.GetJobMetricsResponse, error) {
 	j, err := s.job(req.GetJobId())
 	if err != nil {
 		return nil, err
 	}
 	attempted, committed := j.metrics()
+	if agent := metadata.ValueFromIncomingContext(ctx, "user-agent"); len(agent) > 0 && strings.HasPrefix(agent[0], "grpc-java") {
+		attempted = metrics.Without(attempted, committed)
+	}
 	return &jobpb.GetJobMetricsResponse{Metrics: &jobpb.MetricResults{Attempted: attempted, Committed: committed}}, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -115,6 +116,23 @@ func TestJobFromPrepareToDone(t *testing.T) {
 	d, err := r.Describe(id)
 	if err != nil || d.State != done || len(d.States) != 4 || d.Plan == nil || d.Started.IsZero() || d.Ended.Before(d.Started) || len(d.Committed) != 1 {
 		t.Errorf("Describe: %+v, %v", d, err)
+	}
+}
+
+// Java adds up the two lists, whatever their values mean.
+func TestJavaGetsEachMetricOnce(t *testing.T) {
+	r := newRig(t, jobservice.Config{}, nil)
+	id := r.prepare(t)
+	r.start(t, id).end(nil)
+	r.watch(t, id)
+	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("user-agent", "grpc-java-netty/1.69.0"))
+	got, err := r.GetJobMetrics(ctx, &jobpb.GetJobMetricsRequest{JobId: id})
+	want := &jobpb.MetricResults{
+		Attempted: []*pipepb.MonitoringInfo{{Urn: "attempted"}},
+		Committed: []*pipepb.MonitoringInfo{{Urn: "committed"}},
+	}
+	if diff := cmp.Diff(want, got.GetMetrics(), protocmp.Transform()); err != nil || diff != "" {
+		t.Errorf("%v, (-want +got):\n%s", err, diff)
 	}
 }
 

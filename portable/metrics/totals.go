@@ -57,6 +57,22 @@ func (t *Totals) Infos() []*pipepb.MonitoringInfo {
 	return out
 }
 
+// Without returns the infos of all that are about other metrics, or have other
+// labels, than those of known.
+func Without(all, known []*pipepb.MonitoringInfo) []*pipepb.MonitoringInfo {
+	keys := make(map[string]bool, len(known))
+	for _, info := range known {
+		keys[keyOf(info)] = true
+	}
+	var out []*pipepb.MonitoringInfo
+	for _, info := range all {
+		if !keys[keyOf(info)] {
+			out = append(out, info)
+		}
+	}
+	return out
+}
+
 func momentary(info *pipepb.MonitoringInfo) bool {
 	switch info.GetUrn() {
 	case urns.MetricDataChannelReadIndex, urns.MetricWorkCompleted, urns.MetricWorkRemaining:
