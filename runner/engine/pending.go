@@ -7,9 +7,8 @@ import "github.com/lintelrun/lintel/runner/frame"
 // cost O(1) amortised.
 type pending struct {
 	frames   []frame.Frame
-	head     int
 	mins     []stamped
-	first    uint64 // sequence number of frames[head]
+	first    uint64 // sequence number of frames[0]
 	elements int
 	bytes    int
 }
@@ -19,7 +18,7 @@ type stamped struct {
 	ts  int64
 }
 
-func (p *pending) len() int { return len(p.frames) - p.head }
+func (p *pending) len() int { return len(p.frames) }
 
 func (p *pending) push(f frame.Frame) {
 	seq := p.first + uint64(p.len())
@@ -32,21 +31,18 @@ func (p *pending) push(f frame.Frame) {
 	p.mins = append(p.mins, stamped{seq, f.MinTimestamp})
 }
 
-func (p *pending) front() *frame.Frame { return &p.frames[p.head] }
+func (p *pending) front() *frame.Frame { return &p.frames[0] }
 
 func (p *pending) pop() frame.Frame {
-	f := p.frames[p.head]
-	p.frames[p.head] = frame.Frame{}
-	p.head++
+	f := p.frames[0]
+	p.frames[0] = frame.Frame{}
+	p.frames = p.frames[1:] // append moves what is left once the room behind is used up
 	if p.mins[0].seq == p.first {
 		p.mins = p.mins[1:]
 	}
 	p.first++
 	p.elements -= f.Elements
 	p.bytes -= f.Bytes()
-	if p.head == len(p.frames) {
-		p.frames, p.head = p.frames[:0], 0
-	}
 	return f
 }
 

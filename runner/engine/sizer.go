@@ -42,8 +42,8 @@ func newSizer(l Limits) sizer {
 	return sizer{limits: l, elements: min(l.First, l.Elements)}
 }
 
-// observe moves the limit by what a bundle took, by a factor of at most four up
-// and two down, so that one odd bundle does not overturn it.
+// observe moves the limit by what a bundle took: up by a factor of at most four,
+// and only if the bundle was full; down to half of what took too long.
 func (s *sizer) observe(b *Bundle, took time.Duration, outputBytes int) {
 	switch {
 	case took > s.limits.Target || outputBytes > s.limits.OutputBytes:

@@ -1,0 +1,245 @@
+package engine
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lintelrun/lintel/runner/frame"
+)
+
+var update = flag.Bool("update", false, "write what scripts put out as what to expect")
+
+// TestScripts runs testdata/*.script: what happens to a task, line by line, and
+// indented below each line what the task asks for then. Every element is one
+// letter. Lines that begin with # and empty ones are for the reader.
+//
+//	task [main=N] [side=N] [inflight=N] [attempts=N] [first=N] [elements=N] [bytes=N]
+//	frame LETTERS at TIME        input arrives
+//	watermark [CHANNEL] TIME     of a main channel
+//	side [CHANNEL] TIME          of a side input
+//	ok BUNDLE [took D] [output BYTES] [residual LETTER hold TIME [delay D]]...
+//	fail BUNDLE TEXT
+//	block, unblock               as the output waits for credit, or no longer
+//	wait D                       time passes
+//
+// A TIME is in ms, or "begin" or "end", or "end-1".
+func TestScripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.script")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".script"), func(t *testing.T) {
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := runScript(string(want))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Errorf("(-want +got); -update accepts it:\n%s", diff)
+			}
+		})
+	}
+}
+
+type script struct {
+	task *Task
+	now  time.Time
+	out  strings.Builder
+}
+
+func runScript(text string) (string, error) {
+	s := &script{now: time.Unix(0, 0)}
+	for i, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+		if strings.HasPrefix(line, "\t") {
+			continue // what was put out before
+		}
+		s.out.WriteString(line + "\n")
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		if err := s.line(strings.Fields(line)); err != nil {
+			return "", fmt.Errorf("line %d: %s: %w", i+1, line, err)
+		}
+	}
+	return s.out.String(), nil
+}
+
+func (s *script) line(words []string) error {
+	command, args := words[0], words[1:]
+	switch command {
+	case "task":
+		return s.newTask(args)
+	case "frame":
+		return s.frame(args)
+	case "watermark":
+		return s.advance(args, s.task.Watermark)
+	case "side":
+		return s.advance(args, s.task.SideWatermark)
+	case "ok":
+		return s.ok(args)
+	case "fail":
+		id, err := strconv.Atoi(args[0])
+		if err != nil {
+			return err
+		}
+		if err := s.task.Failed(BundleID(id), errors.New(strings.Join(args[1:], " "))); err != nil {
+			s.print("the task fails: %v", err)
+			return nil
+		}
+	case "block", "unblock":
+		s.task.Block(command == "block")
+	case "wait":
+		d, err := time.ParseDuration(args[0])
+		if err != nil {
+			return err
+		}
+		s.now = s.now.Add(d)
+	default:
+		return errors.New("no such command")
+	}
+	return s.ready()
+}
+
+func (s *script) print(format string, args ...any) {
+	fmt.Fprintf(&s.out, "\t"+format+"\n", args...)
+}
+
+func (s *script) newTask(args []string) error {
+	cfg := Config{Main: 1, Cut: func(_ []byte, n int) (int, error) { return n, nil }}
+	options := map[string]*int{
+		"main": &cfg.Main, "side": &cfg.Side, "inflight": &cfg.InFlight, "attempts": &cfg.Attempts,
+		"first": &cfg.Limits.First, "elements": &cfg.Limits.Elements, "bytes": &cfg.Limits.Bytes,
+	}
+	for _, arg := range args {
+		name, value, _ := strings.Cut(arg, "=")
+		n, err := strconv.Atoi(value)
+		if err != nil || options[name] == nil {
+			return fmt.Errorf("%q is no option", arg)
+		}
+		*options[name] = n
+	}
+	s.task = NewTask(cfg)
+	return s.ready()
+}
+
+func (s *script) frame(args []string) error {
+	if len(args) != 3 || args[1] != "at" {
+		return errors.New("want LETTERS at TIME")
+	}
+	ts, err := parseTime(args[2])
+	s.task.Frame(frame.Frame{Data: []byte(args[0]), Elements: len(args[0]), MinTimestamp: ts})
+	return errors.Join(err, s.ready())
+}
+
+func (s *script) advance(args []string, advance func(int, int64)) error {
+	channel := 0
+	if len(args) == 2 {
+		var err error
+		if channel, err = strconv.Atoi(args[0]); err != nil {
+			return err
+		}
+		args = args[1:]
+	}
+	ts, err := parseTime(args[0])
+	advance(channel, ts)
+	return errors.Join(err, s.ready())
+}
+
+func (s *script) ok(args []string) error {
+	id, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	var r Result
+	for args = args[1:]; len(args) > 1; args = args[2:] {
+		value := args[1]
+		var err error
+		switch last := len(r.Residuals) - 1; args[0] {
+		case "took":
+			var d time.Duration
+			d, err = time.ParseDuration(value)
+			s.now = s.now.Add(d)
+		case "output":
+			r.OutputBytes, err = strconv.Atoi(value)
+		case "residual":
+			f := frame.Frame{Data: []byte(value), Elements: len(value), MinTimestamp: frame.MinTimestamp}
+			r.Residuals = append(r.Residuals, Residual{Frame: f})
+		case "hold":
+			r.Residuals[last].OutputWatermark, err = parseTime(value)
+		case "delay":
+			r.Residuals[last].Delay, err = time.ParseDuration(value)
+		default:
+			err = fmt.Errorf("%q is no option", args[0])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	s.task.Succeeded(BundleID(id), r, s.now)
+	return s.ready()
+}
+
+// ready prints what the task asks for.
+func (s *script) ready() error {
+	r, err := s.task.Ready(s.now)
+	if err != nil {
+		return err
+	}
+	if r.Consumed > 0 {
+		s.print("credit %d", r.Consumed)
+	}
+	for _, b := range r.Start {
+		again := ""
+		if b.Attempt > 1 {
+			again = fmt.Sprintf(", attempt %d", b.Attempt)
+		}
+		s.print("start bundle %d: %s%s", b.ID, join(b.Frames), again)
+	}
+	if r.Advanced {
+		s.print("watermark %s", formatTime(r.Watermark))
+	}
+	if !r.Wake.IsZero() {
+		s.print("wake in %v", r.Wake.Sub(s.now))
+	}
+	if r.Done {
+		s.print("done")
+	}
+	return nil
+}
+
+var namedTimes = map[string]int64{"begin": frame.MinTimestamp, "end": frame.MaxTimestamp, "end-1": frame.MaxTimestamp - 1}
+
+func parseTime(word string) (int64, error) {
+	if ts, ok := namedTimes[word]; ok {
+		return ts, nil
+	}
+	return strconv.ParseInt(word, 10, 64)
+}
+
+func formatTime(ts int64) string {
+	for name, named := range namedTimes {
+		if ts == named {
+			return name
+		}
+	}
+	return strconv.FormatInt(ts, 10)
+}
