@@ -17,6 +17,9 @@ type Frame struct {
 	Elements int
 	// MinTimestamp is the smallest element timestamp (ms), or a lower bound of it.
 	MinTimestamp int64
+	// Remote is about how many bytes the elements refer to that travel apart from them: the
+	// values of state-backed iterables. Whoever processes the frame reads them.
+	Remote int64
 }
 
 // Bytes returns the size of the frame's data.

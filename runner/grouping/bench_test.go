@@ -22,6 +22,7 @@ func BenchmarkGroup(b *testing.B) {
 		memory      int64
 	}{
 		{"keys=1000/value=100", global, 1000, 100, 1 << 30},
+		{"keys=10000/value=100", global, 10000, 100, 1 << 30},
 		{"keys=500k/value=8", global, 500_000, 8, 1 << 30},
 		{"keys=1000/value=100/fixed", fixed, 1000, 100, 1 << 30},
 		{"keys=1000/value=100/sessions", session, 1000, 100, 1 << 30},
@@ -30,8 +31,7 @@ func BenchmarkGroup(b *testing.B) {
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			input, blocks := benchInput(b, c.windowing, elements, c.keys, c.bytes)
-			cfg := Config{Input: input, Windowing: c.windowing, MemoryBytes: c.memory, Dir: b.TempDir()}
-			out := make([]byte, 0, 2<<20)
+			cfg := Config{Input: input, Windowing: c.windowing, MemoryBytes: c.memory, Dir: b.TempDir(), StateBacked: true}
 			b.ReportAllocs()
 			var stats Stats
 			for b.Loop() {
@@ -47,13 +47,15 @@ func BenchmarkGroup(b *testing.B) {
 				stats = table.Stats()
 				groups, err := table.Drain()
 				for err == nil {
-					out, _, _, err = groups.Next(out[:0], 1<<20)
+					_, err = groups.Next(512 << 10)
 				}
 				if err != io.EOF {
 					b.Fatal(err)
 				}
-				if err := table.Close(); err != nil {
-					b.Fatal(err)
+				for _, close := range []func() error{table.Close, table.Values().Close} {
+					if err := close(); err != nil {
+						b.Fatal(err)
+					}
 				}
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/elements, "ns/element")

@@ -24,7 +24,27 @@ type Config struct {
 	MemoryBytes int64
 	// Dir is an existing folder for what exceeds them; empty is the system's for temporary files.
 	Dir string
+
+	// StateBacked is true where all readers understand state-backed iterables. Then a group
+	// with more than InlineBytes of values leaves them behind, to be read from
+	// Values; otherwise it is a fault.Unsupported.
+	StateBacked bool
+	// InlineBytes is how many bytes of values may travel with their key. 0 is DefaultInline
+	// for groups that may be state-backed, and MaxInline for others.
+	InlineBytes int
+	// TokenPrefix is what the tokens of state-backed iterables begin with, so that those of
+	// several tables can be told apart.
+	TokenPrefix []byte
 }
+
+// Limits of the values that travel with their key, in bytes.
+const (
+	// DefaultInline is small, as SDKs decode what travels all at once, and
+	// large enough for what it takes to ask for values not to count.
+	DefaultInline = 64 << 10
+	// MaxInline is the most that is allowed: messages hold less than 2 GiB.
+	MaxInline = 1 << 30
+)
 
 // Validate says what is wrong with a configuration: a fault.Invalid, or a
 // fault.Unsupported for windows that only the SDK can merge.
@@ -38,7 +58,21 @@ func (c Config) Validate() error {
 	if c.Windowing.Merging && c.Windowing.Kind != windowing.Session {
 		return fault.New(fault.Unsupported, "grouping: windows of a custom merging window function can't be merged yet, only sessions")
 	}
+	if c.InlineBytes < 0 || c.InlineBytes > MaxInline {
+		return fault.New(fault.Invalid, "grouping: %d bytes of values with a key are not between 0 and %d", c.InlineBytes, MaxInline)
+	}
 	return c.spill().Validate()
+}
+
+func (c Config) inline() int {
+	switch {
+	case c.InlineBytes > 0:
+		return c.InlineBytes
+	case c.StateBacked:
+		return DefaultInline
+	default:
+		return MaxInline
+	}
 }
 
 func (c Config) spill() spillmap.Config {
@@ -57,6 +91,8 @@ type Stats = spillmap.Stats
 type Table struct {
 	cfg    Config
 	values *spillmap.Map
+	large  *Values
+	groups *Groups
 	// elements, hashes and prefix are fields so that Add doesn't allocate.
 	elements [batch]coders.Element
 	hashes   [batch]uint64
@@ -76,8 +112,16 @@ func New(cfg Config) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Table{cfg: cfg, values: values}, nil
+	t := &Table{cfg: cfg, values: values}
+	if cfg.StateBacked {
+		t.large = newValues(&cfg)
+	}
+	return t, nil
 }
+
+// Values returns what holds the values of large groups. It is nil unless the table is
+// StateBacked. The caller closes it when all who read groups have ended.
+func (t *Table) Values() *Values { return t.large }
 
 // Add takes a block of whole encoded windowed elements, which it does not retain. An
 // element goes to each of its windows; one in no window is dropped. A block
@@ -140,22 +184,55 @@ func (t *Table) addWindows(hash uint64, e *coders.Element) error {
 	return nil
 }
 
-// Drain begins output: no Add afterwards. Memory is given up as groups are read.
+// Drain begins output: no Add afterwards. Memory is given up as groups are read, but for
+// that of large groups.
 func (t *Table) Drain() (*Groups, error) {
 	cursor, err := t.values.Read()
 	if err != nil {
 		return nil, err
 	}
+	if t.large != nil {
+		t.large.memory = t.values.Retained()
+	}
 	stats := t.values.Stats()
-	return &Groups{windowing: t.cfg.Windowing, cursor: cursor, estimate: stats.MemoryBytes + 4*stats.SpilledBytes}, nil
+	memory := max(t.cfg.MemoryBytes, 0)
+	if memory == 0 {
+		memory = spillmap.DefaultMemory
+	}
+	t.groups = &Groups{
+		windowing: t.cfg.Windowing,
+		cursor:    cursor,
+		values:    iterable{store: t.large, inline: t.cfg.inline()},
+		sessions: sessions{
+			limit:  int(memory / 8),
+			sorter: spillmap.Config{MemoryBytes: max(memory/4, 1), Dir: t.cfg.Dir, Sorted: true},
+		},
+		estimate: stats.MemoryBytes + 4*stats.SpilledBytes,
+	}
+	return t.groups, nil
 }
 
 // Stats returns what the table holds and has done so far. Values counts an element
-// once per window.
-func (t *Table) Stats() Stats { return t.values.Stats() }
+// once per window; SpilledBytes has the values of large groups, too.
+func (t *Table) Stats() Stats {
+	s := t.values.Stats()
+	if t.large != nil {
+		s.SpilledBytes += t.large.file.size
+	}
+	if t.groups != nil {
+		s.SpilledBytes += t.groups.sessions.spilled
+	}
+	return s
+}
 
-// Close frees memory and removes files. It may be called again.
-func (t *Table) Close() error { return t.values.Close() }
+// Close frees memory and removes files, but for those of Values. It may be called again.
+func (t *Table) Close() error {
+	err := t.values.Close()
+	if t.groups != nil {
+		err = errors.Join(err, t.groups.sessions.closeLarge())
+	}
+	return err
+}
 
 func cutError(err error, at int) error {
 	if errors.Is(err, coders.ErrShort) {

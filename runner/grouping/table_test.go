@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -39,8 +40,8 @@ type input struct {
 
 func drawInput(t *rapid.T, kind windowing.Kind) input {
 	e := input{
-		timestamp: rapid.Int64Range(-100, 100).Draw(t, "timestamp"),
-		key:       rapid.Int64Range(-5, 50).Draw(t, "key"),
+		timestamp: rapid.OneOf(rapid.Just[int64](5), rapid.Int64Range(-100, 100)).Draw(t, "timestamp"),
+		key:       rapid.OneOf(rapid.Just[int64](7), rapid.Int64Range(-5, 50)).Draw(t, "key"),
 		value:     strings.Repeat(rapid.StringMatching("[a-z]").Draw(t, "value"), rapid.SampledFrom([]int{0, 1, 20, 300, 20_000}).Draw(t, "size")),
 	}
 	start := (e.timestamp + 1000) / 10 * 10
@@ -147,21 +148,32 @@ func TestTableAgreesWithModel(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			in := layout(t, base.Kind != windowing.Global)
-			spilled := false
+			spilled, paged := false, false
 			rapid.Check(t, func(t *rapid.T) {
 				s := *base
 				s.Combiner = rapid.SampledFrom([]windowing.TimestampCombiner{windowing.EndOfWindow, windowing.Earliest, windowing.Latest}).Draw(t, "combiner")
-				table, err := New(Config{Input: in, Windowing: &s, Dir: dir,
-					MemoryBytes: rapid.SampledFrom([]int64{1, 4 << 10, 0}).Draw(t, "memory")})
+				cfg := Config{Input: in, Windowing: &s, Dir: dir,
+					MemoryBytes: rapid.SampledFrom([]int64{1, 4 << 10, 40 << 10, 0}).Draw(t, "memory")}
+				if rapid.Bool().Draw(t, "state-backed") {
+					cfg.StateBacked = true
+					cfg.InlineBytes = rapid.SampledFrom([]int{0, 1, 100, 10_000}).Draw(t, "inline")
+					cfg.TokenPrefix = []byte(rapid.SampledFrom([]string{"", "prefix"}).Draw(t, "prefix"))
+				}
+				table, err := New(cfg)
 				if err != nil {
 					t.Fatal(err)
 				}
 				defer table.Close()
+				if table.Values() != nil {
+					defer table.Values().Close()
+				}
 				inputs := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) input { return drawInput(t, s.Kind) }), 0, 80).Draw(t, "inputs")
 				addAll(t, table, inputs, s.Kind == windowing.Global)
 				spilled = spilled || table.Stats().Runs > 0
 				maxBytes := rapid.SampledFrom([]int{0, 1000, 1 << 20}).Draw(t, "maxBytes")
-				checkDrain(t, table, in, modelOf(inputs, &s), maxBytes)
+				read := &reader{in: in, values: table.Values(), page: rapid.SampledFrom([]int{0, 1, 500, 1 << 20}).Draw(t, "page")}
+				checkDrain(t, table, read, modelOf(inputs, &s), maxBytes)
+				paged = paged || read.pages > read.tokens
 				if err := table.Close(); err != nil {
 					t.Fatal(err)
 				}
@@ -169,8 +181,8 @@ func TestTableAgreesWithModel(t *testing.T) {
 					t.Fatalf("%v is left after Close", left)
 				}
 			})
-			if !spilled {
-				t.Error("nothing was spilled")
+			if !spilled || !paged {
+				t.Errorf("values were spilled: %t, and read in pages: %t", spilled, paged)
 			}
 		})
 	}
@@ -193,29 +205,33 @@ func addAll(t *rapid.T, table *Table, inputs []input, global bool) {
 	}
 }
 
+// reader reads the output of a table.
+type reader struct {
+	in            *coders.Windowed
+	values        *Values
+	page          int
+	tokens, pages int
+}
+
 // checkDrain reads all output and compares it with the model.
-func checkDrain(t *rapid.T, table *Table, in *coders.Windowed, want map[groupKey]*group, maxBytes int) {
+func checkDrain(t *rapid.T, table *Table, r *reader, want map[groupKey]*group, maxBytes int) {
 	groups, err := table.Drain()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for {
-		const before = "what was there"
-		out, n, minimum, err := groups.Next([]byte(before), maxBytes)
+		f, err := groups.Next(maxBytes)
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		if string(out[:len(before)]) != before || n == 0 {
-			t.Fatalf("Next returned %d elements after %.20q", n, out)
-		}
-		block, least := out[len(before):], coders.MaxTimestamp
-		for range n {
+		block, least := f.Data, coders.MaxTimestamp
+		for range f.Elements {
 			var k groupKey
 			var g group
-			k, g, block = parseGroup(t, in, block)
+			k, g, block = r.parseGroup(t, block)
 			least = min(least, g.timestamp)
 			w := want[k]
 			if w == nil {
@@ -226,8 +242,8 @@ func checkDrain(t *rapid.T, table *Table, in *coders.Windowed, want map[groupKey
 			}
 			delete(want, k)
 		}
-		if len(block) > 0 || least != minimum {
-			t.Fatalf("%d bytes follow %d elements; their smallest timestamp is %d, not %d", len(block), n, least, minimum)
+		if f.Elements == 0 || len(block) > 0 || least != f.MinTimestamp {
+			t.Fatalf("%d bytes follow %d elements; their smallest timestamp is %d, not %d", len(block), f.Elements, least, f.MinTimestamp)
 		}
 	}
 	if len(want) > 0 {
@@ -236,12 +252,12 @@ func checkDrain(t *rapid.T, table *Table, in *coders.Windowed, want map[groupKey
 }
 
 // parseGroup reads one windowed KV<varint, iterable<bytes>>.
-func parseGroup(t *rapid.T, in *coders.Windowed, b []byte) (k groupKey, g group, rest []byte) {
+func (r *reader) parseGroup(t *rapid.T, b []byte) (k groupKey, g group, rest []byte) {
 	g.timestamp = int64(binary.BigEndian.Uint64(b) ^ 1<<63)
 	if windows := binary.BigEndian.Uint32(b[8:]); windows != 1 {
 		t.Fatalf("an element in %d windows", windows)
 	}
-	n, err := in.Window().Skip(b[12:])
+	n, err := r.in.Window().Skip(b[12:])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,13 +277,53 @@ func parseGroup(t *rapid.T, in *coders.Windowed, b []byte) (k groupKey, g group,
 	b = b[1+n:]
 	count := binary.BigEndian.Uint32(b)
 	b = b[4:]
-	for range count {
-		size, n := binary.Uvarint(b)
-		g.values = append(g.values, string(b[n:n+int(size)]))
-		b = b[n+int(size):]
+	if count == math.MaxUint32 {
+		g.values, rest = r.readAll(t, b)
+	} else {
+		g.values, rest = cutValues(b, int(count))
 	}
 	slices.Sort(g.values)
-	return k, g, b
+	return k, g, rest
+}
+
+func cutValues(b []byte, count int) (values []string, rest []byte) {
+	for range count {
+		size, n := binary.Uvarint(b)
+		values = append(values, string(b[n:n+int(size)]))
+		b = b[n+int(size):]
+	}
+	return values, b
+}
+
+// readAll reads what stands after the count of an iterable of unknown length: the mark of
+// a token, the token's length and the token.
+func (r *reader) readAll(t *rapid.T, b []byte) (values []string, rest []byte) {
+	if mark, n := binary.Uvarint(b); mark != math.MaxUint64 {
+		t.Fatalf("a block of %d values", mark)
+	} else {
+		b = b[n:]
+	}
+	size, n := binary.Uvarint(b)
+	token, rest := b[n:n+int(size)], b[n+int(size):]
+	r.tokens++
+	var next []byte
+	for begun := false; !begun || len(next) > 0; begun = true {
+		data, after, err := r.values.Read(token, next, r.page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.pages++
+		if most := max(r.page, 2*20_003); len(data) > most || len(data) == 0 {
+			t.Fatalf("a page of %d bytes, %d were asked for", len(data), r.page)
+		}
+		for len(data) > 0 {
+			var one []string
+			one, data = cutValues(data, 1)
+			values = append(values, one...)
+		}
+		next = after
+	}
+	return values, rest
 }
 
 func TestValuesKeepTheirOrderInMemory(t *testing.T) {
@@ -290,9 +346,9 @@ func TestValuesKeepTheirOrderInMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, n, _, err := groups.Next(nil, 0)
-	if err != nil || n != 1 || !strings.HasSuffix(string(out), string(want)) {
-		t.Errorf("the first group of %d, error %v, does not have its values in order", n, err)
+	f, err := groups.Next(0)
+	if err != nil || f.Elements != 1 || !strings.HasSuffix(string(f.Data), string(want)) {
+		t.Errorf("the first group of %d, error %v, does not have its values in order", f.Elements, err)
 	}
 }
 
@@ -360,7 +416,7 @@ func FuzzAdd(f *testing.F) {
 			}
 			groups, err := table.Drain()
 			for err == nil {
-				_, _, _, err = groups.Next(nil, 100)
+				_, err = groups.Next(100)
 			}
 			if err != io.EOF && fault.ClassOf(err) != fault.Corruption {
 				t.Fatalf("%s: error is %v, want a corruption", name, err)

@@ -32,6 +32,8 @@ type Config struct {
 	// Combine folds the timestamps of a group's values: it is associative and
 	// commutative. Nil keeps that of any one of them.
 	Combine func(a, b int64) int64
+	// Sorted has groups read by hash, key and window even if nothing was written to disk.
+	Sorted bool
 }
 
 // Validate says what is wrong with a configuration, as a fault.Invalid.
@@ -128,14 +130,17 @@ func (m *Map) write(src source) error {
 }
 
 // Read begins reading; nothing may be added afterwards. Memory is given up as it is
-// read. Without runs groups come in the order in which they were first seen, else
-// by hash, key and window.
+// read. Without runs groups come in the order in which they were first seen unless the
+// configuration says Sorted, else by hash, key and window.
 func (m *Map) Read() (*Cursor, error) {
+	m.table.arena.spare = nil
 	mem := &tableSource{table: &m.table, release: true}
+	if len(m.runs) > 0 || m.cfg.Sorted {
+		mem.order = m.table.sorted()
+	}
 	if len(m.runs) == 0 {
 		return newCursor(mem, m.cfg.Combine)
 	}
-	mem.order = m.table.sorted()
 	for len(m.runs) > m.fanIn {
 		// The oldest first: each pass reads what earlier passes wrote last.
 		n := min(m.fanIn, len(m.runs)-m.fanIn+1)

@@ -49,12 +49,17 @@ type tableSource struct {
 	pos     int
 	group   *group
 	chunk   ref // the next one
+	held    ref // that of the current record, to be released
 	rec     record
 }
 
 func (s *tableSource) record() *record { return &s.rec }
 
 func (s *tableSource) next() error {
+	if s.held != 0 {
+		s.table.arena.release(s.held)
+		s.held = 0
+	}
 	if s.chunk != 0 {
 		s.rec.continued, s.rec.count = true, 0
 		s.rec.value = s.readChunk(0)
@@ -93,7 +98,7 @@ func (s *tableSource) readChunk(skip uint32) []byte {
 	}
 	s.chunk = next
 	if s.release {
-		s.table.arena.release(current)
+		s.held = current
 	}
 	return chunk[chunkHeader+skip : chunkHeader+used]
 }
