@@ -2,6 +2,7 @@ package fnapi
 
 import (
 	"fmt"
+	"time"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -9,8 +10,14 @@ import (
 	"github.com/lintelrun/lintel/fnapi/data"
 )
 
-// logQueue is how many entries of a harness may wait for Worker.Log.
-const logQueue = 1024
+const (
+	// logQueue is how many entries of a harness may wait for Worker.Log.
+	logQueue = 1024
+	// logLinger is how long a harness that was closed may take to end its logging
+	// stream, whose entries nobody hears any more. Java does so within a second of
+	// the end of its control stream, and takes it for a failure if we are first.
+	logLinger = 5 * time.Second
+)
 
 type loggingService struct {
 	fnpb.UnimplementedBeamFnLoggingServer
@@ -25,7 +32,19 @@ func (l loggingService) Logging(stream fnpb.BeamFnLogging_LoggingServer) error {
 	if err != nil {
 		return err
 	}
-	return statusOf(l.s.serve(h.closed, func() error { return h.readLogs(stream) }))
+	ended := make(chan error, 1)
+	l.s.loops.Go(func() { ended <- h.readLogs(stream) })
+	select {
+	case err := <-ended:
+		return statusOf(err)
+	case <-h.closed:
+	}
+	select {
+	case err := <-ended:
+		return statusOf(err)
+	case <-time.After(logLinger):
+		return nil
+	}
 }
 
 func (h *Harness) readLogs(stream fnpb.BeamFnLogging_LoggingServer) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -220,6 +221,47 @@ func TestResponseBeforeTheEndOfInputAfterASplit(t *testing.T) {
 
 // The server reads all that a harness logs however slow Log is, and accounts
 // for what it had to drop.
+// Java reports a failure if its logging stream ends before it has closed it.
+func TestLoggingStreamIsTheHarnessesToEnd(t *testing.T) {
+	s := newServer(t, fnapi.Config{})
+	heard := make(chan struct{}, 1)
+	h, _ := newHarness(t, s, fnapi.Worker{Log: func(*fnpb.LogEntry) { heard <- struct{}{} }}, fnapitest.Script{})
+	conn, err := fnapitest.Dial(s.Endpoint())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	logs, err := fnpb.NewBeamFnLoggingClient(conn).Logging(fnapitest.WithWorkerID(deadline(t), h.ID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := &fnpb.LogEntry_List{LogEntries: []*fnpb.LogEntry{{Message: "text"}}}
+	if err := logs.Send(entry); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := logs.Recv()
+		ended <- err
+	}()
+	<-heard
+	h.Close()
+	for range 100 { // round trips, so that an end of the stream would have come
+		fnpb.NewProvisionServiceClient(conn).GetProvisionInfo(deadline(t), &fnpb.GetProvisionInfoRequest{})
+	}
+	select {
+	case err := <-ended:
+		t.Fatalf("the server ended the stream: %v", err)
+	default:
+	}
+	if err := errors.Join(logs.Send(entry), logs.CloseSend()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, io.EOF) {
+		t.Errorf("the stream ended with %v", err)
+	}
+}
+
 func TestLogging(t *testing.T) {
 	var messages []string
 	dropped := 0
