@@ -17,10 +17,11 @@ func (b *Bundle) Metrics(ctx context.Context) ([]*pipepb.MonitoringInfo, error) 
 	return b.harness.resolve(ctx, resp.GetMonitoringInfos(), resp.GetMonitoringData())
 }
 
-// resolve puts infos together from payloads by short id. Python and Java send
-// the same metrics in both forms, the whole set in each, so one is enough.
+// resolve puts infos together from payloads by short id. Python, Java and
+// TypeScript send the same metrics in both forms, the whole set in each; then the
+// full one is taken: it needs no more, and TypeScript can't explain its short ids.
 func (h *Harness) resolve(ctx context.Context, full []*pipepb.MonitoringInfo, byID map[string][]byte) ([]*pipepb.MonitoringInfo, error) {
-	if len(byID) == 0 {
+	if len(full) >= len(byID) {
 		return full, nil
 	}
 	if err := h.learn(ctx, byID); err != nil {

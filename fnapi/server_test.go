@@ -122,8 +122,7 @@ func TestMetricsResolveShortIDsOnce(t *testing.T) {
 			}
 			b.Terminate()
 			return b.Respond(&fnpb.ProcessBundleResponse{
-				MonitoringData:  map[string][]byte{"a": []byte(b.ID), "b": {2}},
-				MonitoringInfos: []*pipepb.MonitoringInfo{{Urn: "urn:a"}, {Urn: "urn:b"}}, // the same once more, as Python does
+				MonitoringData: map[string][]byte{"a": []byte(b.ID), "b": {2}},
 			})
 		},
 	})
@@ -148,6 +147,34 @@ func TestMetricsResolveShortIDsOnce(t *testing.T) {
 	}
 	if asked != 1 {
 		t.Errorf("the harness was asked %d times for its short ids, want once", asked)
+	}
+}
+
+// TypeScript sends both forms and can't explain its short ids.
+func TestMetricsInFullNeedNoShortIDs(t *testing.T) {
+	h, sdk := newHarness(t, newServer(t, fnapi.Config{}), fnapi.Worker{}, fnapitest.Script{
+		Process: func(b *fnapitest.Bundle) error {
+			if err := b.Drain(); err != nil {
+				return err
+			}
+			b.Terminate()
+			return b.Respond(&fnpb.ProcessBundleResponse{
+				MonitoringData:  map[string][]byte{"m0": {7}},
+				MonitoringInfos: []*pipepb.MonitoringInfo{{Urn: "urn:a", Payload: []byte{7}}},
+			})
+		},
+	})
+	b := newBundle(t, h, plain)
+	feed(t, b)
+	wantEnd(t, b, nil)
+	infos, err := b.Metrics(deadline(t))
+	if err != nil || len(infos) != 1 || infos[0].GetUrn() != "urn:a" || string(infos[0].GetPayload()) != "\a" {
+		t.Errorf("got %v, %v", infos, err)
+	}
+	for _, req := range sdk.Asked() {
+		if req.GetMonitoringInfos() != nil {
+			t.Errorf("the harness was asked for its short ids: %v", req)
+		}
 	}
 }
 
