@@ -103,7 +103,7 @@ func (e *execution) tasks() []*task {
 		inboxes[i] = make([]*exchange.Inbox, e.parallelism(s))
 		n += len(inboxes[i])
 	}
-	capacity := min(max(int(e.cfg.MemoryBytes)/4/n, 1<<20), 16<<20)
+	capacity := min(max(int(e.cfg.MemoryBytes)/4/max(n, 1), 1<<20), 16<<20)
 	for i := range inboxes {
 		for j := range inboxes[i] {
 			inboxes[i][j] = exchange.NewInbox(capacity)
