@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/lintelrun/lintel/fnapi/environment"
+	"github.com/lintelrun/lintel/fnapi/environment/output"
 	"github.com/lintelrun/lintel/internal/fault"
 )
 
@@ -134,7 +135,7 @@ func (l *Launcher) Launch(ctx context.Context, r environment.Request) (environme
 	w := &worker{
 		name: fmt.Sprintf("worker %s (%s)", r.WorkerID, p.GetCommand()),
 		log:  l.log.With("worker", r.WorkerID, "command", p.GetCommand()),
-		out:  &output{each: r.Output},
+		out:  output.NewLog(r.Output),
 		done: make(chan struct{}),
 	}
 	command, err := locate(p.GetCommand())
@@ -171,10 +172,11 @@ func locate(command string) (string, error) {
 }
 
 type worker struct {
-	name string
-	dir  string // its working directory
-	log  *slog.Logger
-	out  *output
+	name    string
+	dir     string // its working directory
+	log     *slog.Logger
+	out     *output.Log
+	printed *output.Stream // its one stream
 
 	guard    *exec.Cmd
 	lifeline *os.File // the guard stops the worker when this is closed
@@ -203,13 +205,14 @@ func (w *worker) start(ctx context.Context, args, env []string) error {
 		return fault.New(fault.Retryable, "start of %s: %w", w.name, err)
 	}
 	w.lifeline = lifeline
+	w.printed = w.out.Stream()
 	w.guard = &exec.Cmd{
 		Path:       "/proc/self/exe", // right even if the file has been replaced since we started
 		Args:       args,
 		Env:        env,
 		Dir:        w.dir,
-		Stdout:     w.out,
-		Stderr:     w.out, // the same writer: one pipe, in the order of writing
+		Stdout:     w.printed,
+		Stderr:     w.printed, // the same writer: one pipe, in the order of writing
 		ExtraFiles: []*os.File{lifelineFD - 3: lifelineEnd, reportFD - 3: reportsEnd},
 		// A group of its own: Ctrl-C in our terminal is ours to handle.
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
@@ -259,17 +262,17 @@ func (w *worker) wait(reports *os.File, started chan<- error) {
 	err := w.guard.Wait()
 	w.removeDir()
 	w.closeLifeline()
-	w.out.flush()
+	w.printed.Flush()
 	if how == "" {
 		how, stopped = fmt.Sprintf("has lost its guard process (%v)", err), w.stopping.Load()
 	}
 	select {
-	case started <- fault.New(fault.Retryable, "it %s; %s", how, w.lastWords()):
+	case started <- fault.New(fault.Retryable, "it %s; %s", how, w.out.LastWords()):
 	default: // the start has been reported
 	}
 	w.log.Debug("worker process gone", "how", how, "stopped", stopped)
 	if !stopped {
-		w.err = fault.New(fault.Retryable, "%s %s before it was stopped; %s", w.name, how, w.lastWords())
+		w.err = fault.New(fault.Retryable, "%s %s before it was stopped; %s", w.name, how, w.out.LastWords())
 	}
 }
 
@@ -277,14 +280,6 @@ func (w *worker) removeDir() {
 	if err := os.RemoveAll(w.dir); err != nil {
 		w.log.Warn("working directory not removed", "error", err)
 	}
-}
-
-func (w *worker) lastWords() string {
-	tail := w.out.tail()
-	if tail == "" {
-		return "it printed nothing"
-	}
-	return "its last lines:\n" + tail
 }
 
 func (w *worker) closeLifeline() {

@@ -1,4 +1,4 @@
-package process
+package output
 
 import (
 	"fmt"
@@ -9,18 +9,19 @@ import (
 	"pgregory.net/rapid"
 )
 
-func linesOf(writes ...string) (lines []string, tail string) {
-	o := &output{each: func(line string) { lines = append(lines, line) }}
+func linesOf(writes ...string) (lines []string, lastWords string) {
+	log := NewLog(func(line string) { lines = append(lines, line) })
+	s := log.Stream()
 	for _, w := range writes {
-		if n, err := o.Write([]byte(w)); n != len(w) || err != nil {
+		if n, err := s.Write([]byte(w)); n != len(w) || err != nil {
 			panic(fmt.Sprint(n, err))
 		}
 	}
-	o.flush()
-	return lines, o.tail()
+	s.Flush()
+	return lines, log.LastWords()
 }
 
-func TestOutputCutsLines(t *testing.T) {
+func TestStreamCutsLines(t *testing.T) {
 	long := strings.Repeat("x", maxLine)
 	for _, c := range []struct{ writes, want []string }{
 		{nil, nil},
@@ -37,7 +38,24 @@ func TestOutputCutsLines(t *testing.T) {
 	}
 }
 
-func TestOutputIsTheSameHoweverItIsWritten(t *testing.T) {
+func TestStreamsOfALogDoNotMixTheirLines(t *testing.T) {
+	var lines []string
+	log := NewLog(func(line string) { lines = append(lines, line) })
+	a, b := log.Stream(), log.Stream()
+	for _, w := range []struct {
+		to   *Stream
+		text string
+	}{{a, "on"}, {b, "tw"}, {a, "e\n"}, {b, "o\n"}} {
+		if _, err := w.to.Write([]byte(w.text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]string{"one", "two"}, lines); diff != "" {
+		t.Errorf("lines (-want +got):\n%s", diff)
+	}
+}
+
+func TestLinesAreTheSameHoweverTheyAreWritten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		lines := rapid.SliceOfN(rapid.StringMatching(`[a-z]{0,5}`), 0, 3*maxLines).Draw(t, "lines")
 		var all string
@@ -49,16 +67,19 @@ func TestOutputIsTheSameHoweverItIsWritten(t *testing.T) {
 			n := rapid.IntRange(1, len(rest)).Draw(t, "write")
 			writes, rest = append(writes, rest[:n]), rest[n:]
 		}
-		got, tail := linesOf(writes...)
+		got, lastWords := linesOf(writes...)
 		if strings.Join(got, "\n") != strings.Join(lines, "\n") || len(got) != len(lines) {
 			t.Fatalf("lines are %q; want %q", got, lines)
 		}
-		var want string
+		want := "it printed nothing"
+		if len(lines) > 0 {
+			want = "its last lines:\n"
+		}
 		for _, l := range lines[max(0, len(lines)-maxLines):] {
 			want += l + "\n"
 		}
-		if tail != want {
-			t.Fatalf("tail is %q; want %q", tail, want)
+		if lastWords != want {
+			t.Fatalf("last words are %q; want %q", lastWords, want)
 		}
 	})
 }
