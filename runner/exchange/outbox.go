@@ -2,10 +2,12 @@ package exchange
 
 import "github.com/lintelrun/lintel/runner/frame"
 
-// Stored is a frame that may have been spilled; Load brings it to memory.
+// Stored is a frame that may have been spilled. It ends by Load, which brings it
+// to memory, or by Drop, which gives it up.
 type Stored interface {
 	Bytes() int
 	Load() (frame.Frame, error)
+	Drop()
 }
 
 // Receiver is the far end of a channel: an Inbox in the same process, or what
@@ -79,14 +81,17 @@ func (o *Outbox) Flush() error {
 // Waiting is the number of bytes that wait for credit.
 func (o *Outbox) Waiting() int { return o.waiting }
 
-// Empty reports whether all, watermarks included, was delivered.
-func (o *Outbox) Empty() bool {
+// Drop gives up all that waits. Nothing may be sent afterwards.
+func (o *Outbox) Drop() {
 	for _, out := range o.outlets {
-		if len(out.waiting) > 0 {
-			return false
+		for _, e := range out.waiting {
+			if e.stored != nil {
+				e.stored.Drop()
+			}
 		}
+		out.waiting = nil
 	}
-	return true
+	o.waiting = 0
 }
 
 func (o *Outbox) push(out *Outlet) error {

@@ -16,15 +16,12 @@ import (
 	"github.com/lintelrun/lintel/runner/frame"
 )
 
-// stagingBytes is what one attempt of a bundle may stage in memory.
-const stagingBytes = 64 << 20
-
 // attempt runs one attempt of a bundle and reports its outcome. It owns nothing
 // of the task but what it is given.
 func (x *execTask) attempt(ctx context.Context, b *engine.Bundle, turn int) {
 	defer x.bundles.Done()
 	began := time.Now()
-	out := newStaging(x.routes, x.stage.Exec.Sinks, turn, spiller{dir: x.e.dir, budget: stagingBytes})
+	out := newStaging(x.routes, x.stage.Exec.Sinks, turn, spiller{dir: x.e.dir, budget: x.e.staging})
 	r := outcome{bundle: b, out: out}
 	r.err = x.process(ctx, b, &r)
 	out.spill.close()
@@ -44,7 +41,7 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, r *outcome) er
 		Descriptor: x.e.descriptorID(x.stage),
 		Source:     spec.Source,
 		Sinks:      spec.Sinks,
-		State:      &stateHandler{e: x.e, spec: spec},
+		State:      gated{&x.e.reads, &stateHandler{e: x.e, spec: spec}},
 	})
 	if err != nil {
 		return h.explain(ctx, err)
@@ -57,7 +54,13 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, r *outcome) er
 	defer x.e.stats.end(tracked)
 
 	fed := make(chan error, 1)
-	go func() { fed <- feed(fb, b.Frames) }()
+	go func() {
+		err := feed(fb, b.Frames)
+		if err != nil {
+			fb.Abort(err) // it would wait for the rest of its input for ever
+		}
+		fed <- err
+	}()
 	if err := drain(ctx, fb, r.out); err != nil {
 		fb.Abort(err)
 		<-fed // its error is a consequence of this one
@@ -109,16 +112,17 @@ func (x *execTask) conclude(ctx context.Context, h *harness, fb *fnapi.Bundle, r
 		x.e.stats.commit(infos)
 		if resp.GetRequiresFinalization() {
 			x.bundles.Add(1)
-			go x.finalize(fb)
+			go x.finalize(ctx, fb)
 		}
 	}
 	return nil
 }
 
-// finalize is best effort, as the Fn API has it: the SDK's callbacks expire.
-func (x *execTask) finalize(fb *fnapi.Bundle) {
+// finalize is best effort, as the Fn API has it: the SDK's callbacks expire. The
+// task waits for it unless the job is cancelled.
+func (x *execTask) finalize(ctx context.Context, fb *fnapi.Bundle) {
 	defer x.bundles.Done()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := fb.Finalize(ctx); err != nil {
 		x.log.Warn("bundle not finalised", "bundle", fb.ID(), "error", err)

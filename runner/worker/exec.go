@@ -48,14 +48,17 @@ func newExecTask(t *task) *execTask {
 	cfg := engine.Config{Main: main, Side: side, Attempts: t.e.cfg.Attempts, Limits: limits, Cut: x.cut}
 	x.core = engine.NewTask(cfg)
 	x.results = make(chan outcome, 16)
-	x.parked.spill = spiller{dir: t.e.dir, budget: outboxBytes}
+	x.parked.spill = spiller{dir: t.e.dir, budget: newBudget(outboxBytes)}
 	return x
 }
 
 func (x *execTask) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	err := x.loop(ctx)
-	cancel()
+	if err != nil {
+		cancel() // bundles that are still in flight
+	}
 	go func() {
 		x.bundles.Wait()
 		close(x.results)
@@ -73,6 +76,10 @@ func (x *execTask) loop(ctx context.Context) error {
 	wake := time.NewTimer(time.Hour)
 	defer wake.Stop()
 	for {
+		// Cancelled bundles come back as failed ones; they are no reason to try again.
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		done, err := x.act(ctx, wake)
 		if err != nil || done {
 			return err
@@ -126,18 +133,21 @@ func (x *execTask) act(ctx context.Context, wake *time.Timer) (done bool, err er
 }
 
 // receive passes what has arrived to the core. While side inputs are not
-// complete all other input is parked, on disk if need be: a producer of both
-// would otherwise wait for us to take the one before it can send the other.
+// complete all other input is parked, on disk if need be, and its credit goes
+// back: a producer of both would otherwise wait for us to take the one before it
+// can send the other.
 func (x *execTask) receive() error {
 	for _, m := range x.take() {
 		switch {
 		case m.Channel >= x.mainChannels:
 			x.core.SideWatermark(m.Channel-x.mainChannels, m.Watermark)
-		case !x.core.SidesReady() || !x.parked.empty():
+		case !x.core.SidesReady():
 			if err := x.parked.push(m); err != nil {
 				return err
 			}
 			x.inbox.Consumed(m.Frame.Bytes())
+		case !x.parked.empty(): // it has to queue, but keeps its credit
+			x.parked.queue(m)
 		default:
 			x.deliver(m)
 		}
@@ -156,11 +166,13 @@ func (x *execTask) deliver(m exchange.Message) {
 // unpark brings parked input back as the core has use for it.
 func (x *execTask) unpark() error {
 	for x.core.SidesReady() && !x.parked.empty() && x.core.Pending() < 2*outboxBytes {
-		m, err := x.parked.pop()
+		m, prepaid, err := x.parked.pop()
 		if err != nil {
 			return err
 		}
-		x.prepaid += m.Frame.Bytes()
+		if prepaid {
+			x.prepaid += m.Frame.Bytes()
+		}
 		x.deliver(m)
 	}
 	return nil
@@ -178,8 +190,10 @@ func (x *execTask) finished(r outcome) error {
 		x.log.Warn("bundle failed, trying again", "bundle", r.bundle.ID, "attempt", r.bundle.Attempt, "error", r.err)
 		return nil
 	}
-	for _, s := range r.out.frames {
+	for i, s := range r.out.frames {
 		if err := x.outbox.Send(s.outlet, s.frame); err != nil {
+			r.out.frames = r.out.frames[i+1:]
+			r.out.discard()
 			return err
 		}
 	}
@@ -215,7 +229,8 @@ func (x *execTask) cut(data []byte, n int) (int, error) {
 	return off, nil
 }
 
-// parking is a queue of messages that holds frames on disk past its budget.
+// parking is a queue of messages that holds those it is to keep for long on disk
+// past its budget.
 type parking struct {
 	spill    spiller
 	messages []parkedMessage
@@ -224,12 +239,14 @@ type parking struct {
 type parkedMessage struct {
 	message exchange.Message
 	frame   exchange.Stored
+	prepaid bool // its credit went back when it was parked
 }
 
 func (p *parking) empty() bool { return len(p.messages) == 0 }
 
+// push parks m, whose credit goes back now.
 func (p *parking) push(m exchange.Message) error {
-	e := parkedMessage{message: m}
+	e := parkedMessage{message: m, prepaid: true}
 	if m.Data {
 		s, err := p.spill.store(m.Frame)
 		if err != nil {
@@ -241,25 +258,27 @@ func (p *parking) push(m exchange.Message) error {
 	return nil
 }
 
-func (p *parking) pop() (exchange.Message, error) {
+// queue puts m behind what is parked. Its credit bounds what lies here so.
+func (p *parking) queue(m exchange.Message) {
+	p.messages = append(p.messages, parkedMessage{message: m})
+}
+
+func (p *parking) pop() (m exchange.Message, prepaid bool, err error) {
 	e := p.messages[0]
+	if e.frame != nil {
+		if e.message.Frame, err = e.frame.Load(); err != nil {
+			return exchange.Message{}, false, err
+		}
+	}
 	p.messages[0] = parkedMessage{}
 	p.messages = p.messages[1:]
-	if e.frame == nil {
-		return e.message, nil
-	}
-	f, err := e.frame.Load()
-	if err != nil {
-		return exchange.Message{}, err
-	}
-	e.message.Frame = f
-	return e.message, nil
+	return e.message, e.prepaid, nil
 }
 
 func (p *parking) close() {
 	for _, e := range p.messages {
-		if d, ok := e.frame.(*onDisk); ok {
-			d.drop()
+		if e.frame != nil {
+			e.frame.Drop()
 		}
 	}
 	p.messages = nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -24,7 +25,10 @@ type execution struct {
 	log   *slog.Logger
 	envs  map[string]*pool
 	sides []atomic.Pointer[sideinput.View] // by stage index, set when complete
+	reads gate                             // before all that state requests read
 	stats *progress
+	// staging is the memory of output that is not yet committed or waits for credit.
+	staging *budget
 
 	done chan struct{}
 	err  error // set before done is closed
@@ -40,6 +44,8 @@ func newExecution(cfg Config, d rpc.Deployment, dir string) *execution {
 		sides: make([]atomic.Pointer[sideinput.View], len(d.Plan.Stages)),
 		stats: newProgress(d.Plan.Origins),
 		done:  make(chan struct{}),
+
+		staging: newBudget(cfg.MemoryBytes / 4),
 	}
 }
 
@@ -62,17 +68,26 @@ func (e *execution) run(ctx context.Context) {
 		}
 	}()
 	defer e.closeSides()
-	defer e.stopHarnesses()
-	g, ctx := errgroup.WithContext(ctx)
-	if err := e.openPools(ctx, g); err != nil {
-		e.err = err
+	if e.err = e.makePools(); e.err != nil {
 		return
 	}
-	watch, stopWatch := context.WithCancel(ctx)
-	defer stopWatch()
-	go e.stats.watch(watch)
+	g, ctx := errgroup.WithContext(ctx)
+	working, finished := context.WithCancel(ctx) // while there are tasks
+	defer finished()
+	for _, p := range e.envs {
+		for range p.keepers {
+			g.Go(func() error { return e.keep(working, p) })
+		}
+	}
+	g.Go(func() error {
+		e.stats.watch(working)
+		return nil
+	})
+	var tasks sync.WaitGroup
 	for _, t := range e.tasks() {
+		tasks.Add(1)
 		g.Go(func() error {
+			defer tasks.Done()
 			err := t.run(ctx)
 			if err != nil && ctx.Err() == nil {
 				// Not the stage's name: it lists transforms that had no part in the
@@ -82,6 +97,11 @@ func (e *execution) run(ctx context.Context) {
 			return err
 		})
 	}
+	g.Go(func() error {
+		tasks.Wait()
+		finished()
+		return nil
+	})
 	e.err = g.Wait()
 }
 
@@ -156,6 +176,7 @@ func (e *execution) channels(s *plan.Stage) (main, side int) {
 }
 
 func (e *execution) closeSides() {
+	e.reads.close()
 	for i := range e.sides {
 		if v := e.sides[i].Swap(nil); v != nil {
 			if err := v.Close(); err != nil {

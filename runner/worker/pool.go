@@ -10,7 +10,6 @@ import (
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/lintelrun/lintel/fnapi"
@@ -28,24 +27,31 @@ const noArtifacts = "__no_artifacts_staged__"
 // workerSerial makes worker ids unique in this process.
 var workerSerial atomic.Uint64
 
-// pool is the harnesses of one environment of a job.
+// pool is the harnesses of one environment of a job. Each has a keeper, which
+// starts it, watches it and replaces it when it is lost.
 type pool struct {
-	name  string
-	ready chan struct{} // closed when all have connected
+	name string
+	env  *pipepb.Environment
 
-	mu        sync.Mutex // protects the counts in harnesses
-	harnesses []*harness
+	mu        sync.Mutex // protects what follows, and harness.bundles
+	harnesses []*harness // that are connected
+	keepers   int        // that have a harness or are about to
+	restarts  []time.Time
+	lost      error         // why the last one was lost
+	changed   chan struct{} // closed, and made anew, when something has changed
 }
 
 type harness struct {
 	*fnapi.Harness
 	worker  environment.Worker
 	bundles int // in flight
+
+	gone  chan struct{} // closed once cause is known
+	cause error         // why it was lost
 }
 
-// openPools launches the harnesses of all environments at once. A harness that
-// does not connect, or dies, fails the group.
-func (e *execution) openPools(ctx context.Context, g *errgroup.Group) error {
+// makePools makes the pools of all environments, which wait for their keepers.
+func (e *execution) makePools() error {
 	for _, s := range e.d.Plan.Stages {
 		if s.Exec == nil || e.envs[s.Exec.Environment] != nil {
 			continue
@@ -54,16 +60,7 @@ func (e *execution) openPools(ctx context.Context, g *errgroup.Group) error {
 		if env == nil {
 			return fault.New(fault.Invalid, "stage %s needs environment %q, which the pipeline does not have", s.Name, s.Exec.Environment)
 		}
-		p := &pool{name: s.Exec.Environment, ready: make(chan struct{})}
-		e.envs[s.Exec.Environment] = p
-		for range e.harnesses(env) {
-			h, err := e.launch(ctx, p.name, env)
-			if err != nil {
-				return err
-			}
-			p.harnesses = append(p.harnesses, h)
-		}
-		g.Go(func() error { return e.connect(ctx, p) })
+		e.envs[s.Exec.Environment] = &pool{name: s.Exec.Environment, env: env, keepers: e.harnesses(env), changed: make(chan struct{})}
 	}
 	return nil
 }
@@ -77,19 +74,20 @@ func (e *execution) harnesses(env *pipepb.Environment) int {
 	return e.d.Harnesses
 }
 
-func (e *execution) launch(ctx context.Context, name string, env *pipepb.Environment) (*harness, error) {
-	id := fmt.Sprintf("%s-%s-%d", e.d.JobID, name, workerSerial.Add(1))
+// launch starts a harness, without waiting for it to connect.
+func (e *execution) launch(ctx context.Context, p *pool) (*harness, error) {
+	id := fmt.Sprintf("%s-%s-%d", e.d.JobID, p.name, workerSerial.Add(1))
 	token := e.d.RetrievalToken
-	if len(e.d.Dependencies[name]) == 0 {
+	if len(e.d.Dependencies[p.name]) == 0 {
 		token = noArtifacts
 	}
 	fn, err := e.cfg.Server.Expect(id, fnapi.Worker{
 		Provision: &fnpb.ProvisionInfo{
 			PipelineOptions: e.d.Options,
 			RetrievalToken:  token,
-			Dependencies:    e.d.Dependencies[name],
+			Dependencies:    e.d.Dependencies[p.name],
 		},
-		Capabilities:       env.GetCapabilities(),
+		Capabilities:       p.env.GetCapabilities(),
 		RunnerCapabilities: []string{urns.RunnerMultimapKeysValuesSideInput},
 		Log:                e.harnessLog(id),
 	})
@@ -97,7 +95,7 @@ func (e *execution) launch(ctx context.Context, name string, env *pipepb.Environ
 		return nil, err
 	}
 	for _, s := range e.d.Plan.Stages {
-		if s.Exec != nil && s.Exec.Environment == name {
+		if s.Exec != nil && s.Exec.Environment == p.name {
 			d, err := e.descriptor(s)
 			if err != nil {
 				fn.Close()
@@ -109,7 +107,7 @@ func (e *execution) launch(ctx context.Context, name string, env *pipepb.Environ
 	at := e.cfg.Server.Endpoint()
 	w, err := e.cfg.Launcher.Launch(ctx, environment.Request{
 		WorkerID:    id,
-		Environment: env,
+		Environment: p.env,
 		Endpoints:   environment.Endpoints{Control: at, Logging: at, Artifact: at, Provision: at},
 		Output: func(line string) {
 			e.d.Log(rpc.Message{Severity: rpc.Info, Source: id, Harness: true, Text: line})
@@ -117,59 +115,44 @@ func (e *execution) launch(ctx context.Context, name string, env *pipepb.Environ
 	})
 	if err != nil {
 		fn.Close()
-		return nil, fmt.Errorf("environment %s: %w", name, err)
+		return nil, fmt.Errorf("environment %s: %w", p.name, err)
 	}
-	return &harness{Harness: fn, worker: w}, nil
+	return &harness{Harness: fn, worker: w, gone: make(chan struct{})}, nil
 }
 
-// connect waits for the pool's harnesses and then watches them.
-func (e *execution) connect(ctx context.Context, p *pool) error {
-	wait, cancel := context.WithTimeout(ctx, e.cfg.ConnectTimeout)
-	defer cancel()
-	g, wait := errgroup.WithContext(wait)
-	for _, h := range p.harnesses {
-		g.Go(func() error {
-			ready := make(chan error, 1)
-			go func() { ready <- h.Ready(wait) }()
-			select {
-			case err := <-ready:
-				if err != nil && ctx.Err() == nil && wait.Err() != nil {
-					return fault.New(fault.Retryable, "environment %s: harness %s did not connect to %s within %v", p.name, h.ID(), e.cfg.Server.Endpoint(), e.cfg.ConnectTimeout)
-				}
-				return err
-			case <-h.worker.Done():
-				return fmt.Errorf("environment %s: harness %s ended before it connected: %w", p.name, h.ID(), h.worker.Err())
-			}
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	close(p.ready)
-	return nil
-}
-
-// acquire returns the harness with the fewest bundles in flight, once the pool
-// is ready. A lost harness is not chosen while there is another.
+// acquire returns the harness with the fewest bundles in flight. If there is none
+// it waits, unless none will come any more.
 func (p *pool) acquire(ctx context.Context) (*harness, error) {
-	select {
-	case <-p.ready:
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	for {
+		h, changed, err := p.pick()
+		if h != nil || err != nil {
+			return h, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
+}
+
+func (p *pool) pick() (*harness, <-chan struct{}, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var best *harness
 	for _, h := range p.harnesses {
-		if h.lost() == nil && (best == nil || h.bundles < best.bundles) {
+		if !h.lost() && (best == nil || h.bundles < best.bundles) {
 			best = h
 		}
 	}
-	if best == nil {
-		return nil, fmt.Errorf("environment %s has no harness left: %w", p.name, p.harnesses[0].lost())
+	switch {
+	case best != nil:
+		best.bundles++
+		return best, nil, nil
+	case p.keepers == 0:
+		return nil, nil, fmt.Errorf("environment %s has no harness left: %w", p.name, p.lost)
 	}
-	best.bundles++
-	return best, nil
+	return nil, p.changed, nil
 }
 
 func (p *pool) release(h *harness) {
@@ -178,59 +161,35 @@ func (p *pool) release(h *harness) {
 	h.bundles--
 }
 
-// lost returns why a harness is gone, or nil. What its process said last says
-// more than a broken stream.
-func (h *harness) lost() error {
-	select {
-	case <-h.worker.Done():
-		if err := h.worker.Err(); err != nil {
-			return err
-		}
-	default:
-	}
+// change does what f does to the pool and wakes those who wait for one.
+func (p *pool) change(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f()
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+func (h *harness) lost() bool {
 	select {
 	case <-h.Done():
-		return fault.New(fault.Retryable, "harness %s lost: %w", h.ID(), h.Err())
+		return true
 	default:
-		return nil
+		return false
 	}
 }
 
-// explain replaces an error that a lost harness caused by the better reason. The
-// process may need a moment to be seen dead after its streams broke.
+// explain replaces an error that the loss of the harness caused by its reason.
 func (h *harness) explain(ctx context.Context, err error) error {
-	select {
-	case <-h.Done():
-	default:
+	if !h.lost() || fault.ClassOf(err) == fault.UserCode {
 		return err
 	}
 	select {
-	case <-h.worker.Done():
+	case <-h.gone:
+		return h.cause
 	case <-ctx.Done():
-	case <-time.After(500 * time.Millisecond):
+		return err
 	}
-	if cause := h.lost(); cause != nil {
-		return cause
-	}
-	return err
-}
-
-// stopHarnesses ends all harnesses, side by side, and waits for their processes.
-func (e *execution) stopHarnesses() {
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
-	defer cancel()
-	var wg sync.WaitGroup
-	for _, p := range e.envs {
-		for _, h := range p.harnesses {
-			wg.Go(func() {
-				h.Close()
-				if err := h.worker.Stop(ctx); err != nil {
-					e.log.Warn("harness not stopped", "harness", h.ID(), "error", err)
-				}
-			})
-		}
-	}
-	wg.Wait()
 }
 
 // descriptor completes the plan's descriptor with its id and our endpoints. The

@@ -4,20 +4,45 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/lintelrun/lintel/runner/exchange"
 	"github.com/lintelrun/lintel/runner/frame"
 )
 
-// spiller keeps frames in memory up to a budget and writes the rest to a file
-// that has no name, so that nothing is left whatever happens. One owner stores;
-// the stored frames may be loaded anywhere.
+// budget is memory that several may use at once. Safe for concurrent use; nil
+// is a budget without end.
+type budget struct{ left atomic.Int64 }
+
+func newBudget(bytes int64) *budget {
+	b := &budget{}
+	b.left.Store(bytes)
+	return b
+}
+
+// take reports whether there were n bytes left, which are the caller's then.
+func (b *budget) take(n int) bool {
+	if b == nil || b.left.Add(-int64(n)) >= 0 {
+		return true
+	}
+	b.left.Add(int64(n))
+	return false
+}
+
+func (b *budget) give(n int) {
+	if b != nil {
+		b.left.Add(int64(n))
+	}
+}
+
+// spiller keeps frames in memory as long as its budget has room and writes the
+// rest to a file that has no name, so that nothing is left whatever happens. One
+// owner stores; the stored frames may be loaded or dropped anywhere.
 type spiller struct {
 	dir    string
-	budget int
+	budget *budget
 
-	memory int
-	file   *spillFile
+	file *spillFile
 }
 
 type spillFile struct {
@@ -30,9 +55,8 @@ type spillFile struct {
 
 // store takes f, whose data must not be changed any more.
 func (s *spiller) store(f frame.Frame) (exchange.Stored, error) {
-	if s.memory+f.Bytes() <= s.budget {
-		s.memory += f.Bytes()
-		return inMemory{f}, nil
+	if s.budget.take(f.Bytes()) {
+		return budgeted{inMemory{f}, s.budget}, nil
 	}
 	if s.file == nil {
 		file, err := os.CreateTemp(s.dir, "spill-")
@@ -77,10 +101,25 @@ func (f *spillFile) ref(n int) {
 	}
 }
 
+// inMemory is a frame that nobody accounts for.
 type inMemory struct{ f frame.Frame }
 
 func (m inMemory) Bytes() int                 { return m.f.Bytes() }
 func (m inMemory) Load() (frame.Frame, error) { return m.f, nil }
+func (m inMemory) Drop()                      {}
+
+// budgeted is a frame in memory that belongs to a budget until it is loaded.
+type budgeted struct {
+	inMemory
+	budget *budget
+}
+
+func (m budgeted) Load() (frame.Frame, error) {
+	m.Drop()
+	return m.f, nil
+}
+
+func (m budgeted) Drop() { m.budget.give(m.f.Bytes()) }
 
 type onDisk struct {
 	file     *spillFile
@@ -92,15 +131,13 @@ type onDisk struct {
 
 func (d *onDisk) Bytes() int { return d.n }
 
-// Load reads the frame back; it may be called once.
 func (d *onDisk) Load() (frame.Frame, error) {
 	data := make([]byte, d.n)
 	if _, err := d.file.f.ReadAt(data, d.off); err != nil {
 		return frame.Frame{}, fmt.Errorf("read %d spilled bytes: %w", d.n, err)
 	}
-	d.drop()
+	d.Drop()
 	return frame.Frame{Data: data, Elements: d.elements, MinTimestamp: d.min}, nil
 }
 
-// drop gives up a stored frame that will not be loaded.
-func (d *onDisk) drop() { d.file.ref(-1) }
+func (d *onDisk) Drop() { d.file.ref(-1) }

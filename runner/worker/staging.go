@@ -3,6 +3,7 @@ package worker
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/coders"
@@ -93,9 +94,9 @@ func (s *staging) add(sinkID string, data []byte) error {
 	if len(k.edges) == 0 {
 		return nil
 	}
-	if len(k.carry) > 0 {
+	carried := len(k.carry) > 0
+	if carried {
 		data = append(k.carry, data...)
-		k.carry = nil
 	}
 	var whole int
 	for _, e := range k.edges {
@@ -105,8 +106,10 @@ func (s *staging) add(sinkID string, data []byte) error {
 		}
 		whole = n
 	}
-	if whole < len(data) {
-		k.carry = append([]byte(nil), data[whole:]...)
+	if carried && whole == 0 {
+		k.carry = data // with its spare room: a large element is copied a few times only
+	} else {
+		k.carry = slices.Clip(data[whole:]) // what lies behind may belong to others
 	}
 	return nil
 }
@@ -252,9 +255,7 @@ func (s *staging) finish() error {
 // discard drops everything.
 func (s *staging) discard() {
 	for _, f := range s.frames {
-		if d, ok := f.frame.(*onDisk); ok {
-			d.drop()
-		}
+		f.frame.Drop()
 	}
 	s.frames = nil
 }

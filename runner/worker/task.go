@@ -31,6 +31,7 @@ type task struct {
 }
 
 func (t *task) run(ctx context.Context) error {
+	defer t.outbox.Drop()
 	switch t.stage.Kind {
 	case plan.Impulse:
 		return t.runImpulse(ctx)
@@ -79,7 +80,7 @@ func (t *task) send(f frame.Frame) error {
 		if r.edge.Kind == plan.Broadcast {
 			continue
 		}
-		st := staging{spill: spiller{dir: t.e.dir, budget: f.Bytes() + frameBytes}, sinks: map[string]*sink{}}
+		st := staging{sinks: map[string]*sink{}} // not past its budget: it has none
 		k := &sink{coder: r.edge.Coder}
 		out := &edgeOutput{route: r}
 		if r.edge.Kind == plan.Keyed {

@@ -1,0 +1,131 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/runner/rpc"
+)
+
+const (
+	// maxRestarts is how many lost harnesses a pool replaces in any one minute. A
+	// bundle that kills its harness has used up its attempts before.
+	maxRestarts = 5
+	// lastWords is how long a process may take to be seen dead after its streams
+	// broke: how it ended says more than that they did.
+	lastWords = 500 * time.Millisecond
+	stopTime  = 8 * time.Second
+)
+
+// keep has one harness of the pool at a time until ctx ends. A first one that does
+// not come up is an error. Later ones are replaced, though not without end.
+func (e *execution) keep(ctx context.Context, p *pool) error {
+	defer p.change(func() { p.keepers-- })
+	for first := true; ; first = false {
+		h, err := e.start(ctx, p)
+		switch {
+		case err == nil:
+			err = e.attend(ctx, p, h)
+		case first && ctx.Err() == nil:
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		what := "a harness was lost and is replaced"
+		again := p.mayRestart(err, time.Now())
+		if !again {
+			what = fmt.Sprintf("a harness was lost and is not replaced: %d were within a minute", maxRestarts)
+		}
+		e.log.Warn(what, "environment", p.name, "error", err)
+		e.d.Log(rpc.Message{Severity: rpc.Warn, Source: "environment " + p.name, Text: fmt.Sprintf("%s: %v", what, err)})
+		if !again {
+			return nil
+		}
+	}
+}
+
+// mayRestart notes why a harness was lost and reports whether to start another.
+func (p *pool) mayRestart(cause error, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lost = cause
+	p.restarts = slices.DeleteFunc(p.restarts, func(at time.Time) bool { return now.Sub(at) >= time.Minute })
+	if len(p.restarts) >= maxRestarts {
+		return false
+	}
+	p.restarts = append(p.restarts, now)
+	return true
+}
+
+// start launches a harness and waits until it has connected.
+func (e *execution) start(ctx context.Context, p *pool) (*harness, error) {
+	h, err := e.launch(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	wait, cancel := context.WithTimeout(ctx, e.cfg.ConnectTimeout)
+	defer cancel()
+	ready := make(chan error, 1)
+	go func() { ready <- h.Ready(wait) }()
+	select {
+	case err = <-ready:
+		if err != nil && wait.Err() != nil && ctx.Err() == nil {
+			err = fault.New(fault.Retryable, "environment %s: harness %s did not connect to %s within %v", p.name, h.ID(), e.cfg.Server.Endpoint(), e.cfg.ConnectTimeout)
+		}
+	case <-h.worker.Done():
+		err = fmt.Errorf("environment %s: harness %s ended before it connected: %w", p.name, h.ID(), h.end())
+	}
+	if err != nil {
+		e.stop(h)
+		return nil, err
+	}
+	return h, nil
+}
+
+// attend lets the pool use a harness until it is lost or ctx ends, and returns why.
+func (e *execution) attend(ctx context.Context, p *pool, h *harness) error {
+	p.change(func() { p.harnesses = append(p.harnesses, h) })
+	select {
+	case <-h.Done():
+		select {
+		case <-h.worker.Done():
+		case <-time.After(lastWords):
+		case <-ctx.Done():
+		}
+	case <-h.worker.Done():
+	case <-ctx.Done():
+	}
+	h.cause = h.end()
+	if ctx.Err() != nil {
+		h.cause = ctx.Err()
+	}
+	close(h.gone)
+	p.change(func() { p.harnesses = slices.DeleteFunc(p.harnesses, func(o *harness) bool { return o == h }) })
+	e.stop(h)
+	return h.cause
+}
+
+// end says how a harness ended, as far as that is known.
+func (h *harness) end() error {
+	if err := h.worker.Err(); err != nil {
+		return err
+	}
+	if err := h.Err(); err != nil {
+		return fault.New(fault.Retryable, "harness %s lost: %w", h.ID(), err)
+	}
+	return fault.New(fault.Retryable, "harness %s has been stopped", h.ID())
+}
+
+// stop ends a harness and waits for its process, even if the job was cancelled.
+func (e *execution) stop(h *harness) {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	h.Close()
+	if err := h.worker.Stop(ctx); err != nil {
+		e.log.Warn("harness not stopped", "harness", h.ID(), "error", err)
+	}
+}
