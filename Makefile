@@ -72,6 +72,10 @@ conformance-python: build ## Beam's own Python tests (SUITES="portable process",
 conformance-go: build ## Beam's own Go tests (PACKAGES=regexp, ARGS=)
 	integration/go/run.sh --packages '$(PACKAGES)' $(ARGS)
 
+.PHONY: conformance-java
+conformance-java: build ## Beam's own Java tests (ARGS="--tests ViewTest")
+	integration/java/run.sh $(ARGS)
+
 .PHONY: bench
 bench: build ## throughput beside Prism (SET=bounded|smoke|medium, ARGS=)
 	integration/bench/run.sh --set '$(SET)' $(ARGS)
