@@ -76,6 +76,10 @@ conformance-go: build ## Beam's own Go tests (PACKAGES=regexp, ARGS=)
 conformance-java: build ## Beam's own Java tests (ARGS="--tests ViewTest")
 	integration/java/run.sh $(ARGS)
 
+.PHONY: conformance-ts
+conformance-ts: build ## Beam's own TypeScript tests (ARGS=)
+	integration/ts/run.sh $(ARGS)
+
 .PHONY: bench
 bench: build ## throughput beside Prism (SET=bounded|smoke|medium, ARGS=)
 	integration/bench/run.sh --set '$(SET)' $(ARGS)
