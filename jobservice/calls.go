@@ -2,10 +2,8 @@ package jobservice
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +19,7 @@ import (
 
 	"github.com/lintelrun/lintel/jobservice/internal/rpcstatus"
 	"github.com/lintelrun/lintel/portable/metrics"
+	"github.com/lintelrun/lintel/portable/options"
 	"github.com/lintelrun/lintel/portable/plan"
 )
 
@@ -38,7 +37,7 @@ func (s *Service) Prepare(ctx context.Context, req *jobpb.PrepareJobRequest) (*j
 	if size > s.cfg.MaxPipelineBytes {
 		return nil, rpcstatus.Errorf(codes.ResourceExhausted, "the pipeline has %d bytes, more than the %d allowed; large data should be read from files", size, s.cfg.MaxPipelineBytes)
 	}
-	planned, err := s.planPipeline(req.GetPipeline(), options)
+	planned, err := s.planPipeline(ctx, req.GetPipeline(), options)
 	if err != nil {
 		return nil, rpcstatus.Of(err)
 	}
@@ -46,16 +45,12 @@ func (s *Service) Prepare(ctx context.Context, req *jobpb.PrepareJobRequest) (*j
 	if err != nil {
 		return nil, rpcstatus.Of(err)
 	}
-	j := &job{
-		name: jobName(req.GetJobName(), options), pipeline: req.GetPipeline(), options: options,
-		plan: planned, token: token, size: size, prepared: time.Now(),
-		state: jobpb.JobState_STOPPED,
-		journal: &journal{maxEvents: s.cfg.MaxMessages, maxBytes: s.cfg.MaxMessageBytes,
-			maxText: s.cfg.MaxTextBytes, now: time.Now},
-	}
-	j.journal.add(false, Event{State: jobpb.JobState_STOPPED})
+	j := s.newJob(req, options, planned)
+	j.token, j.size = token, size
+	s.record(j)
 	if err := s.admit(j); err != nil {
-		s.artifacts.Release(token)
+		j.expire("refused")
+		s.unrecord([]*job{j})
 		return nil, rpcstatus.Of(err)
 	}
 	s.cfg.Logger.Info("job prepared", "job", j.id, "name", j.name)
@@ -66,15 +61,15 @@ func (s *Service) Prepare(ctx context.Context, req *jobpb.PrepareJobRequest) (*j
 	}, nil
 }
 
-// planPipeline keeps a defect in planning from ending everyone's jobs.
-func (s *Service) planPipeline(p *pipepb.Pipeline, options *structpb.Struct) (planned *plan.Plan, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			s.cfg.Logger.Error("planning panicked", "panic", r, "stack", string(debug.Stack()))
-			err = fmt.Errorf("the pipeline could not be planned because of a defect in the runner, please report it: %v", r)
-		}
-	}()
-	return s.plan(p, options)
+func (s *Service) newJob(req *jobpb.PrepareJobRequest, options *structpb.Struct, planned *plan.Plan) *job {
+	name := jobName(req.GetJobName(), options)
+	j := &job{
+		id: newID(name), name: name, options: options, prepared: time.Now().UTC(),
+		pipeline: req.GetPipeline(), plan: planned,
+		journal: newJournal(s.cfg), state: jobpb.JobState_STOPPED,
+	}
+	j.states = j.journal.add(Event{State: j.state})
+	return j
 }
 
 // endpoint returns the address by which the client has reached us.
@@ -108,14 +103,9 @@ func (s *Service) Run(ctx context.Context, req *jobpb.RunJobRequest) (*jobpb.Run
 	if err := s.artifacts.Seal(ctx, j.token); err != nil {
 		return nil, rpcstatus.Of(err)
 	}
-	s.mu.Lock()
-	if s.stopped {
-		s.mu.Unlock()
+	if !s.begin() {
 		return nil, errStopped
 	}
-	s.running.Add(1)
-	s.mu.Unlock()
-
 	runCtx, cancel := context.WithCancel(context.Background())
 	started, err := j.start(cancel)
 	if started {
@@ -130,12 +120,26 @@ func (s *Service) Run(ctx context.Context, req *jobpb.RunJobRequest) (*jobpb.Run
 	return &jobpb.RunJobResponse{JobId: j.id}, nil
 }
 
+// begin announces work that Close waits for; false if it is too late for that.
+// The caller calls s.running.Done at its end.
+func (s *Service) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.stopped {
+		s.running.Add(1)
+	}
+	return !s.stopped
+}
+
 func (s *Service) execute(ctx context.Context, cancel context.CancelFunc, j *job) {
 	defer s.running.Done()
 	defer cancel()
+	j.mu.Lock()
+	planned, pipeline := j.plan, j.pipeline
+	j.mu.Unlock()
 	run, err := j.execute(ctx, s.executor, Job{
-		ID: j.id, Name: j.name, Plan: j.plan, Options: j.options, RetrievalToken: j.token,
-		Pipeline: withDependencies(j.pipeline, func(env string) []*pipepb.ArtifactInformation {
+		ID: j.id, Name: j.name, Plan: planned, Options: j.options, RetrievalToken: j.token,
+		Pipeline: withDependencies(pipeline, func(env string) []*pipepb.ArtifactInformation {
 			return s.artifacts.Dependencies(j.token, env)
 		}),
 	})
@@ -188,7 +192,11 @@ func (s *Service) GetPipeline(_ context.Context, req *jobpb.GetJobPipelineReques
 	if err != nil {
 		return nil, err
 	}
-	return &jobpb.GetJobPipelineResponse{Pipeline: j.pipeline}, nil
+	p, err := s.pipelineOf(j)
+	if err != nil {
+		return nil, err
+	}
+	return &jobpb.GetJobPipelineResponse{Pipeline: p}, nil
 }
 
 // Cancel asks a job to end and returns at once, with the state it has then.
@@ -220,7 +228,15 @@ func (s *Service) GetStateStream(req *jobpb.GetJobStateRequest, stream jobpb.Job
 	if err != nil {
 		return err
 	}
-	err = j.journal.follow(stream.Context(), s.stop, j.current().Seq-1, true, func(e Event) error {
+	current := j.current()
+	if Terminal(current.State) {
+		return stream.Send(stateEvent(current))
+	}
+	history, err := s.journalOf(j)
+	if err != nil {
+		return err
+	}
+	err = history.follow(stream.Context(), s.stop, current.Seq-1, true, func(e Event) error {
 		return stream.Send(stateEvent(e))
 	})
 	return rpcstatus.Of(err)
@@ -255,16 +271,32 @@ func (s *Service) GetJobMetrics(ctx context.Context, req *jobpb.GetJobMetricsReq
 	if err != nil {
 		return nil, err
 	}
-	attempted, committed := j.metrics()
-	if agent := metadata.ValueFromIncomingContext(ctx, "user-agent"); len(agent) > 0 && strings.HasPrefix(agent[0], "grpc-java") {
-		attempted = metrics.Without(attempted, committed)
+	m, err := s.metricsOf(j)
+	if err != nil {
+		return nil, err
 	}
-	return &jobpb.GetJobMetricsResponse{Metrics: &jobpb.MetricResults{Attempted: attempted, Committed: committed}}, nil
+	if agent := metadata.ValueFromIncomingContext(ctx, "user-agent"); len(agent) > 0 && strings.HasPrefix(agent[0], "grpc-java") {
+		m = &jobpb.MetricResults{Attempted: metrics.Without(m.GetAttempted(), m.GetCommitted()), Committed: m.GetCommitted()}
+	}
+	return &jobpb.GetJobMetricsResponse{Metrics: m}, nil
 }
 
 // DescribePipelineOptions returns the options of ours that a pipeline may set.
 func (s *Service) DescribePipelineOptions(context.Context, *jobpb.DescribePipelineOptionsRequest) (*jobpb.DescribePipelineOptionsResponse, error) {
-	return &jobpb.DescribePipelineOptionsResponse{Options: s.cfg.Options}, nil
+	resp := &jobpb.DescribePipelineOptionsResponse{}
+	for _, d := range s.cfg.Options {
+		resp.Options = append(resp.Options, &jobpb.PipelineOptionDescriptor{
+			Name: d.Name, Type: optionTypes[d.Type], Description: d.Description, DefaultValue: d.Default,
+		})
+	}
+	return resp, nil
+}
+
+var optionTypes = map[options.Type]jobpb.PipelineOptionType_Enum{
+	options.String:  jobpb.PipelineOptionType_STRING,
+	options.Boolean: jobpb.PipelineOptionType_BOOLEAN,
+	options.Integer: jobpb.PipelineOptionType_INTEGER,
+	options.Strings: jobpb.PipelineOptionType_ARRAY,
 }
 
 func stateEvent(e Event) *jobpb.JobStateEvent {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
+	"weak"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -18,35 +20,38 @@ import (
 // job is one prepared pipeline and, after Run, its one execution.
 type job struct {
 	id, name string
-	pipeline *pipepb.Pipeline
 	options  *structpb.Struct
-	plan     *plan.Plan
-	token    string // staging and retrieval
+	token    string // staging and retrieval; empty for a job of an earlier process
 	size     int    // bytes of pipeline and options
 	prepared time.Time
-	journal  *journal
 
-	mu                   sync.Mutex
-	state                State
-	started, ended       time.Time // zero until then
-	failure              string
-	cancel               context.CancelFunc // set while it runs
-	run                  Run                // set while it runs
-	attempted, committed []*pipepb.MonitoringInfo
+	mu             sync.Mutex
+	state          State
+	states         []Event   // entered so far
+	started, ended time.Time // zero until then
+	failure        string
+	ending         bool               // how the job ends is settled, though not shown yet
+	cancel         context.CancelFunc // set while it runs
+	run            Run                // set while it runs
+	recorder       *recorder          // nil if there is no record, or it is complete
+	// The rest is nil once the record has it, which is after the job's end.
+	pipeline *pipepb.Pipeline
+	plan     *plan.Plan
+	journal  *journal
+	metrics  *jobpb.MetricResults // final ones
+
+	reading  sync.Mutex            // held while the record's events are read
+	restored weak.Pointer[journal] // of those events
 }
 
-// enter moves the job to a permitted state, with the events that explain it
-// before. It reports false, and does nothing, if the move isn't permitted.
-// The caller holds mu.
-func (j *job) enter(to State, why ...Event) bool {
-	if !permitted(j.state, to) {
+// enter moves the job to a permitted state that isn't its last. It reports
+// false, and does nothing, if the move isn't permitted. The caller holds mu.
+func (j *job) enter(to State) bool {
+	if j.ending || !permitted(j.state, to) {
 		return false
 	}
 	j.state = to
-	j.journal.add(Terminal(to), append(why, Event{State: to})...)
-	if Terminal(to) {
-		j.ended = j.journal.now()
-	}
+	j.states = append(j.states, j.journal.add(Event{State: to})...)
 	return true
 }
 
@@ -61,28 +66,48 @@ func (j *job) start(cancel context.CancelFunc) (bool, error) {
 	if !j.enter(jobpb.JobState_STARTING) {
 		return false, fmt.Errorf("job %s was cancelled before it was run", j.id)
 	}
-	j.started, j.cancel = j.journal.now(), cancel
+	j.started, j.cancel = j.states[len(j.states)-1].Time, cancel
+	if j.recorder != nil {
+		go j.recorder.run()
+	}
 	return true, nil
 }
 
 // requestCancel cancels the job in whatever state it is and returns the state after that.
 func (j *job) requestCancel() State {
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	if j.enter(jobpb.JobState_CANCELLING) {
 		j.cancel()
-	} else {
-		j.enter(jobpb.JobState_CANCELLED) // permitted if it never ran
 	}
-	return j.state
+	if j.ending || j.state != jobpb.JobState_STOPPED {
+		defer j.mu.Unlock()
+		return j.state
+	}
+	last := j.seal(Event{State: jobpb.JobState_CANCELLED})
+	if j.recorder != nil {
+		go j.recorder.run()
+	}
+	j.mu.Unlock()
+	j.settle(last)
+	return jobpb.JobState_CANCELLED
 }
 
-// expire ends a job that was never run, so that nobody waits for it any more;
-// false if it has been run.
-func (j *job) expire() bool {
+// expire ends a job that was never run, so that nobody waits for it any more,
+// and leaves its record as it is; false if it has been run.
+func (j *job) expire(why string) bool {
 	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.state == jobpb.JobState_STOPPED && j.enter(jobpb.JobState_CANCELLED)
+	if j.ending || j.state != jobpb.JobState_STOPPED {
+		j.mu.Unlock()
+		return false
+	}
+	if j.recorder != nil {
+		j.recorder.abandon()
+		j.recorder = nil
+	}
+	last := j.seal(Event{Level: slog.LevelWarn, Text: why}, Event{State: jobpb.JobState_CANCELLED})
+	j.mu.Unlock()
+	j.settle(last)
+	return true
 }
 
 // execute runs the job to its end; finish must follow.
@@ -99,59 +124,123 @@ func (j *job) execute(ctx context.Context, executor Executor, spec Job) (Run, er
 
 // finish records how the run ended. The run is nil if it never started.
 func (j *job) finish(run Run, err error) {
-	var attempted, committed []*pipepb.MonitoringInfo
+	metrics := &jobpb.MetricResults{}
 	if run != nil {
-		attempted, committed = run.Metrics()
+		metrics.Attempted, metrics.Committed = run.Metrics()
 	}
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	j.run, j.cancel = nil, nil
-	j.attempted, j.committed = attempted, committed
+	j.metrics = metrics
+	last := j.seal(j.outcome(err)...)
+	j.mu.Unlock()
+	j.settle(last)
+}
+
+// outcome returns the events that end a run. The caller holds mu.
+func (j *job) outcome(err error) []Event {
 	switch {
+	case j.state == jobpb.JobState_CANCELLING && (err == nil || errors.Is(err, context.Canceled)):
+		return []Event{{State: jobpb.JobState_CANCELLED}}
 	case j.state == jobpb.JobState_CANCELLING:
-		var why []Event
-		if err != nil && !errors.Is(err, context.Canceled) {
-			why = append(why, Event{Level: slog.LevelWarn, Text: "while cancelling: " + err.Error()})
-		}
-		j.enter(jobpb.JobState_CANCELLED, why...)
-	case err == nil:
-		j.enter(jobpb.JobState_RUNNING) // refused if it runs already
-		j.enter(jobpb.JobState_DONE)
+		return []Event{{Level: slog.LevelWarn, Text: "while cancelling: " + err.Error()}, {State: jobpb.JobState_CANCELLED}}
+	case err != nil:
+		return failed(err.Error())
+	case j.state == jobpb.JobState_STARTING:
+		return []Event{{State: jobpb.JobState_RUNNING}, {State: jobpb.JobState_DONE}}
 	default:
-		j.failure = clipText(err.Error(), j.journal.maxText)
-		j.enter(jobpb.JobState_FAILED, Event{Level: slog.LevelError, Text: err.Error(), Failure: true})
+		return []Event{{State: jobpb.JobState_DONE}}
 	}
 }
 
-// metrics returns those of the running job or the final ones.
-func (j *job) metrics() (attempted, committed []*pipepb.MonitoringInfo) {
+func failed(reason string) []Event {
+	return []Event{{Level: slog.LevelError, Text: reason, Failure: true}, {State: jobpb.JobState_FAILED}}
+}
+
+// seal fixes how the job ends; settle must follow. The caller holds mu.
+func (j *job) seal(events ...Event) []Event {
+	j.ending = true
+	return j.journal.seal(events...)
+}
+
+// settle makes the end known: first to the record, then to everybody, so that
+// nobody is told what a restart would take back.
+func (j *job) settle(last []Event) {
 	j.mu.Lock()
-	run := j.run
-	attempted, committed = j.attempted, j.committed
+	ending := Ending{Events: append(slices.Clone(j.states), last...), Metrics: j.metrics}
+	r := j.recorder
 	j.mu.Unlock()
-	if run != nil {
-		return run.Metrics()
+	recorded := r != nil && r.end(ending)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.recorder = nil
+	j.adopt(ending.Events)
+	j.journal.publish(last)
+	if recorded {
+		j.pipeline, j.journal, j.metrics = nil, nil, nil
 	}
-	return attempted, committed
+	j.plan = nil
+}
+
+// adopt takes over what events say of the job. The caller holds mu, or is alone.
+func (j *job) adopt(events []Event) {
+	j.states = nil
+	for _, e := range events {
+		if e.Failure {
+			j.failure = e.Text
+		}
+		if e.State == jobpb.JobState_UNSPECIFIED {
+			continue
+		}
+		j.states = append(j.states, e)
+		j.state = e.State
+		if e.State == jobpb.JobState_STARTING {
+			j.started = e.Time
+		}
+		if Terminal(e.State) {
+			j.ended = e.Time
+		}
+	}
+}
+
+func (j *job) summary() Summary {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return Summary{ID: j.id, Name: j.name, State: j.state,
+		Prepared: j.prepared, Started: j.started, Ended: j.ended, Failure: j.failure}
+}
+
+// history returns the states entered so far, oldest first.
+func (j *job) history() []Event {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.states)
 }
 
 // current returns the state and when it was entered.
 func (j *job) current() Event {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	states, _, _ := j.journal.since(0, len(transitions)+1, true)
-	return states[len(states)-1]
+	return j.states[len(j.states)-1]
 }
 
 // sink is the executor's view of a job.
 type sink struct{ job *job }
 
 func (s sink) Message(level slog.Level, text string) {
-	s.job.journal.add(false, Event{Level: level, Text: text})
+	s.add(Event{Level: level, Text: text})
 }
 
 func (s sink) HarnessMessage(level slog.Level, text string) {
-	s.job.journal.add(false, Event{Level: level, Text: text, Harness: true})
+	s.add(Event{Level: level, Text: text, Harness: true})
+}
+
+func (s sink) add(e Event) {
+	s.job.mu.Lock()
+	journal := s.job.journal
+	s.job.mu.Unlock()
+	if journal != nil { // else the job has ended
+		journal.add(e)
+	}
 }
 
 func (s sink) Running() {

@@ -48,26 +48,75 @@ type journal struct {
 	rolling []Event // by Seq; the oldest go first
 	bytes   int     // of rolling
 	errors  int
-	closed  bool          // after the terminal state; nothing follows
+	sealed  bool          // nothing more is taken; the last events may not show yet
+	closed  bool          // all shows, the terminal state included
 	changed chan struct{} // closed at the next append; nil if nobody waits
 }
 
-// add appends events in one step: no reader sees some of them only. Messages
-// after the end are dropped. final closes the journal.
-func (j *journal) add(final bool, events ...Event) {
+func newJournal(cfg Config) *journal {
+	return &journal{maxEvents: cfg.MaxMessages, maxBytes: cfg.MaxMessageBytes, maxText: cfg.MaxTextBytes, now: time.Now}
+}
+
+// restoreJournal makes a closed journal of events of an ended job, by Seq, and
+// drops what is more than journals keep.
+func restoreJournal(cfg Config, events []Event) *journal {
+	j := newJournal(cfg)
+	for _, e := range events {
+		j.keep(e)
+	}
+	j.sealed, j.closed = true, true
+	return j
+}
+
+// add appends events in one step, so that no reader sees some of them only, and
+// returns them with number and time. After the end it does nothing.
+func (j *journal) add(events ...Event) []Event {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.closed {
-		return
+	if j.sealed {
+		return nil
 	}
-	now := j.now().UTC()
+	events = j.number(events)
 	for _, e := range events {
+		j.keep(e)
+	}
+	j.wake()
+	return events
+}
+
+// seal numbers the last events, which nobody sees until publish shows them.
+// Whatever else comes is dropped.
+func (j *journal) seal(events ...Event) []Event {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.sealed = true
+	return j.number(events)
+}
+
+// publish shows what seal has returned and closes the journal.
+func (j *journal) publish(events []Event) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, e := range events {
+		j.keep(e)
+	}
+	j.closed = true
+	j.wake()
+}
+
+func (j *journal) number(events []Event) []Event {
+	now := j.now().UTC()
+	numbered := make([]Event, len(events))
+	for i, e := range events {
 		j.last++
 		e.Seq, e.Time = j.last, now
 		e.Text = clipText(e.Text, j.maxText)
-		j.keep(e)
+		numbered[i] = e
 	}
-	j.closed = final
+	return numbered
+}
+
+func (j *journal) wake() {
 	if j.changed != nil {
 		close(j.changed)
 		j.changed = nil
@@ -75,6 +124,7 @@ func (j *journal) add(final bool, events ...Event) {
 }
 
 func (j *journal) keep(e Event) {
+	j.last = max(j.last, e.Seq)
 	firstError := false
 	if e.State == jobpb.JobState_UNSPECIFIED && e.Level >= slog.LevelError {
 		j.errors++

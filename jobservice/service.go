@@ -1,7 +1,10 @@
 // Package jobservice is the runner's side of the Job API (JobService in
 // beam_job_api.proto): it accepts pipelines, has them planned and executed by
 // what it is given, and keeps each job's states, messages and metrics for
-// clients that ask, during the run and after it.
+// clients that ask, during the run, after it and, with Records, after a restart.
+//
+// Jobs don't wait for each other: each runs as soon as it is told to, and what
+// they share is the executor's to divide.
 package jobservice
 
 import (
@@ -9,6 +12,8 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -37,8 +42,10 @@ type Service struct {
 	executor  Executor
 	artifacts *artifact.Service
 
-	running sync.WaitGroup
-	stop    chan struct{} // closed by Close
+	planners   chan struct{}  // holds one for each pipeline that is being planned
+	running    sync.WaitGroup // jobs and plans
+	background sync.WaitGroup // ends after stop is closed
+	stop       chan struct{}  // closed by Close
 
 	mu      sync.Mutex
 	stopped bool
@@ -49,6 +56,8 @@ type Service struct {
 
 // New makes a service that plans with planner and runs with executor. Artifacts
 // of its jobs are staged to artifacts, which the caller closes after the service.
+// It brings back the jobs of cfg.Records: those that had not ended are FAILED.
+// The caller must call Close.
 func New(cfg Config, planner Planner, executor Executor, artifacts *artifact.Service) (*Service, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -56,11 +65,19 @@ func New(cfg Config, planner Planner, executor Executor, artifacts *artifact.Ser
 	if planner == nil || executor == nil || artifacts == nil {
 		return nil, errors.New("jobservice: planner, executor and artifacts are required")
 	}
-	return &Service{
+	s := &Service{
 		cfg: cfg.withDefaults(), plan: planner, executor: executor, artifacts: artifacts,
-		stop: make(chan struct{}),
-		jobs: map[string]*job{},
-	}, nil
+		planners: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		stop:     make(chan struct{}),
+		jobs:     map[string]*job{},
+	}
+	if err := s.restore(); err != nil {
+		return nil, err
+	}
+	s.unrecord(s.makeRoom(0))
+	s.background.Add(1)
+	go s.sweep()
+	return s, nil
 }
 
 // Register adds the job service and the artifact staging service to a server.
@@ -78,7 +95,9 @@ func (s *Service) Close(ctx context.Context) error {
 	jobs := slices.Clone(s.order)
 	s.mu.Unlock()
 	for _, j := range jobs {
-		j.requestCancel()
+		if !j.expire(whyNeverRun) {
+			j.requestCancel()
+		}
 	}
 	ended := make(chan struct{})
 	go func() {
@@ -94,6 +113,7 @@ func (s *Service) Close(ctx context.Context) error {
 	if first {
 		close(s.stop) // readers of ended jobs have the rest of the journal to read and end by themselves
 	}
+	s.background.Wait()
 	return err
 }
 
@@ -107,13 +127,12 @@ type Summary struct {
 	Failure string
 }
 
-// Description is all there is to know of a job beside its messages.
+// Description is all there is to know of a job beside its messages and its plan.
 type Description struct {
 	Summary
 	// States entered so far, oldest first.
 	States []Event
-	// Plan, Pipeline and Options are shared and must not be changed.
-	Plan     *plan.Plan
+	// Pipeline and Options are shared and must not be changed.
 	Pipeline *pipepb.Pipeline
 	Options  *structpb.Struct
 	// Attempted and Committed metrics, live while the job runs.
@@ -132,16 +151,44 @@ func (s *Service) Jobs() []Summary {
 	return list
 }
 
-// Describe returns a job, or an error with status NOT_FOUND.
+// Describe returns a job, or an error with status NOT_FOUND. An ended job is
+// read from its record, if that can be: DATA_LOSS tells that it is damaged.
 func (s *Service) Describe(id string) (Description, error) {
 	j, err := s.job(id)
 	if err != nil {
 		return Description{}, err
 	}
-	states, _, _ := j.journal.since(0, len(transitions)+1, true)
-	d := Description{Summary: j.summary(), States: states, Plan: j.plan, Pipeline: j.pipeline, Options: j.options}
-	d.Attempted, d.Committed = j.metrics()
+	d := Description{Summary: j.summary(), States: j.history(), Options: j.options}
+	if d.Pipeline, err = s.pipelineOf(j); err != nil {
+		return Description{}, err
+	}
+	m, err := s.metricsOf(j)
+	if err != nil {
+		return Description{}, err
+	}
+	d.Attempted, d.Committed = m.GetAttempted(), m.GetCommitted()
 	return d, nil
+}
+
+// Plan returns the plan of a job. That of an ended job is made anew, which is
+// as much work as it was at Prepare.
+func (s *Service) Plan(ctx context.Context, id string) (*plan.Plan, error) {
+	j, err := s.job(id)
+	if err != nil {
+		return nil, err
+	}
+	j.mu.Lock()
+	made := j.plan
+	j.mu.Unlock()
+	if made != nil {
+		return made, nil
+	}
+	p, err := s.pipelineOf(j)
+	if err != nil {
+		return nil, err
+	}
+	made, err = s.planPipeline(ctx, p, j.options)
+	return made, rpcstatus.Of(err)
 }
 
 // Messages returns up to limit events of a job after the given Seq, oldest
@@ -152,7 +199,11 @@ func (s *Service) Messages(id string, after int64, limit int) ([]Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	events, _, _ := j.journal.since(after, limit, false)
+	history, err := s.journalOf(j)
+	if err != nil {
+		return nil, err
+	}
+	events, _, _ := history.since(after, limit, false)
 	return events, nil
 }
 
@@ -165,14 +216,11 @@ func (s *Service) Follow(ctx context.Context, id string, after int64, fn func(Ev
 	if err != nil {
 		return err
 	}
-	return j.journal.follow(ctx, s.stop, after, false, fn)
-}
-
-func (j *job) summary() Summary {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return Summary{ID: j.id, Name: j.name, State: j.state,
-		Prepared: j.prepared, Started: j.started, Ended: j.ended, Failure: j.failure}
+	history, err := s.journalOf(j)
+	if err != nil {
+		return err
+	}
+	return history.follow(ctx, s.stop, after, false, fn)
 }
 
 func (s *Service) job(id string) (*job, error) {
@@ -181,57 +229,73 @@ func (s *Service) job(id string) (*job, error) {
 	if j, ok := s.jobs[id]; ok {
 		return j, nil
 	}
-	return nil, rpcstatus.Errorf(codes.NotFound, "no job %q: it was never prepared here, or its record has made room for newer ones", clipText(id, 100))
+	return nil, rpcstatus.Errorf(codes.NotFound, "no job %q: it was never prepared here, or it has been forgotten, as jobs are after a while or when there are too many", clipText(id, 100))
 }
 
-// admit gives a new job an id and a place in the registry.
+// admit gives a new job a place on the list, whose oldest may have to go.
 func (s *Service) admit(j *job) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
 		return errStopped
 	}
-	for len(s.order) >= s.cfg.MaxJobs || len(s.order) > 0 && s.bytes+j.size > s.cfg.MaxHistoryBytes {
-		if !s.forgetOne() {
-			return rpcstatus.Errorf(codes.ResourceExhausted, "%d jobs are running; wait until some have ended", len(s.order))
-		}
+	if _, taken := s.jobs[j.id]; taken {
+		return fmt.Errorf("job id %s is taken", j.id) // 40 random bits
 	}
-	for {
-		j.id = newID(j.name)
-		if _, taken := s.jobs[j.id]; !taken {
-			break
-		}
+	forgotten := s.makeRoom(j.size)
+	if len(forgotten) > 0 {
+		s.background.Go(func() { s.unrecord(forgotten) })
 	}
-	s.jobs[j.id] = j
-	s.order = append(s.order, j)
-	s.bytes += j.size
+	if s.full(j.size) {
+		return rpcstatus.Errorf(codes.ResourceExhausted, "%d jobs are running; wait until some have ended", len(s.order))
+	}
+	s.enlist(j)
 	return nil
 }
 
-// forgetOne drops the job that ended longest ago, else the oldest that was
-// never run; false if all are running. The caller holds mu.
-func (s *Service) forgetOne() bool {
-	victim := -1
-	var ended time.Time
-	for i, j := range s.order {
-		sum := j.summary()
-		if Terminal(sum.State) && (victim < 0 || sum.Ended.Before(ended)) {
-			victim, ended = i, sum.Ended
-		}
-	}
-	if victim < 0 {
-		victim = slices.IndexFunc(s.order, (*job).expire)
-	}
-	if victim < 0 {
-		return false
-	}
-	j := s.order[victim]
-	s.order = slices.Delete(s.order, victim, victim+1)
+func (s *Service) enlist(j *job) {
+	s.jobs[j.id] = j
+	s.order = append(s.order, j)
+	s.bytes += j.size
+}
+
+// strike takes a job off the list. The caller holds mu, and calls unrecord without.
+func (s *Service) strike(j *job) {
+	s.order = slices.DeleteFunc(s.order, func(other *job) bool { return other == j })
 	delete(s.jobs, j.id)
 	s.bytes -= j.size
-	s.artifacts.Release(j.token)
-	s.cfg.Logger.Debug("job forgotten", "job", j.id)
-	return true
+}
+
+// full tells whether there is no place for one more job. The caller holds mu.
+func (s *Service) full(size int) bool {
+	return len(s.order) >= s.cfg.MaxJobs || len(s.order) > 0 && s.bytes+size > s.cfg.MaxHistoryBytes
+}
+
+// makeRoom takes jobs off the list until there is a place, or all are running:
+// first those that ended longest ago, then the oldest that were never run.
+// The caller holds mu, and calls unrecord without.
+func (s *Service) makeRoom(size int) (forgotten []*job) {
+	for s.full(size) {
+		var victim *job
+		var ended time.Time
+		for _, j := range s.order {
+			sum := j.summary()
+			if Terminal(sum.State) && (victim == nil || sum.Ended.Before(ended)) {
+				victim, ended = j, sum.Ended
+			}
+		}
+		if victim == nil {
+			i := slices.IndexFunc(s.order, func(j *job) bool { return j.expire("the job was not run, and made room for others") })
+			if i < 0 {
+				break
+			}
+			victim = s.order[i]
+		}
+		s.strike(victim)
+		s.cfg.Logger.Debug("job forgotten", "job", victim.id)
+		forgotten = append(forgotten, victim)
+	}
+	return forgotten
 }
 
 // newID makes an id that people recognise and file systems accept.

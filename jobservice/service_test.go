@@ -20,6 +20,7 @@ import (
 
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/jobservice"
+	"github.com/lintelrun/lintel/portable/options"
 	"github.com/lintelrun/lintel/portable/plan"
 )
 
@@ -114,7 +115,7 @@ func TestJobFromPrepareToDone(t *testing.T) {
 		t.Errorf("GetPipeline: %v, (-want +got):\n%s", err, diff)
 	}
 	d, err := r.Describe(id)
-	if err != nil || d.State != done || len(d.States) != 4 || d.Plan == nil || d.Started.IsZero() || d.Ended.Before(d.Started) || len(d.Committed) != 1 {
+	if err != nil || d.State != done || len(d.States) != 4 || d.Pipeline == nil || d.Started.IsZero() || d.Ended.Before(d.Started) || len(d.Committed) != 1 {
 		t.Errorf("Describe: %+v, %v", d, err)
 	}
 }
@@ -322,8 +323,18 @@ func TestDrainSaysThatItIsMissing(t *testing.T) {
 }
 
 func TestDescribePipelineOptions(t *testing.T) {
-	want := []*jobpb.PipelineOptionDescriptor{{Name: "parallelism", Type: jobpb.PipelineOptionType_INTEGER, Description: "tasks per stage"}}
-	r := newRig(t, jobservice.Config{Options: want}, nil)
+	want := []*jobpb.PipelineOptionDescriptor{
+		{Name: "parallelism", Type: jobpb.PipelineOptionType_INTEGER, Description: "tasks per stage", DefaultValue: "1"},
+		{Name: "experiments", Type: jobpb.PipelineOptionType_ARRAY},
+		{Name: "streaming", Type: jobpb.PipelineOptionType_BOOLEAN},
+		{Name: "name", Type: jobpb.PipelineOptionType_STRING},
+	}
+	r := newRig(t, jobservice.Config{Options: []options.Descriptor{
+		{Name: "parallelism", Type: options.Integer, Description: "tasks per stage", Default: "1"},
+		{Name: "experiments", Type: options.Strings},
+		{Name: "streaming", Type: options.Boolean},
+		{Name: "name"},
+	}}, nil)
 	got, err := r.client.DescribePipelineOptions(t.Context(), &jobpb.DescribePipelineOptionsRequest{})
 	if diff := cmp.Diff(want, got.GetOptions(), protocmp.Transform()); err != nil || diff != "" {
 		t.Errorf("options: %v (-want +got):\n%s", err, diff)

@@ -15,6 +15,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -153,6 +154,21 @@ func (s *Service) Seal(ctx context.Context, token string) error {
 	return nil
 }
 
+// LastStaged returns when a stream of the session was last at it: now if one is,
+// zero if none has been.
+func (s *Service) LastStaged(token string) time.Time {
+	sess := s.session(token)
+	if sess == nil {
+		return time.Time{}
+	}
+	if len(sess.turn) > 0 {
+		return time.Now()
+	}
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	return sess.last
+}
+
 // Dependencies returns what a harness of the environment needs, for its
 // ProvisionInfo: as staged if staging has succeeded, else as the pipeline has
 // it. Nil for an unknown token or environment. The slice is the caller's, the
@@ -207,7 +223,8 @@ type session struct {
 	environments []string
 
 	mu       sync.Mutex
-	done     bool // staged, or sealed without
+	last     time.Time // when a stream has ended
+	done     bool      // staged, or sealed without
 	released bool
 	deps     map[string][]*pipepb.ArtifactInformation
 	held     []string // one store reference each
@@ -223,6 +240,12 @@ func (s *session) acquire(ctx context.Context) error {
 }
 
 func (s *session) release() { <-s.turn }
+
+func (s *session) touch() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last = time.Now()
+}
 
 func (s *session) isDone() bool {
 	s.mu.Lock()

@@ -44,6 +44,7 @@ func (s *Service) ReverseArtifactRetrievalService(stream jobpb.ArtifactStagingSe
 		return rpcstatus.Of(err)
 	}
 	defer sess.release()
+	defer sess.touch()
 	if sess.isDone() {
 		return nil
 	}

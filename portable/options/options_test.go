@@ -79,3 +79,31 @@ func TestExperiment(t *testing.T) {
 		t.Error("c is on")
 	}
 }
+
+func TestDescriptorsAreThoseOfRead(t *testing.T) {
+	seen := map[string]bool{}
+	for _, d := range options.Descriptors() {
+		if seen[d.Name] || d.Description == "" || strings.Contains(d.Description, "%") {
+			t.Errorf("descriptor %+v: twice, without a description, or one that argparse can't take", d)
+		}
+		seen[d.Name] = true
+		// Read looks at it: a value of no type is refused by its name.
+		s, err := structpb.NewStruct(map[string]any{"beam:option:" + d.Name + ":v1": map[string]any{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := options.Read(s); err == nil || !strings.Contains(err.Error(), d.Name) {
+			t.Errorf("%s: an object is read: %v", d.Name, err)
+		}
+		if d.Default == "" {
+			continue
+		}
+		// The default is what a job without the option has.
+		if s, err = structpb.NewStruct(map[string]any{d.Name: d.Default}); err != nil {
+			t.Fatal(err)
+		}
+		if o, err := options.Read(s); err != nil || !cmp.Equal(o, &options.Options{}) {
+			t.Errorf("%s=%s: %+v, %v", d.Name, d.Default, o, err)
+		}
+	}
+}
