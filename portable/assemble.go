@@ -20,6 +20,10 @@ type node struct {
 	fused *fusion.Stage // of executable stages
 	input string        // the main input PCollection; "" for an Impulse
 	sides []*node       // side inputs of executable stages, each once
+	// source is the id of the windowed coder of the main input.
+	source string
+	// backed is true where it is of groups that may be state-backed iterables.
+	backed bool
 	sinks []*sink       // of executable stages, in the order of the edges
 	order int
 }
@@ -168,21 +172,25 @@ func (a *assembler) order() error {
 
 // connect adds the edges that end at n, main inputs first.
 func (a *assembler) connect(n *node) error {
+	if n.input == "" {
+		return nil
+	}
+	a.chooseSource(n)
 	for _, s := range a.g.Sources(n.input) {
-		layout, err := a.wire.compile(n.input)
+		layout, err := a.wire.compileAs(n.input, n.source)
 		if err != nil {
 			return err
 		}
 		from := a.producer[s.PCollection]
 		e := &plan.Edge{Kind: plan.Forward, From: from.stage, To: n.stage, PCollection: s.PCollection, Coder: layout}
 		switch {
-		case n.stage.Kind == plan.GroupByKey:
+		case n.stage.Kind == plan.GroupByKey || n.fused != nil && n.fused.Transforms[0].Stateful():
 			e.Kind = plan.Keyed
 		case s.Rebalance && n.stage.Kind == plan.Executable:
 			e.Kind = plan.Rebalance
 		}
 		if from.fused != nil {
-			e.Sink = a.sink(from, s.PCollection, a.wire.windowedID(n.input))
+			e.Sink = a.sink(from, s.PCollection, n.source)
 		}
 		a.addEdge(e)
 	}
@@ -194,6 +202,22 @@ func (a *assembler) connect(n *node) error {
 		a.addEdge(&plan.Edge{Kind: plan.Broadcast, From: s.stage, To: n.stage, PCollection: s.input, Coder: layout})
 	}
 	return nil
+}
+
+// chooseSource decides how n's main input is encoded: groups straight from GroupByKeys as
+// state-backed iterables, if the harness knows them.
+func (a *assembler) chooseSource(n *node) {
+	sources := a.g.Sources(n.input)
+	n.backed = n.stage.Kind == plan.Executable && len(sources) > 0
+	for _, s := range sources {
+		n.backed = n.backed && a.producer[s.PCollection].stage.Kind == plan.GroupByKey
+	}
+	if n.backed {
+		n.source, n.backed = a.wire.backedID(n.input, n.fused.Environment)
+	}
+	if !n.backed {
+		n.source = a.wire.windowedID(n.input)
+	}
 }
 
 // sink returns the id of n's sink for a PCollection in an encoding. Readers may
@@ -231,7 +255,10 @@ func (a *assembler) specify(n *node) error {
 		if err != nil {
 			return err
 		}
-		n.stage.Group = &plan.GroupSpec{Input: layout, Windowing: ws}
+		n.stage.Group = &plan.GroupSpec{Input: layout, Windowing: ws, StateBacked: len(n.stage.Out) > 0}
+		for _, e := range n.stage.Out {
+			n.stage.Group.StateBacked = n.stage.Group.StateBacked && a.nodes[e.To.Index].backed
+		}
 	case plan.SideInput:
 		layout, err := a.wire.compile(n.input)
 		if err != nil {
@@ -265,9 +292,14 @@ func (a *assembler) specifyExecutable(n *node) error {
 			})
 		}
 	}
+	var err error
+	if root := n.fused.Transforms[0]; root.Stateful() {
+		if spec.Stateful, err = a.stateful(n, root); err != nil {
+			return err
+		}
+	}
 	env := n.fused.Environment
 	a.plan.Environments[env] = a.g.Components.Environments[env]
-	var err error
 	spec.Descriptor, err = a.describe(n, spec)
 	n.stage.Exec = spec
 	return err

@@ -35,7 +35,8 @@ func newEndpointIDs(g *graph.Graph) endpointIDs {
 // describe writes what a harness needs to run a stage. PCollections keep the
 // pipeline's coders, as SDKs look at them to see what their functions take,
 // but where the SDK talks with the runner in terms of a PCollection's coder, it
-// is the one on the wire: for side inputs, and for splits of restrictions.
+// is the one on the wire: for side inputs, for splits of restrictions, and for
+// the keys of state and timers.
 func (a *assembler) describe(n *node, spec *plan.ExecutableSpec) (*fnpb.ProcessBundleDescriptor, error) {
 	d := &descriptor{a: a, d: &fnpb.ProcessBundleDescriptor{
 		Transforms:          map[string]*pipepb.PTransform{},
@@ -45,7 +46,7 @@ func (a *assembler) describe(n *node, spec *plan.ExecutableSpec) (*fnpb.ProcessB
 		Environments:        map[string]*pipepb.Environment{},
 	}}
 	d.addEnvironment(spec.Environment)
-	if err := d.addPort(spec.Source, urns.TransformSource, n.input, a.wire.windowedID(n.input)); err != nil {
+	if err := d.addPort(spec.Source, urns.TransformSource, n.input, n.source); err != nil {
 		return nil, err
 	}
 	for _, s := range n.sinks {
@@ -61,8 +62,13 @@ func (a *assembler) describe(n *node, spec *plan.ExecutableSpec) (*fnpb.ProcessB
 			d.wireCoder(in.PCollection)
 		}
 	}
-	if spec.Splittable {
+	if spec.Splittable || spec.Stateful != nil {
 		d.wireCoder(n.input)
+	}
+	if spec.Stateful != nil {
+		if err := d.wireTimers(n); err != nil {
+			return nil, err
+		}
 	}
 	return d.d, nil
 }

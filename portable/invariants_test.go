@@ -72,7 +72,11 @@ func checkRunnerOutput(t failer, e *plan.Edge) {
 	case plan.GroupByKey:
 		in := e.From.Group.Input
 		out := element.Components()
-		if len(out) != 2 || out[1].URN() != urns.CoderIterable || !sameLayout(out[0], in.Element().Components()[0]) ||
+		iterable := urns.CoderIterable
+		if e.From.Group.StateBacked {
+			iterable = urns.CoderStateBackedIterable
+		}
+		if len(out) != 2 || out[1].URN() != iterable && out[1].URN() != urns.CoderStateBackedIterable || !sameLayout(out[0], in.Element().Components()[0]) ||
 			!sameLayout(out[1].Components()[0], in.Element().Components()[1]) || !sameLayout(e.Coder.Window(), in.Window()) {
 			t.Errorf("edge %d: groups are not laid out as what went in", e.Index)
 		}

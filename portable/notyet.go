@@ -12,8 +12,7 @@ import (
 // transform is refused, or "". An issue that adds a feature deletes its entry.
 var notYet = []func(g *graph.Graph, t *graph.Transform) string{
 	testStream,
-	state,
-	timers,
+	statefulSplittable,
 	timeSortedInput,
 	stableInput,
 	unboundedInput,
@@ -43,19 +42,9 @@ func testStream(_ *graph.Graph, t *graph.Transform) string {
 	return ""
 }
 
-func state(_ *graph.Graph, t *graph.Transform) string {
-	if len(t.ParDo.GetStateSpecs()) > 0 {
-		return "user state"
-	}
-	return ""
-}
-
-func timers(_ *graph.Graph, t *graph.Transform) string {
-	switch {
-	case t.ParDo.GetOnWindowExpirationTimerFamilySpec() != "":
-		return "OnWindowExpiration"
-	case len(t.ParDo.GetTimerFamilySpecs()) > 0:
-		return "timers"
+func statefulSplittable(_ *graph.Graph, t *graph.Transform) string {
+	if t.Stateful() && t.ParDo.GetRestrictionCoderId() != "" {
+		return "state or timers in a splittable DoFn"
 	}
 	return ""
 }

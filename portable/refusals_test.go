@@ -97,9 +97,6 @@ func TestUnsupported(t *testing.T) {
 		payload := &pipepb.ParDoPayload{SideInputs: map[string]*pipepb.SideInput{"i1": {AccessPattern: &pipepb.FunctionSpec{Urn: "x"}}}}
 		p.Transform("c", urns.TransformParDo, Env, payload, Bytes, "a.out", "impulse.out")
 	}, `"c"`, `"i1"`)
-	not("state", pardo(&pipepb.ParDoPayload{StateSpecs: map[string]*pipepb.StateSpec{"s": {}}}), `"x"`, "state", urns.TransformParDo)
-	not("timers", pardo(&pipepb.ParDoPayload{TimerFamilySpecs: map[string]*pipepb.TimerFamilySpec{"s": {}}}), `"x"`, "timers")
-	not("window expiration", pardo(&pipepb.ParDoPayload{OnWindowExpirationTimerFamilySpec: "e"}), `"x"`, "OnWindowExpiration")
 	not("time-sorted input", pardo(&pipepb.ParDoPayload{RequiresTimeSortedInput: true}), `"x"`, "time-sorted")
 	not("stable input", pardo(&pipepb.ParDoPayload{RequiresStableInput: true}), `"x"`, "stable")
 	not("TestStream", func(p *Pipeline) { p.Transform("x", urns.TransformTestStream, "", nil, Bytes) }, `"x"`, "TestStream")

@@ -33,12 +33,13 @@ type rewriting struct{ coder, environments string }
 
 // modelCoders are known by environments that don't tell which coders they know.
 var modelCoders = []string{
-	urns.CoderBytes, urns.CoderStringUTF8, urns.CoderBool, urns.CoderVarint, urns.CoderDouble, urns.CoderTimer,
+	urns.CoderStringUTF8, urns.CoderBool, urns.CoderVarint, urns.CoderDouble, urns.CoderTimer,
 }
 
-// structuralCoders are known by all environments: without them there is no Fn API.
+// structuralCoders are known by all environments: without them there is no Fn
+// API, and without bytes no Impulse.
 var structuralCoders = []string{
-	urns.CoderKV, urns.CoderIterable, urns.CoderLengthPrefix, urns.CoderWindowedValue,
+	urns.CoderBytes, urns.CoderKV, urns.CoderIterable, urns.CoderLengthPrefix, urns.CoderWindowedValue,
 	urns.CoderGlobalWindow, urns.CoderIntervalWindow,
 }
 
@@ -136,9 +137,27 @@ func (w *wireCoders) windowedBy(element, pcollection string) string {
 	return w.add("windowed:"+element, urns.CoderWindowedValue, nil, element, window)
 }
 
+// backedID returns the id of a windowed coder of groups, KV<K, iterable<V>>, whose iterables are
+// state-backed, or false where the environment that reads them does not know those.
+func (w *wireCoders) backedID(pcollection, environment string) (string, bool) {
+	all := w.g.Components.Coders
+	id := w.element(pcollection)
+	kv := all[id].GetComponentCoderIds()
+	if all[id].GetSpec().GetUrn() != urns.CoderKV || len(kv) != 2 || all[kv[1]].GetSpec().GetUrn() != urns.CoderIterable ||
+		!w.known[environment][urns.CoderStateBackedIterable] {
+		return "", false
+	}
+	values := w.add("backed:"+kv[1], urns.CoderStateBackedIterable, nil, all[kv[1]].GetComponentCoderIds()...)
+	return w.windowedBy(w.add("backed:"+id, urns.CoderKV, nil, kv[0], values), pcollection), true
+}
+
 // compile returns the layout of a PCollection on the wire.
 func (w *wireCoders) compile(pcollection string) (*coders.Windowed, error) {
-	id := w.windowedID(pcollection)
+	return w.compileAs(pcollection, w.windowedID(pcollection))
+}
+
+// compileAs returns the layout of a PCollection encoded by the windowed coder called id.
+func (w *wireCoders) compileAs(pcollection, id string) (*coders.Windowed, error) {
 	if layout, ok := w.windowed[id]; ok {
 		return layout, nil
 	}
@@ -245,6 +264,15 @@ func (w *wireCoders) windowing(pcollection string) (*windowing.Strategy, error) 
 		return nil, fault.New(fault.ClassOf(err), "windowing strategy %q of PCollection %q: %w", id, pcollection, err)
 	}
 	return s, nil
+}
+
+// keyValue returns the components of a KV coder.
+func (w *wireCoders) keyValue(id string) (key, value string, ok bool) {
+	c := w.g.Components.Coders[id]
+	if c.GetSpec().GetUrn() != urns.CoderKV || len(c.GetComponentCoderIds()) != 2 {
+		return "", "", false
+	}
+	return c.ComponentCoderIds[0], c.ComponentCoderIds[1], true
 }
 
 func (w *wireCoders) prefixed(id string) string {

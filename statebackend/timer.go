@@ -1,36 +1,189 @@
 package statebackend
 
-// Domain is the time that a timer waits for.
+import (
+	"bytes"
+
+	"github.com/lintelrun/lintel/internal/fault"
+)
+
+// This file is state format: docs/format/state-keys.md.
+
+// Domain is the time that a timer waits for. Its numbers are stored.
 type Domain uint8
 
 // The time domains (org.apache.beam.model.pipeline.v1.TimeDomain).
 const (
-	EventTime Domain = iota + 1
-	ProcessingTime
+	EventTime      Domain = 1
+	ProcessingTime Domain = 2
 )
 
-// Timer is a set timer. There is one at most for each Key, Window, Family and Tag of a
-// transform.
+// Timer is a timer that is set. There is at most one for each Key, Window, Family and Tag
+// of a transform; setting another replaces it.
 type Timer struct {
 	Key, Window []byte // as the SDK encoded them (nested)
-	Family, Tag string // the family's id in the ParDoPayload; the tag of dynamic timers
+	Family, Tag string // the family's id in the ParDoPayload; the tag of a dynamic timer
 	Domain      Domain // that of the family
-	Fire, Hold  int64  // ms; Hold is the timer's output timestamp
+	Fire, Hold  int64  // ms; Hold is the output timestamp, which holds the output watermark
 	Pane        []byte // encoded
 }
 
-// SetTimer sets t in scope s. If a timer of the same key, window, family and tag was set,
-// it is replaced and returned, without its Pane, for the caller to release its hold.
-func SetTimer(o *Overlay, s Scope, t Timer) (old Timer, replaced bool, err error) { panic("not yet") }
+// A timer is two records: one ordered by time, that says all of it, and one by name, to
+// find the first.
 
-// ClearTimer removes the timer of key, window, family and tag, because it is cleared or
-// has fired. It returns it, without its Pane, if there was one.
-func ClearTimer(o *Overlay, s Scope, key, window []byte, family, tag string) (old Timer, removed bool, err error) {
-	panic("not yet")
+// byTime appends the key of the record ordered by time.
+func (t *Timer) byTime(dst []byte, s *Scope) []byte {
+	return t.appendName(appendInt64(s.appendPrefix(dst, t.Domain.kind()), t.Fire))
 }
 
-// DueTimers visits the timers in scope s of the domain with Fire < before, in order of
-// Fire, then key, window, family and tag.
+// byName appends the key of the record to look up.
+func (t *Timer) byName(dst []byte, s *Scope) []byte {
+	return t.appendName(s.appendPrefix(dst, kindTimerLookup))
+}
+
+func (t *Timer) appendName(dst []byte) []byte {
+	return appendString(appendString(appendPart(appendPart(dst, t.Key), t.Window), t.Family), t.Tag)
+}
+
+// kind returns the kind of records of timers of the domain.
+func (d Domain) kind() byte {
+	if d == ProcessingTime {
+		return kindClockTimer
+	}
+	return kindEventTimer
+}
+
+// SetTimer sets t in scope s. The timer that it replaces, if there is one, is returned
+// without its Pane, for the caller to release its hold.
+func SetTimer(o *Overlay, s Scope, t Timer) (old Timer, replaced bool, err error) {
+	if t.Domain != EventTime && t.Domain != ProcessingTime {
+		return Timer{}, false, fault.New(fault.Invalid, "statebackend: timer family %q of %s has time domain %d", t.Family, s.Transform, t.Domain)
+	}
+	name := t.byName(nil, &s)
+	old, replaced, err = removeByTime(o, &s, t, name)
+	if err != nil {
+		return Timer{}, false, err
+	}
+	value := appendInt64(make([]byte, 0, 32), t.Hold)
+	o.Set(t.byTime(nil, &s), append(value, t.Pane...))
+	value = append(value[:0], byte(t.Domain))
+	o.Set(name, appendInt64(appendInt64(value, t.Fire), t.Hold))
+	return old, replaced, nil
+}
+
+// ClearTimer removes the timer with the Key, Window, Family and Tag of t, because it is
+// cleared or is firing. It is returned without its Pane, if there was one.
+func ClearTimer(o *Overlay, s Scope, t Timer) (old Timer, removed bool, err error) {
+	name := t.byName(nil, &s)
+	old, removed, err = removeByTime(o, &s, t, name)
+	if removed {
+		o.Delete(name)
+	}
+	return old, removed, err
+}
+
+// removeByTime removes the record ordered by time of the timer that has a record name.
+func removeByTime(o *Overlay, s *Scope, t Timer, name []byte) (old Timer, found bool, err error) {
+	value, err := o.Get(name)
+	if err != nil || value == nil {
+		return Timer{}, false, err
+	}
+	if err := t.setFound(value); err != nil {
+		return Timer{}, false, err
+	}
+	o.Delete(t.byTime(nil, s))
+	return t, true, nil
+}
+
+// setFound sets what the value of a record by name says.
+func (t *Timer) setFound(value []byte) error {
+	d := decoder{rest: value}
+	t.Domain, t.Fire, t.Hold, t.Pane = Domain(d.byte()), d.int64(), d.int64(), nil
+	if d.bad || len(d.rest) > 0 || t.Domain != EventTime && t.Domain != ProcessingTime {
+		return fault.New(fault.Corruption, "statebackend: not the value of a timer to look up: %x", value[:min(len(value), 32)])
+	}
+	return nil
+}
+
+// DueTimers visits the timers in scope s of domain d with Fire < before, by Fire, then key,
+// window, family and tag, whatever their family. What visit is given is valid until it
+// returns. Timers set meanwhile are not seen: o is not to be changed by visit.
 func DueTimers(r Reader, s Scope, d Domain, before int64, visit func(Timer) (more bool)) error {
-	panic("not yet")
+	from := s.appendPrefix(nil, d.kind())
+	to := appendInt64(bytes.Clone(from), before)
+	var bad error
+	err := r.Scan(from, to, func(key, value []byte) bool {
+		_, t, err := DecodeTimer(key, value)
+		if err != nil {
+			bad = err
+			return false
+		}
+		return visit(t)
+	})
+	if err == nil {
+		err = bad
+	}
+	return err
 }
+
+// DecodeTimer takes apart the record ordered by time of a timer. The results may share
+// memory with key and value. It returns a fault.Corruption if they are not such a record.
+func DecodeTimer(key, value []byte) (Scope, Timer, error) {
+	t := Timer{Domain: EventTime}
+	if len(key) > 3 && key[3] == kindClockTimer {
+		t.Domain = ProcessingTime
+	}
+	d := decoder{rest: key}
+	s := d.scope(t.Domain.kind())
+	t.Fire = d.int64()
+	t.setName(&d)
+	if d.bad || len(d.rest) > 0 {
+		return Scope{}, Timer{}, corruptKey("timer", key)
+	}
+	v := decoder{rest: value}
+	if t.Hold, t.Pane = v.int64(), v.rest; v.bad {
+		return Scope{}, Timer{}, fault.New(fault.Corruption, "statebackend: not the value of a timer: %x", value)
+	}
+	return s, t, nil
+}
+
+func (t *Timer) setName(d *decoder) {
+	t.Key, t.Window, t.Family, t.Tag = d.part(), d.part(), string(d.part()), string(d.part())
+}
+
+// RemoveWindow removes all there is of the key and window of e: cells, timers and e itself.
+// The timers are given to release, without panes, for it to release their holds.
+func RemoveWindow(o *Overlay, e Expiry, release func(Timer)) error {
+	from := e.AppendWindow(nil, e.Key, e.Window)
+	o.DeleteRange(from, PrefixEnd(from))
+	o.Delete(e.AppendKey(nil))
+
+	from = appendPart(appendPart(e.appendPrefix(nil, kindTimerLookup), e.Key), e.Window)
+	to := PrefixEnd(from)
+	var timers []Timer
+	var bad error
+	err := o.Scan(from, to, func(key, value []byte) bool {
+		d := decoder{rest: bytes.Clone(key)}
+		d.scope(kindTimerLookup)
+		var t Timer
+		if t.setName(&d); d.bad || len(d.rest) > 0 {
+			bad = corruptKey("timer to look up", key)
+		} else {
+			bad = t.setFound(value)
+		}
+		timers = append(timers, t)
+		return bad == nil
+	})
+	if err == nil {
+		err = bad
+	}
+	if err != nil {
+		return err
+	}
+	for _, t := range timers {
+		o.Delete(t.byTime(nil, &e.Scope))
+		release(t)
+	}
+	o.DeleteRange(from, to)
+	return nil
+}
+

@@ -19,6 +19,7 @@ import (
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/coordinator"
 	"github.com/lintelrun/lintel/runner/worker"
+	"github.com/lintelrun/lintel/statebackend/memstate"
 	"github.com/lintelrun/lintel/web/metrics"
 )
 
@@ -68,6 +69,7 @@ func newExecutor(c serverConfig, spill string, fn *fnapi.Server, live environmen
 	w, err := worker.New(worker.Config{
 		Server:      fn,
 		Launcher:    live,
+		State:       memstate.New(),
 		Dir:         spill,
 		MemoryBytes: c.memoryBudget,
 		Logger:      c.log,

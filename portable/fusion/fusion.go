@@ -43,7 +43,7 @@ type fuser struct {
 
 func (f *fuser) place(t *graph.Transform, separate bool) {
 	in := t.Main[0].PCollection
-	if !separate && !t.Splittable {
+	if !separate && !t.Root() {
 		for _, s := range f.candidates(in) {
 			if s.Environment == t.Environment && !f.sidesNeed(t, s) {
 				s.Transforms = append(s.Transforms, t)
@@ -55,7 +55,7 @@ func (f *fuser) place(t *graph.Transform, separate bool) {
 	s := &Stage{Environment: t.Environment, Input: in, Transforms: []*graph.Transform{t}}
 	f.stages = append(f.stages, s)
 	f.of[t] = s
-	if !t.Splittable {
+	if !t.Root() {
 		f.reading[in] = append(f.reading[in], s)
 	}
 }

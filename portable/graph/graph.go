@@ -64,6 +64,14 @@ type Transform struct {
 	Splittable bool
 }
 
+// Stateful tells whether the transform keeps state or sets timers by key.
+func (t *Transform) Stateful() bool {
+	return len(t.ParDo.GetStateSpecs()) > 0 || len(t.ParDo.GetTimerFamilySpecs()) > 0 || t.ParDo.GetOnWindowExpirationTimerFamilySpec() != ""
+}
+
+// Root tells whether the transform must read its input from the runner.
+func (t *Transform) Root() bool { return t.Splittable || t.Stateful() }
+
 // URN of the transform.
 func (t *Transform) URN() string { return t.Proto.GetSpec().GetUrn() }
 

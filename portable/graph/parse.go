@@ -90,8 +90,29 @@ func (g *Graph) parseParDo(t *Transform) error {
 		}
 		t.Sides = append(t.Sides, side)
 	}
+	if t.Stateful() {
+		if err := g.checkStateful(t); err != nil {
+			return err
+		}
+	}
 	if id := t.ParDo.GetRestrictionCoderId(); id != "" && g.Components.Coders[id] == nil {
 		return fault.New(fault.Invalid, "%v: there is no restriction coder %q", t, id)
+	}
+	return nil
+}
+
+// checkStateful checks what state and timers need: keys, and families that exist.
+func (g *Graph) checkStateful(t *Transform) error {
+	for local, in := range t.Proto.GetInputs() {
+		if _, side := t.ParDo.GetSideInputs()[local]; side {
+			continue
+		}
+		if _, _, ok := g.kv(g.PCollection(in).GetCoderId()); !ok {
+			return fault.New(fault.Invalid, "%v keeps state or sets timers, but the coder of its input PCollection %q is no KV", t, in)
+		}
+	}
+	if f := t.ParDo.GetOnWindowExpirationTimerFamilySpec(); f != "" && t.ParDo.GetTimerFamilySpecs()[f] == nil {
+		return fault.New(fault.Invalid, "%v: there is no timer family %q, which is to fire when windows expire", t, f)
 	}
 	return nil
 }

@@ -71,6 +71,9 @@ func viewStage(s *Stage) *stageView {
 		if s.Exec.Splittable {
 			v.Flags = append(v.Flags, "splittable")
 		}
+		if s.Exec.Stateful != nil {
+			v.Flags = append(v.Flags, "stateful")
+		}
 		if s.Exec.Finalizes {
 			v.Flags = append(v.Flags, "finalizes")
 		}

@@ -118,6 +118,32 @@ type ExecutableSpec struct {
 	Splittable bool
 	// Finalizes is true where a transform asks for bundle finalisation.
 	Finalizes bool
+	// Stateful is set where the stage's root keeps state or sets timers.
+	Stateful *StatefulSpec
+}
+
+// StatefulSpec is what state and timers of a stage's root need.
+type StatefulSpec struct {
+	// Transform is the root's id, as in StateKeys and timers.
+	Transform string
+	// Name is the root's unique name in the pipeline, by which its state is
+	// kept: another plan of the same pipeline finds it again.
+	Name string
+	// Timers are the root's timer families, by name.
+	Timers []TimerFamily
+	// Layout of all timers.
+	Layout *coders.Timers
+	// Windowing of the input.
+	Windowing *windowing.Strategy
+	// Expiration names the family that fires when a window expires, or is "".
+	Expiration string
+}
+
+// TimerFamily is one of the timer families that a DoFn declares.
+type TimerFamily struct {
+	Name string
+	// ProcessingTime families fire by the clock, others by the watermark.
+	ProcessingTime bool
 }
 
 // SideInputRef ties one side input of one transform to the stage that materialises it.
@@ -134,6 +160,8 @@ type GroupSpec struct {
 	// KV<K, iterable<V>> with the same key, value and window encodings.
 	Input     *coders.Windowed
 	Windowing *windowing.Strategy
+	// StateBacked is true where all readers take state-backed iterables.
+	StateBacked bool
 }
 
 // SideSpec is what a SideInput stage materialises.

@@ -45,12 +45,13 @@ func newSizer(l Limits) sizer {
 // observe moves the limit by what a bundle took: up by a factor of at most four,
 // and only if the bundle was full; down to half of what took too long.
 func (s *sizer) observe(b *Bundle, took time.Duration, outputBytes int) {
+	n := b.Elements + len(b.Timers)
 	switch {
 	case took > s.limits.Target || outputBytes > s.limits.OutputBytes:
-		s.elements = max(1, min(s.elements, b.Elements)/2)
-	case b.Elements >= s.elements && took < s.limits.Target/4 && outputBytes < s.limits.OutputBytes/4:
+		s.elements = max(1, min(s.elements, n)/2)
+	case n >= s.elements && took < s.limits.Target/4 && outputBytes < s.limits.OutputBytes/4:
 		s.elements = min(s.limits.Elements, s.elements*4)
-	case b.Elements >= s.elements && took < s.limits.Target/2 && outputBytes < s.limits.OutputBytes/2:
+	case n >= s.elements && took < s.limits.Target/2 && outputBytes < s.limits.OutputBytes/2:
 		s.elements = min(s.limits.Elements, s.elements*3/2+1)
 	}
 }

@@ -23,6 +23,9 @@ type Config struct {
 	Attempts int
 	// Limits of one bundle.
 	Limits Limits
+	// Timers of a stateful task, which runs one bundle at a time unless InFlight
+	// says otherwise; nil for others.
+	Timers *Timers
 	// Cut returns the length in bytes of the first n elements of data.
 	Cut func(data []byte, n int) (int, error)
 }
@@ -43,6 +46,8 @@ type Residual struct {
 // Result of a bundle that succeeded.
 type Result struct {
 	Residuals []Residual
+	// Timers that the bundle set or took back, in order.
+	Timers []TimerChange
 	// OutputBytes that the bundle staged, all edges together.
 	OutputBytes int
 }
@@ -52,6 +57,8 @@ type Bundle struct {
 	ID      BundleID
 	Attempt int // from 1
 	Frames  []frame.Frame
+	// Timers that fire in the bundle; then there are no Frames.
+	Timers []Timer
 	// Elements and Bytes of all frames.
 	Elements, Bytes int
 
@@ -101,6 +108,9 @@ type delayed struct {
 func NewTask(cfg Config) *Task {
 	if cfg.InFlight == 0 {
 		cfg.InFlight = 2
+		if cfg.Timers != nil {
+			cfg.InFlight = 1
+		}
 	}
 	if cfg.Attempts == 0 {
 		cfg.Attempts = 4
@@ -147,6 +157,10 @@ func (t *Task) Succeeded(id BundleID, r Result, now time.Time) {
 	delete(t.running, id)
 	t.consumed += b.Bytes
 	t.sizer.observe(b, now.Sub(b.started), r.OutputBytes)
+	if t.cfg.Timers != nil {
+		t.cfg.Timers.Fired(b.Timers)
+		t.cfg.Timers.Apply(r.Timers)
+	}
 	for _, res := range r.Residuals {
 		t.delayed = append(t.delayed, delayed{now.Add(max(res.Delay, 0)), res})
 	}
@@ -191,6 +205,11 @@ func (t *Task) Ready(now time.Time) (Ready, error) {
 			r.Wake = d.at
 		}
 	}
+	if t.cfg.Timers != nil {
+		if at, ok := t.cfg.Timers.NextClock(); ok && at.After(now) && (r.Wake.IsZero() || at.Before(r.Wake)) {
+			r.Wake = at
+		}
+	}
 	if !t.done && t.output >= frame.MaxTimestamp {
 		invariant.Check(!t.busy(), "done with work left")
 		t.done = true
@@ -208,6 +227,9 @@ func (t *Task) next(now time.Time) (*Bundle, error) {
 		return b, nil
 	}
 	if b := t.due(now); b != nil {
+		return b, nil
+	}
+	if b := t.timers(now); b != nil {
 		return b, nil
 	}
 	if t.inbox.len() == 0 {
@@ -253,6 +275,21 @@ func (t *Task) due(now time.Time) *Bundle {
 	return b
 }
 
+// timers makes a bundle of the timers that are due. They fire before elements,
+// which are all behind the watermark by which timers are due.
+func (t *Task) timers(now time.Time) *Bundle {
+	if t.cfg.Timers == nil {
+		return nil
+	}
+	due := t.cfg.Timers.Due(t.InputWatermark(), now, t.sizer.elements)
+	if len(due) == 0 {
+		return nil
+	}
+	b := t.newBundle()
+	b.Timers = due
+	return b
+}
+
 func (t *Task) newBundle() *Bundle {
 	t.nextID++
 	return &Bundle{ID: t.nextID, Attempt: 1, hold: frame.MaxTimestamp, minTime: frame.MaxTimestamp}
@@ -267,7 +304,8 @@ func (b *Bundle) add(f frame.Frame) {
 
 // busy reports whether any input is not yet committed.
 func (t *Task) busy() bool {
-	return t.inbox.len() > 0 || len(t.running) > 0 || len(t.retries) > 0 || len(t.delayed) > 0
+	return t.inbox.len() > 0 || len(t.running) > 0 || len(t.retries) > 0 || len(t.delayed) > 0 ||
+		t.cfg.Timers != nil && t.cfg.Timers.Len() > 0
 }
 
 // InputWatermark is the minimum over all channels and all input not yet committed.
@@ -298,6 +336,9 @@ func (t *Task) outputWatermark() int64 {
 	}
 	for _, b := range t.retries {
 		wm = min(wm, b.hold)
+	}
+	if t.cfg.Timers != nil {
+		wm = min(wm, t.cfg.Timers.Hold())
 	}
 	return wm
 }

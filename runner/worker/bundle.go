@@ -23,6 +23,9 @@ func (x *execTask) attempt(ctx context.Context, b *engine.Bundle, turn int) {
 	began := time.Now()
 	out := newStaging(x.routes, x.stage.Exec.Sinks, turn, spiller{dir: x.e.dir, budget: x.e.staging})
 	r := outcome{bundle: b, out: out}
+	if x.keyed != nil {
+		r.keyed = x.keyed.begin()
+	}
 	r.err = x.process(ctx, b, &r)
 	out.spill.close()
 	x.e.cfg.Hooks.BundleDone(r.err == nil, b.Elements, b.Bytes, out.bytes, time.Since(began))
@@ -41,7 +44,8 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, r *outcome) er
 		Descriptor: x.e.descriptorID(x.stage),
 		Source:     spec.Source,
 		Sinks:      spec.Sinks,
-		State:      gated{&x.e.reads, &stateHandler{e: x.e, spec: spec}},
+		Timers:     x.families(),
+		State:      gated{&x.e.reads, &stateHandler{e: x.e, spec: spec, keyed: r.keyed}},
 	})
 	if err != nil {
 		return h.explain(ctx, err)
@@ -55,13 +59,13 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, r *outcome) er
 
 	fed := make(chan error, 1)
 	go func() {
-		err := feed(fb, b.Frames)
+		err := x.feed(fb, b)
 		if err != nil {
 			fb.Abort(err) // it would wait for the rest of its input for ever
 		}
 		fed <- err
 	}()
-	if err := drain(ctx, fb, r.out); err != nil {
+	if err := drain(ctx, fb, r); err != nil {
 		fb.Abort(err)
 		<-fed // its error is a consequence of this one
 		return h.explain(ctx, err)
@@ -72,28 +76,48 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, r *outcome) er
 	return x.conclude(ctx, h, fb, r)
 }
 
-func feed(fb *fnapi.Bundle, frames []frame.Frame) error {
-	for _, f := range frames {
+func (x *execTask) feed(fb *fnapi.Bundle, b *engine.Bundle) error {
+	for _, f := range b.Frames {
 		if err := fb.Send(f.Data); err != nil {
+			return err
+		}
+	}
+	if len(b.Timers) > 0 {
+		if err := x.keyed.families.sendTimers(fb, b.Timers); err != nil {
 			return err
 		}
 	}
 	return fb.CloseSend()
 }
 
-func drain(ctx context.Context, fb *fnapi.Bundle, out *staging) error {
+func drain(ctx context.Context, fb *fnapi.Bundle, r *outcome) error {
 	for {
 		o, err := fb.Recv(ctx)
-		if errors.Is(err, io.EOF) {
-			return out.finish()
+		switch {
+		case errors.Is(err, io.EOF):
+			return r.finish()
+		case err != nil:
+			return err
+		case o.Timer != "":
+			err = r.keyed.timers.add(o.Timer, o.Data)
+		default:
+			err = r.out.add(o.Transform, o.Data)
 		}
 		if err != nil {
 			return err
 		}
-		if err := out.add(o.Transform, o.Data); err != nil {
+	}
+}
+
+// finish checks that all output has come to its end.
+func (r *outcome) finish() error {
+	if r.keyed != nil {
+		if err := r.keyed.timers.finish(); err != nil {
 			return err
 		}
+		r.result.Timers = r.keyed.timers.changes
 	}
+	return r.out.finish()
 }
 
 // conclude reads what the response asks for. Metrics count once, at the commit.
@@ -107,7 +131,7 @@ func (x *execTask) conclude(ctx context.Context, h *harness, fb *fnapi.Bundle, r
 	if err != nil {
 		return err
 	}
-	r.result = engine.Result{Residuals: res, OutputBytes: r.out.bytes}
+	r.result.Residuals, r.result.OutputBytes = res, r.out.bytes
 	r.commit = func() {
 		x.e.stats.commit(infos)
 		if resp.GetRequiresFinalization() {

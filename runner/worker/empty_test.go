@@ -7,6 +7,7 @@ import (
 	"github.com/lintelrun/lintel/fnapi/environment"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/rpc"
+	"github.com/lintelrun/lintel/statebackend/memstate"
 )
 
 // The plan of a pipeline without transforms is done at once.
@@ -17,7 +18,7 @@ func TestPlanWithoutStages(t *testing.T) {
 	}
 	t.Cleanup(server.Stop)
 	nothing := struct{ environment.Launcher }{} // panics if asked to launch
-	w, err := New(Config{Server: server, Launcher: nothing, Dir: t.TempDir()})
+	w, err := New(Config{Server: server, Launcher: nothing, State: memstate.New(), Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}

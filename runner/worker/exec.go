@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -26,19 +27,22 @@ type execTask struct {
 	parked       parking
 	// prepaid are bytes whose credit went back before they were committed.
 	prepaid int
+	// keyed is nil for stages without state and timers.
+	keyed *keyed
 }
 
 // outcome is how an attempt of a bundle ended.
 type outcome struct {
 	bundle *engine.Bundle
 	out    *staging
+	keyed  *keyedAttempt
 	result engine.Result
 	err    error
 	// commit is what remains to be done with the harness after the commit.
 	commit func()
 }
 
-func newExecTask(t *task) *execTask {
+func newExecTask(t *task) (*execTask, error) {
 	main, side := t.e.channels(t.stage)
 	limits := engine.Limits{}
 	if t.stage.Exec.Splittable || t.rebalanced() {
@@ -46,10 +50,17 @@ func newExecTask(t *task) *execTask {
 	}
 	x := &execTask{task: t, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main}
 	cfg := engine.Config{Main: main, Side: side, Attempts: t.e.cfg.Attempts, Limits: limits, Cut: x.cut}
+	if spec := t.stage.Exec.Stateful; spec != nil {
+		var err error
+		if x.keyed, err = t.openKeyed(spec); err != nil {
+			return nil, err
+		}
+		cfg.Timers = x.keyed.timers
+	}
 	x.core = engine.NewTask(cfg)
 	x.results = make(chan outcome, 16)
 	x.parked.spill = spiller{dir: t.e.dir, budget: newBudget(outboxBytes)}
-	return x
+	return x, nil
 }
 
 func (x *execTask) run(ctx context.Context) error {
@@ -69,6 +80,9 @@ func (x *execTask) run(ctx context.Context) error {
 		}
 	}
 	x.parked.close()
+	if x.keyed != nil {
+		err = errors.Join(err, x.keyed.close())
+	}
 	return err
 }
 
@@ -189,6 +203,12 @@ func (x *execTask) finished(r outcome) error {
 		}
 		x.log.Warn("bundle failed, trying again", "bundle", r.bundle.ID, "attempt", r.bundle.Attempt, "error", r.err)
 		return nil
+	}
+	if r.keyed != nil {
+		if err := x.keyed.commit(r.keyed); err != nil {
+			r.out.discard()
+			return err
+		}
 	}
 	for i, s := range r.out.frames {
 		if err := x.outbox.Send(s.outlet, s.frame); err != nil {

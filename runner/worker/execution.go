@@ -26,6 +26,7 @@ type execution struct {
 	envs  map[string]*pool
 	sides []atomic.Pointer[sideinput.View] // by stage index, set when complete
 	reads gate                             // before all that state requests read
+	large []largeGroups                    // by stage index
 	stats *progress
 	// staging is the memory of output that is not yet committed or waits for credit.
 	staging *budget
@@ -35,7 +36,7 @@ type execution struct {
 }
 
 func newExecution(cfg Config, d rpc.Deployment, dir string) *execution {
-	return &execution{
+	e := &execution{
 		cfg:   cfg,
 		d:     d,
 		dir:   dir,
@@ -47,6 +48,8 @@ func newExecution(cfg Config, d rpc.Deployment, dir string) *execution {
 
 		staging: newBudget(cfg.MemoryBytes / 4),
 	}
+	e.large = e.newLargeGroups()
+	return e
 }
 
 // Wait is part of rpc.Execution.
@@ -93,6 +96,9 @@ func (e *execution) run(ctx context.Context) {
 				// Not the stage's name: it lists transforms that had no part in the
 				// failure, and the SDK's text names the one that had.
 				return fmt.Errorf("stage %s, task %d: %w", t.stage.ID, t.index, err)
+			}
+			if err == nil {
+				e.releaseLarge(t.stage)
 			}
 			return err
 		})
@@ -177,6 +183,9 @@ func (e *execution) channels(s *plan.Stage) (main, side int) {
 
 func (e *execution) closeSides() {
 	e.reads.close()
+	for i := range e.large {
+		e.closeLarge(&e.large[i])
+	}
 	for i := range e.sides {
 		if v := e.sides[i].Swap(nil); v != nil {
 			if err := v.Close(); err != nil {

@@ -19,11 +19,21 @@ func (t *task) runGroup(ctx context.Context) error {
 		Windowing:   t.stage.Group.Windowing,
 		MemoryBytes: t.e.groupBudget(),
 		Dir:         t.e.dir,
+		StateBacked: t.stage.Group.StateBacked,
+		TokenPrefix: largePrefix(t.stage.Index, t.index),
 	})
 	if err != nil {
 		return err
 	}
 	defer table.Close()
+	t.e.large[t.stage.Index].tasks[t.index].Store(table.Values())
+	var spilled int64
+	report := func() {
+		now := table.Stats().SpilledBytes
+		t.e.cfg.Hooks.Spilled(now - spilled)
+		spilled = now
+	}
+	defer report()
 	if err := t.collect(ctx, func(f frame.Frame) error { return table.Add(f.Data) }); err != nil {
 		return err
 	}
@@ -31,16 +41,16 @@ func (t *task) runGroup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.e.cfg.Hooks.Spilled(table.Stats().SpilledBytes)
 	for {
-		data, n, low, err := groups.Next(nil, frameBytes)
+		report()
+		f, err := groups.Next(frameBytes)
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
 			return err
 		}
-		if err := t.sendGroups(frame.Frame{Data: data, Elements: n, MinTimestamp: low}); err != nil {
+		if err := t.sendGroups(f); err != nil {
 			return err
 		}
 		if err := t.room(ctx, outboxBytes); err != nil {

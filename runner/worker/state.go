@@ -9,17 +9,21 @@ import (
 )
 
 // pageBytes is about how much one state response carries.
-const pageBytes = 4 << 20
+const pageBytes = 1 << 20
 
 // stateHandler serves the state requests of one bundle.
 type stateHandler struct {
 	e    *execution
 	spec *plan.ExecutableSpec
+	// keyed is nil in stages without user state.
+	keyed *keyedAttempt
 }
 
 // Get is part of fnapi.StateHandler.
 func (s *stateHandler) Get(key *fnpb.StateKey, token []byte) (data, next []byte, err error) {
 	switch k := key.GetType().(type) {
+	case *fnpb.StateKey_Runner_:
+		return s.e.readLarge(k.Runner.GetKey(), token)
 	case *fnpb.StateKey_IterableSideInput_:
 		i := k.IterableSideInput
 		v, err := s.view(i.GetTransformId(), i.GetSideInputId())
@@ -49,14 +53,28 @@ func (s *stateHandler) Get(key *fnpb.StateKey, token []byte) (data, next []byte,
 		}
 		return v.KeysValues(i.GetWindow(), token, pageBytes)
 	}
-	return nil, nil, unsupportedState(key)
+	if s.keyed == nil {
+		return nil, nil, unsupportedState(key)
+	}
+	data, err = s.keyed.get(key)
+	return data, nil, err
 }
 
 // Append is part of fnapi.StateHandler.
-func (s *stateHandler) Append(key *fnpb.StateKey, _ []byte) error { return unsupportedState(key) }
+func (s *stateHandler) Append(key *fnpb.StateKey, data []byte) error {
+	if s.keyed == nil {
+		return unsupportedState(key)
+	}
+	return s.keyed.add(key, data)
+}
 
 // Clear is part of fnapi.StateHandler.
-func (s *stateHandler) Clear(key *fnpb.StateKey) error { return unsupportedState(key) }
+func (s *stateHandler) Clear(key *fnpb.StateKey) error {
+	if s.keyed == nil {
+		return unsupportedState(key)
+	}
+	return s.keyed.clear(key)
+}
 
 func unsupportedState(key *fnpb.StateKey) error {
 	return fault.New(fault.Unsupported, "state request for a key of type %T", key.GetType())

@@ -40,7 +40,11 @@ func (t *task) run(ctx context.Context) error {
 	case plan.SideInput:
 		return t.runSide(ctx)
 	default:
-		return newExecTask(t).run(ctx)
+		x, err := newExecTask(t)
+		if err != nil {
+			return err
+		}
+		return x.run(ctx)
 	}
 }
 

@@ -15,14 +15,17 @@ import (
 	"github.com/lintelrun/lintel/fnapi/environment"
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/runner/rpc"
+	"github.com/lintelrun/lintel/statebackend"
 )
 
-// Config of a Worker. Server and Launcher are needed; the rest has defaults.
+// Config of a Worker. Server, Launcher and State are needed; the rest has defaults.
 type Config struct {
 	// Server is where harnesses connect.
 	Server *fnapi.Server
 	// Launcher starts harnesses.
 	Launcher environment.Launcher
+	// State keeps user state.
+	State statebackend.Backend
 	// Dir is for spilled data; it must exist. Default: the system's temporary folder.
 	Dir string
 	// MemoryBytes is the budget of all that a job may hold in memory before it
@@ -48,8 +51,8 @@ type Hooks struct {
 
 // Validate fills in the defaults, or says what is wrong.
 func (c *Config) Validate() error {
-	if c.Server == nil || c.Launcher == nil {
-		return errors.New("worker: Config needs Server and Launcher")
+	if c.Server == nil || c.Launcher == nil || c.State == nil {
+		return errors.New("worker: Config needs Server, Launcher and State")
 	}
 	if c.Dir == "" {
 		c.Dir = os.TempDir()

@@ -1,0 +1,71 @@
+package worker
+
+import (
+	"encoding/binary"
+	"sync/atomic"
+
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/runner/grouping"
+)
+
+// largeGroups holds what the groups of one GroupByKey stage have left behind for the
+// bundles that read them, and for those that try again.
+type largeGroups struct {
+	tasks []atomic.Pointer[grouping.Values]
+	// readers are the tasks of the stages that read the groups and have not ended.
+	readers atomic.Int64
+}
+
+// newLargeGroups returns one for each stage, by index.
+func (e *execution) newLargeGroups() []largeGroups {
+	all := make([]largeGroups, len(e.d.Plan.Stages))
+	for i, s := range e.d.Plan.Stages {
+		if s.Kind != plan.GroupByKey {
+			continue
+		}
+		all[i].tasks = make([]atomic.Pointer[grouping.Values], e.parallelism(s))
+		for _, out := range s.Out {
+			all[i].readers.Add(int64(e.parallelism(out.To)))
+		}
+	}
+	return all
+}
+
+// largePrefix is what the tokens of a task's large groups begin with.
+func largePrefix(stage, task int) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(nil, uint64(stage)), uint64(task))
+}
+
+// readLarge returns a page of the values behind a token.
+func (e *execution) readLarge(token, continuation []byte) (data, next []byte, err error) {
+	stage, n := binary.Uvarint(token)
+	task, m := binary.Uvarint(token[max(n, 0):])
+	if n <= 0 || m <= 0 || stage >= uint64(len(e.large)) || task >= uint64(len(e.large[stage].tasks)) {
+		return nil, nil, fault.New(fault.Invalid, "%.64x is no token of a state-backed iterable", token)
+	}
+	v := e.large[stage].tasks[task].Load()
+	if v == nil {
+		return nil, nil, fault.New(fault.Invalid, "the values of a group of stage %d are read before there are any", stage)
+	}
+	return v.Read(token, continuation, pageBytes)
+}
+
+// releaseLarge notes that a task has ended well. The groups that nobody else will read are freed.
+func (e *execution) releaseLarge(s *plan.Stage) {
+	for _, in := range s.In {
+		if l := &e.large[in.From.Index]; in.From.Kind == plan.GroupByKey && l.readers.Add(-1) == 0 {
+			e.closeLarge(l)
+		}
+	}
+}
+
+func (e *execution) closeLarge(l *largeGroups) {
+	for i := range l.tasks {
+		if v := l.tasks[i].Load(); v != nil {
+			if err := v.Close(); err != nil {
+				e.log.Warn("values of large groups not closed", "error", err)
+			}
+		}
+	}
+}
