@@ -186,4 +186,3 @@ func RemoveWindow(o *Overlay, e Expiry, release func(Timer)) error {
 	o.DeleteRange(from, to)
 	return nil
 }
-
