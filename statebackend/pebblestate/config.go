@@ -1,0 +1,67 @@
+package pebblestate
+
+import (
+	"log/slog"
+
+	"github.com/lintelrun/lintel/internal/fault"
+)
+
+// Defaults of a Config.
+const (
+	DefaultCacheBytes    = 64 << 20
+	DefaultMemTableBytes = 8 << 20
+	DefaultOpenFiles     = 1024
+)
+
+// Config configures a Backend. Dir is required, the rest may be zero.
+type Config struct {
+	// Dir is the folder for the stores, each a folder in it; made if it is not there. It
+	// belongs to one Backend at a time.
+	Dir string
+	// Keep opens a store with what is there and leaves it there when it is closed. Without,
+	// stores begin empty and are removed when closed, what a crash left as well: a task that
+	// starts again starts from a checkpoint, never from files that may be older or newer.
+	Keep bool
+	// CacheBytes is the memory for blocks of all stores together; memory tables count in it.
+	// 0 is DefaultCacheBytes.
+	CacheBytes int64
+	// MemTableBytes is how much of a store is kept in memory before it is written to a
+	// file. While it is written twice as much may be. A store begins with 256 KiB and grows
+	// to it. 0 is DefaultMemTableBytes.
+	MemTableBytes int64
+	// OpenFiles is how many files all stores together keep open. 0 is DefaultOpenFiles.
+	OpenFiles int
+	// Logger gets what the databases report. Nil is none.
+	Logger *slog.Logger
+}
+
+// Validate says what is wrong with a configuration, as a fault.Invalid.
+func (c Config) Validate() error {
+	switch {
+	case c.Dir == "":
+		return fault.New(fault.Invalid, "pebblestate: no Dir to keep state in")
+	case c.CacheBytes < 0:
+		return fault.New(fault.Invalid, "pebblestate: CacheBytes is %d, must not be negative", c.CacheBytes)
+	case c.MemTableBytes < 0 || c.MemTableBytes > 1<<30:
+		return fault.New(fault.Invalid, "pebblestate: MemTableBytes is %d, must be between 0 and 1 GiB", c.MemTableBytes)
+	case c.OpenFiles < 0 || c.OpenFiles > 1<<20:
+		return fault.New(fault.Invalid, "pebblestate: OpenFiles is %d, must be between 0 and 1048576", c.OpenFiles)
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.CacheBytes == 0 {
+		c.CacheBytes = DefaultCacheBytes
+	}
+	if c.MemTableBytes == 0 {
+		c.MemTableBytes = DefaultMemTableBytes
+	}
+	if c.OpenFiles == 0 {
+		c.OpenFiles = DefaultOpenFiles
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}

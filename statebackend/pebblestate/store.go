@@ -1,0 +1,222 @@
+package pebblestate
+
+import (
+	"bytes"
+	"errors"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/statebackend"
+)
+
+// maxBatchBytes is the largest batch that is committed; Pebble's own limit is 4 GiB.
+const maxBatchBytes = 3 << 30
+
+// Store is a store on disk. Values that Get returns are copies, valid for good.
+type Store struct {
+	view
+	db        *pebble.DB
+	backend   *Backend
+	dir       string
+	snapshots atomic.Int64 // open
+}
+
+// Commit implements statebackend.Store.
+func (s *Store) Commit(b *statebackend.Batch) error {
+	if s.closed.Load() {
+		return errClosed("store")
+	}
+	if b.Bytes() > maxBatchBytes {
+		return fault.New(fault.Invalid, "pebblestate: store %q: a batch of %d bytes is over %d", s.store, b.Bytes(), maxBatchBytes)
+	}
+	if b.Len() == 0 {
+		return nil
+	}
+	out := s.db.NewBatchWithSize(b.Bytes() + 16*b.Len() + 16)
+	err := s.fill(out, b)
+	if err == nil {
+		err = s.db.Apply(out, pebble.NoSync)
+	}
+	return wrap(errors.Join(err, out.Close()), s.store, "writing to")
+}
+
+// fill puts the changes of b into out.
+func (s *Store) fill(out *pebble.Batch, b *statebackend.Batch) error {
+	highest := []byte{} // of the keys in out
+	only := true        // ranges so far
+	for c := range b.All() {
+		if c.Kind != statebackend.DeleteRange {
+			only = false
+			if bytes.Compare(c.Key, highest) > 0 {
+				highest = c.Key
+			}
+		}
+		var err error
+		switch c.Kind {
+		case statebackend.Set:
+			err = out.Set(c.Key, c.Value, nil)
+		case statebackend.Append:
+			err = out.Merge(c.Key, c.Value, nil)
+		case statebackend.Delete:
+			err = out.Delete(c.Key, nil)
+		case statebackend.DeleteRange:
+			err = s.deleteRange(out, c.Key, c.Value, highest, only)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fewKeys is up to how many keys of a range are deleted one by one. Every deletion of a
+// range makes all reads dearer until it is compacted away, and most are of a window with a
+// cell or two.
+const fewKeys = 32
+
+// deleteRange deletes the keys in [from, to). No key of out is above highest; if only
+// ranges were deleted in it so far, what the range has is what the database has.
+func (s *Store) deleteRange(out *pebble.Batch, from, to, highest []byte, only bool) error {
+	if to != nil && bytes.Compare(from, to) >= 0 {
+		return nil
+	}
+	iter, err := s.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
+	if err != nil {
+		return err
+	}
+	var keys [][]byte
+	if only {
+		for ok := iter.First(); ok && len(keys) <= fewKeys; ok = iter.Next() {
+			keys = append(keys, bytes.Clone(iter.Key()))
+		}
+	}
+	if to == nil && iter.Last() && bytes.Compare(iter.Key(), highest) > 0 {
+		highest = bytes.Clone(iter.Key())
+	}
+	if err := iter.Close(); err != nil {
+		return err
+	}
+	if only && len(keys) <= fewKeys {
+		for _, k := range keys {
+			if err := out.Delete(k, nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if to == nil {
+		to = append(bytes.Clone(highest), 0)
+	}
+	if bytes.Compare(from, to) >= 0 {
+		return nil
+	}
+	return out.DeleteRange(from, to, nil)
+}
+
+// Snapshot implements statebackend.Store.
+func (s *Store) Snapshot() (statebackend.Snapshot, error) {
+	if s.closed.Load() {
+		return nil, errClosed("store")
+	}
+	s.snapshots.Add(1)
+	pinned := s.db.NewSnapshot()
+	return &snapshot{view: view{reader: pinned, store: s.store}, pinned: pinned, of: s}, nil
+}
+
+// Close implements statebackend.Store. Unless the backend keeps stores, its files are
+// removed.
+func (s *Store) Close() error {
+	if n := s.snapshots.Load(); n > 0 {
+		return fault.New(fault.Invalid, "pebblestate: closing store %q with %d snapshots open", s.store, n)
+	}
+	if s.closed.Swap(true) {
+		return errClosed("store")
+	}
+	defer s.backend.release(s.dir)
+	var err error
+	if s.backend.cfg.Keep {
+		err = s.db.Flush()
+	}
+	err = errors.Join(err, s.db.Close())
+	if !s.backend.cfg.Keep {
+		err = errors.Join(err, s.backend.fs.RemoveAll(s.dir))
+	}
+	return wrap(err, s.store, "closing")
+}
+
+// Stats tells what a store takes.
+type Stats struct {
+	MemTableBytes int64 // of memory, besides the shared cache
+	DiskBytes     int64 // of files, with those that are only still read
+}
+
+// Stats returns what the store takes at the moment.
+func (s *Store) Stats() Stats {
+	m := s.db.Metrics()
+	return Stats{MemTableBytes: int64(m.MemTable.Size + m.MemTable.ZombieSize), DiskBytes: int64(m.DiskSpaceUsage())}
+}
+
+type snapshot struct {
+	view
+	pinned *pebble.Snapshot
+	of     *Store
+}
+
+// Close implements statebackend.Snapshot.
+func (s *snapshot) Close() error {
+	if s.closed.Swap(true) {
+		return errClosed("snapshot")
+	}
+	defer s.of.snapshots.Add(-1)
+	return wrap(s.pinned.Close(), s.store, "closing a snapshot of")
+}
+
+// view implements statebackend.Reader.
+type view struct {
+	reader pebble.Reader
+	store  string
+	closed atomic.Bool
+}
+
+// Get implements statebackend.Reader.
+func (v *view) Get(key []byte) ([]byte, error) {
+	if v.closed.Load() {
+		return nil, errClosed("reader")
+	}
+	value, closer, err := v.reader.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, wrap(err, v.store, "reading")
+	}
+	out := append(make([]byte, 0, len(value)), value...)
+	return out, wrap(closer.Close(), v.store, "reading")
+}
+
+// Scan implements statebackend.Reader.
+func (v *view) Scan(from, to []byte, visit func(key, value []byte) bool) error {
+	if v.closed.Load() {
+		return errClosed("reader")
+	}
+	if to != nil && bytes.Compare(from, to) >= 0 {
+		return nil
+	}
+	iter, err := v.reader.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
+	if err != nil {
+		return wrap(err, v.store, "reading")
+	}
+	for ok := iter.First(); ok; ok = iter.Next() {
+		value, err := iter.ValueAndErr()
+		if err != nil || !visit(iter.Key(), value) {
+			return wrap(errors.Join(err, iter.Close()), v.store, "reading")
+		}
+	}
+	return wrap(errors.Join(iter.Error(), iter.Close()), v.store, "reading")
+}
+
+func errClosed(what string) error {
+	return fault.New(fault.Invalid, "pebblestate: the %s has been closed", what)
+}
