@@ -1,6 +1,7 @@
 package data
 
 import (
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
@@ -17,16 +18,21 @@ type Codec struct{ encoding.CodecV2 }
 // NewCodec returns a codec for grpc.ForceServerCodecV2.
 func NewCodec() Codec { return Codec{encoding.GetCodecV2(proto.Name)} }
 
-// Marshal is that of encoding.CodecV2. The payload of a Message is referred to, not copied.
+// Marshal is that of encoding.CodecV2. The payload of a Message, and the data of a page of
+// state, are referred to, not copied.
 func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
-	m, ok := v.(*Message)
-	if !ok {
-		return c.CodecV2.Marshal(v)
+	switch m := v.(type) {
+	case *Message:
+		if len(m.payload) == 0 {
+			return mem.BufferSlice{mem.SliceBuffer(m.header)}, nil
+		}
+		return mem.BufferSlice{mem.SliceBuffer(m.header), mem.SliceBuffer(m.payload)}, nil
+	case *fnpb.StateResponse:
+		if header, ok := pageHeader(m); ok {
+			return mem.BufferSlice{mem.SliceBuffer(header), mem.SliceBuffer(m.GetGet().GetData())}, nil
+		}
 	}
-	if len(m.payload) == 0 {
-		return mem.BufferSlice{mem.SliceBuffer(m.header)}, nil
-	}
-	return mem.BufferSlice{mem.SliceBuffer(m.header), mem.SliceBuffer(m.payload)}, nil
+	return c.CodecV2.Marshal(v)
 }
 
 // received is a message of elements as it came: bytes of our own.
