@@ -10,7 +10,8 @@ type Limits struct {
 	First int
 	// Elements is the most that any bundle may have (default 1,000,000).
 	Elements int
-	// Bytes of input after which a bundle takes no further frame (default 16 MiB).
+	// Bytes of input, what it refers to included, after which a bundle takes no further
+	// frame (default 16 MiB).
 	Bytes int
 	// OutputBytes of staged output that a bundle should not exceed (default 32 MiB).
 	OutputBytes int

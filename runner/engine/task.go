@@ -23,6 +23,9 @@ type Config struct {
 	Attempts int
 	// Limits of one bundle.
 	Limits Limits
+	// SplitAfter is how long a bundle runs before it may be split for idle
+	// tasks (default 500 ms).
+	SplitAfter time.Duration
 	// Timers of a stateful task, which runs one bundle at a time unless InFlight
 	// says otherwise; nil for others.
 	Timers *Timers
@@ -61,18 +64,32 @@ type Bundle struct {
 	Timers []Timer
 	// Elements and Bytes of all frames.
 	Elements, Bytes int
+	// Remote bytes of all frames: they count as work, and take no memory here.
+	Remote int64
 
-	hold    int64 // of the output watermark, by residuals in it
-	minTime int64
-	started time.Time
+	hold     int64 // of the output watermark, by residuals in it
+	minTime  int64
+	residual bool // made of residuals
+
+	// Of the attempt that runs: what was sent, and how many elements of it the
+	// bundle still has after splits.
+	started             time.Time
+	sent                []frame.Frame
+	sentElements, bound int
+	splitting           bool
+	splitPause          time.Duration
+	nextSplit           time.Time
 }
 
 // Ready is what the worker has to do next, in the order of the fields.
 type Ready struct {
 	// Consumed bytes of input were committed; their credit may go back.
 	Consumed int
-	// Start these bundles.
+	// Start these bundles. What an attempt needs of one must be read before the
+	// next call, since splits change it.
 	Start []*Bundle
+	// Splits to ask for; Task.Split takes the answers.
+	Splits []SplitRequest
 	// Watermark to send after all output so far; valid if Advanced.
 	Watermark int64
 	Advanced  bool
@@ -95,6 +112,7 @@ type Task struct {
 	nextID   BundleID
 	consumed int
 	output   int64
+	idle     int
 	blocked  bool
 	done     bool
 }
@@ -114,6 +132,9 @@ func NewTask(cfg Config) *Task {
 	}
 	if cfg.Attempts == 0 {
 		cfg.Attempts = 4
+	}
+	if cfg.SplitAfter == 0 {
+		cfg.SplitAfter = 500 * time.Millisecond
 	}
 	return &Task{
 		cfg:     cfg,
@@ -184,7 +205,7 @@ func (t *Task) Failed(id BundleID, cause error) error {
 func (t *Task) Ready(now time.Time) (Ready, error) {
 	r := Ready{Consumed: t.consumed}
 	t.consumed = 0
-	for !t.blocked && t.SidesReady() && len(t.running) < t.cfg.InFlight {
+	for !t.blocked && t.SidesReady() && len(t.running) < t.cfg.InFlight+t.idle {
 		b, err := t.next(now)
 		if err != nil {
 			return r, err
@@ -192,10 +213,10 @@ func (t *Task) Ready(now time.Time) (Ready, error) {
 		if b == nil {
 			break
 		}
-		b.started = now
-		t.running[b.ID] = b
+		t.begin(b, now)
 		r.Start = append(r.Start, b)
 	}
+	r.Splits, r.Wake = t.splits(now)
 	if wm := t.outputWatermark(); wm > t.output {
 		t.output = wm
 		r.Watermark, r.Advanced = wm, true
@@ -236,7 +257,7 @@ func (t *Task) next(now time.Time) (*Bundle, error) {
 		return nil, nil
 	}
 	b := t.newBundle()
-	for t.inbox.len() > 0 && b.Elements < t.sizer.elements && b.Bytes < t.sizer.limits.Bytes {
+	for t.inbox.len() > 0 && b.Elements < t.sizer.elements && int64(b.Bytes)+b.Remote < int64(t.sizer.limits.Bytes) {
 		f := t.inbox.front()
 		room := t.sizer.elements - b.Elements
 		if f.Elements <= room {
@@ -247,8 +268,9 @@ func (t *Task) next(now time.Time) (*Bundle, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cut %d elements off a frame: %w", room, err)
 		}
-		b.add(frame.Frame{Data: f.Data[:n:n], Elements: room, MinTimestamp: f.MinTimestamp})
-		t.inbox.shrink(frame.Frame{Data: f.Data[n:], Elements: f.Elements - room})
+		remote := f.Remote / int64(f.Elements) * int64(room)
+		b.add(frame.Frame{Data: f.Data[:n:n], Elements: room, MinTimestamp: f.MinTimestamp, Remote: remote})
+		t.inbox.shrink(frame.Frame{Data: f.Data[n:], Elements: f.Elements - room, Remote: f.Remote - remote})
 	}
 	return b, nil
 }
@@ -265,7 +287,7 @@ func (t *Task) due(now time.Time) *Bundle {
 		}
 		if b == nil {
 			b = t.newBundle()
-			b.hold = frame.MaxTimestamp
+			b.hold, b.residual = frame.MaxTimestamp, true
 		}
 		b.Frames = append(b.Frames, d.r.Frame)
 		b.Elements += d.r.Frame.Elements
@@ -299,6 +321,7 @@ func (b *Bundle) add(f frame.Frame) {
 	b.Frames = append(b.Frames, f)
 	b.Elements += f.Elements
 	b.Bytes += f.Bytes()
+	b.Remote += f.Remote
 	b.minTime = min(b.minTime, f.MinTimestamp)
 }
 

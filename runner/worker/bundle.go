@@ -3,37 +3,36 @@ package worker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 
 	"github.com/lintelrun/lintel/fnapi"
-	"github.com/lintelrun/lintel/internal/fault"
-	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/runner/engine"
 	"github.com/lintelrun/lintel/runner/frame"
 )
 
 // attempt runs one attempt of a bundle and reports its outcome. It owns nothing
 // of the task but what it is given.
-func (x *execTask) attempt(ctx context.Context, b *engine.Bundle, turn int) {
+func (x *execTask) attempt(ctx context.Context, b engine.Bundle, turn int) {
 	defer x.bundles.Done()
 	began := time.Now()
 	out := newStaging(x.routes, x.stage.Exec.Sinks, turn, spiller{dir: x.e.dir, budget: x.e.staging})
-	r := outcome{bundle: b, out: out}
+	r := outcome{bundle: b.ID, attempt: b.Attempt, out: out}
 	if x.keyed != nil {
 		r.keyed = x.keyed.begin()
 	}
-	r.err = x.process(ctx, b, &r)
+	l := x.enter(b.ID)
+	r.err = x.process(ctx, &b, l, &r)
+	x.leave(b.ID, l)
 	out.spill.close()
 	x.e.cfg.Hooks.BundleDone(r.err == nil, b.Elements, b.Bytes, out.bytes, time.Since(began))
 	x.e.cfg.Hooks.Spilled(out.spill.spilled())
 	x.results <- r
 }
 
-func (x *execTask) process(ctx context.Context, b *engine.Bundle, r *outcome) error {
+func (x *execTask) process(ctx context.Context, b *engine.Bundle, l *live, r *outcome) error {
 	h, err := x.pool.acquire(ctx)
 	if err != nil {
 		return err
@@ -54,6 +53,7 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, r *outcome) er
 	defer fb.Abort(context.Canceled)
 	stop := context.AfterFunc(ctx, func() { fb.Abort(ctx.Err()) })
 	defer stop()
+	l.set(fb)
 	tracked := x.e.stats.begin(fb)
 	defer x.e.stats.end(tracked)
 
@@ -158,12 +158,9 @@ func (x *execTask) residuals(roots []*fnpb.DelayedBundleApplication) ([]engine.R
 	var out []engine.Residual
 	for _, root := range roots {
 		app := root.GetApplication()
-		var el coders.Element
-		if err := x.stage.In[0].Coder.Next(app.GetElement(), &el); err != nil {
-			return nil, fmt.Errorf("residual of %s: %w", app.GetTransformId(), err)
-		}
-		if el.Size != len(app.GetElement()) {
-			return nil, fault.New(fault.Corruption, "residual of %s: %d bytes follow its element", app.GetTransformId(), len(app.GetElement())-el.Size)
+		f, err := x.root(app)
+		if err != nil {
+			return nil, err
 		}
 		wm := int64(frame.MaxTimestamp)
 		for _, ts := range app.GetOutputWatermarks() {
@@ -173,7 +170,7 @@ func (x *execTask) residuals(roots []*fnpb.DelayedBundleApplication) ([]engine.R
 			wm = frame.MinTimestamp
 		}
 		out = append(out, engine.Residual{
-			Frame:           frame.Frame{Data: app.GetElement(), Elements: 1, MinTimestamp: el.Timestamp},
+			Frame:           f,
 			OutputWatermark: wm,
 			Delay:           root.GetRequestedTimeDelay().AsDuration(),
 		})

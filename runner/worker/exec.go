@@ -27,17 +27,26 @@ type execTask struct {
 	parked       parking
 	// prepaid are bytes whose credit went back before they were committed.
 	prepaid int
+	mu      sync.Mutex // protects live
+	live    map[engine.BundleID]*live
 	// keyed is nil for stages without state and timers.
 	keyed *keyed
 }
 
+// lookEvery is how often a task that runs bundles looks whether others are idle.
+const lookEvery = 250 * time.Millisecond
+
 // outcome is how an attempt of a bundle ended.
 type outcome struct {
-	bundle *engine.Bundle
-	out    *staging
-	keyed  *keyedAttempt
-	result engine.Result
-	err    error
+	bundle engine.BundleID
+	// split is the answer to a split request while the bundle goes on; then
+	// nothing else is set.
+	split   *engine.Split
+	out     *staging
+	keyed   *keyedAttempt
+	result  engine.Result
+	err     error
+	attempt int
 	// commit is what remains to be done with the harness after the commit.
 	commit func()
 }
@@ -59,6 +68,7 @@ func newExecTask(t *task) (*execTask, error) {
 	}
 	x.core = engine.NewTask(cfg)
 	x.results = make(chan outcome, 16)
+	x.live = map[engine.BundleID]*live{}
 	x.parked.spill = spiller{dir: t.e.dir, budget: newBudget(outboxBytes)}
 	return x, nil
 }
@@ -122,6 +132,8 @@ func (x *execTask) act(ctx context.Context, wake *time.Timer) (done bool, err er
 	}
 	x.core.Block(x.outbox.Waiting() > outboxBytes)
 	now := time.Now()
+	running := &x.e.running[x.stage.Index]
+	x.core.Idle(x.e.parallelism(x.stage) - int(running.Load()))
 	ready, err := x.core.Ready(now)
 	if err != nil {
 		return false, err
@@ -132,7 +144,12 @@ func (x *execTask) act(ctx context.Context, wake *time.Timer) (done bool, err er
 	for _, b := range ready.Start {
 		x.turn++
 		x.bundles.Add(1)
-		go x.attempt(ctx, b, x.turn)
+		running.Add(1)
+		go x.attempt(ctx, *b, x.turn)
+	}
+	for _, s := range ready.Splits {
+		x.bundles.Add(1)
+		go x.split(ctx, s)
 	}
 	if ready.Advanced {
 		if err := x.outbox.Watermark(ready.Watermark); err != nil {
@@ -142,7 +159,11 @@ func (x *execTask) act(ctx context.Context, wake *time.Timer) (done bool, err er
 	if ready.Done {
 		return true, x.room(ctx, 0)
 	}
-	arm(wake, ready.Wake, now)
+	at := ready.Wake
+	if x.core.Splittable() && (at.IsZero() || at.After(now.Add(lookEvery))) {
+		at = now.Add(lookEvery)
+	}
+	arm(wake, at, now)
 	return false, nil
 }
 
@@ -194,14 +215,18 @@ func (x *execTask) unpark() error {
 
 // finished commits an attempt's output, or hands the bundle back to the core.
 func (x *execTask) finished(r outcome) error {
+	if r.split != nil {
+		return x.core.Split(r.bundle, *r.split, time.Now())
+	}
+	x.e.running[x.stage.Index].Add(-1)
 	if r.err != nil {
 		if r.out != nil {
 			r.out.discard()
 		}
-		if err := x.core.Failed(r.bundle.ID, r.err); err != nil {
+		if err := x.core.Failed(r.bundle, r.err); err != nil {
 			return err
 		}
-		x.log.Warn("bundle failed, trying again", "bundle", r.bundle.ID, "attempt", r.bundle.Attempt, "error", r.err)
+		x.log.Warn("bundle failed, trying again", "bundle", r.bundle, "attempt", r.attempt, "error", r.err)
 		return nil
 	}
 	if r.keyed != nil {
@@ -217,7 +242,7 @@ func (x *execTask) finished(r outcome) error {
 			return err
 		}
 	}
-	x.core.Succeeded(r.bundle.ID, r.result, time.Now())
+	x.core.Succeeded(r.bundle, r.result, time.Now())
 	if r.commit != nil {
 		r.commit()
 	}

@@ -27,7 +27,9 @@ type execution struct {
 	sides []atomic.Pointer[sideinput.View] // by stage index, set when complete
 	reads gate                             // before all that state requests read
 	large []largeGroups                    // by stage index
-	stats *progress
+	// running counts the bundles in flight of each stage, all tasks together.
+	running []atomic.Int32
+	stats   *progress
 	// staging is the memory of output that is not yet committed or waits for credit.
 	staging *budget
 
@@ -37,14 +39,15 @@ type execution struct {
 
 func newExecution(cfg Config, d rpc.Deployment, dir string) *execution {
 	e := &execution{
-		cfg:   cfg,
-		d:     d,
-		dir:   dir,
-		log:   cfg.Logger.With("job", d.JobID),
-		envs:  map[string]*pool{},
-		sides: make([]atomic.Pointer[sideinput.View], len(d.Plan.Stages)),
-		stats: newProgress(d.Plan.Origins),
-		done:  make(chan struct{}),
+		cfg:     cfg,
+		d:       d,
+		dir:     dir,
+		log:     cfg.Logger.With("job", d.JobID),
+		envs:    map[string]*pool{},
+		running: make([]atomic.Int32, len(d.Plan.Stages)),
+		sides:   make([]atomic.Pointer[sideinput.View], len(d.Plan.Stages)),
+		stats:   newProgress(d.Plan.Origins),
+		done:    make(chan struct{}),
 
 		staging: newBudget(cfg.MemoryBytes / 4),
 	}

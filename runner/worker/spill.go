@@ -73,7 +73,8 @@ func (s *spiller) store(f frame.Frame) (exchange.Stored, error) {
 		return nil, fmt.Errorf("spill %d bytes to %s: %w", f.Bytes(), s.dir, err)
 	}
 	s.file.ref(1)
-	on := &onDisk{file: s.file, off: s.file.size, n: f.Bytes(), elements: f.Elements, min: f.MinTimestamp}
+	on := &onDisk{file: s.file, off: s.file.size, n: f.Bytes(), frame: f}
+	on.frame.Data = nil
 	s.file.size += int64(f.Bytes())
 	return on, nil
 }
@@ -122,11 +123,10 @@ func (m budgeted) Load() (frame.Frame, error) {
 func (m budgeted) Drop() { m.budget.give(m.f.Bytes()) }
 
 type onDisk struct {
-	file     *spillFile
-	off      int64
-	n        int
-	elements int
-	min      int64
+	file  *spillFile
+	off   int64
+	n     int
+	frame frame.Frame // without its data
 }
 
 func (d *onDisk) Bytes() int { return d.n }
@@ -137,7 +137,9 @@ func (d *onDisk) Load() (frame.Frame, error) {
 		return frame.Frame{}, fmt.Errorf("read %d spilled bytes: %w", d.n, err)
 	}
 	d.Drop()
-	return frame.Frame{Data: data, Elements: d.elements, MinTimestamp: d.min}, nil
+	f := d.frame
+	f.Data = data
+	return f, nil
 }
 
 func (d *onDisk) Drop() { d.file.ref(-1) }

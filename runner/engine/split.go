@@ -1,0 +1,166 @@
+package engine
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/runner/frame"
+)
+
+// SplitRequest asks the harness of a running bundle to give a part of it back.
+type SplitRequest struct {
+	ID BundleID
+	// Fraction of what remains that the bundle should keep.
+	Fraction float64
+	// Elements of the bundle's input in all, sent or not.
+	Elements int
+}
+
+// Split is what a harness gave back of a running bundle, as the positions and
+// roots of a ProcessBundleSplitResponse. The zero value is no split.
+type Split struct {
+	// LastPrimary is the position of the last element that the bundle still
+	// processes whole, -1 if there is none; FirstResidual that of the first one
+	// which it does not process at all. FirstResidual is 0 if there was no split.
+	LastPrimary, FirstResidual int
+	// Primaries are the parts that the bundle keeps of elements in between: an
+	// attempt after this one begins with them. Residuals are the other parts.
+	Primaries []frame.Frame
+	Residuals []Residual
+}
+
+// maxSplitPause between attempts to split a bundle that does not split.
+const maxSplitPause = 10 * time.Second
+
+// Splittable reports whether bundles run that may be split once tasks are idle:
+// then Idle and Ready should be called now and then.
+func (t *Task) Splittable() bool { return t.cfg.Timers == nil && len(t.running) > 0 }
+
+// Idle tells how many bundles the stage's other tasks could run beside those
+// that run: this task may start as many more, and splits a bundle for them.
+//
+// It means nothing to a stateful task: its bundles may share keys.
+func (t *Task) Idle(n int) {
+	if t.cfg.Timers == nil {
+		t.idle = max(n, 0)
+	}
+}
+
+// splits picks a bundle to split, if the stage has idle tasks and there is
+// nothing else to start for them; wake is when to look again.
+func (t *Task) splits(now time.Time) (requests []SplitRequest, wake time.Time) {
+	if t.idle == 0 || t.blocked || t.inbox.len() > 0 || len(t.retries) > 0 {
+		return nil, wake
+	}
+	for _, b := range t.running {
+		if b.splitting {
+			continue
+		}
+		if !now.Before(b.nextSplit) {
+			if len(requests) == 0 {
+				b.splitting = true
+				requests = append(requests, SplitRequest{b.ID, 1 / float64(t.idle+1), b.sentElements})
+				continue
+			}
+			b.nextSplit = now.Add(t.cfg.SplitAfter / 2)
+		}
+		if wake.IsZero() || b.nextSplit.Before(wake) {
+			wake = b.nextSplit
+		}
+	}
+	return requests, wake
+}
+
+// begin notes that an attempt of b starts.
+func (t *Task) begin(b *Bundle, now time.Time) {
+	b.started = now
+	b.sent, b.sentElements, b.bound = b.Frames, b.Elements, b.Elements
+	b.splitting = false
+	b.splitPause = t.cfg.SplitAfter
+	b.nextSplit = now.Add(b.splitPause)
+	t.running[b.ID] = b
+}
+
+// Split takes the answer to a SplitRequest. It comes before the attempt's end.
+func (t *Task) Split(id BundleID, s Split, now time.Time) error {
+	b := t.running[id]
+	if b == nil {
+		return fault.New(fault.Internal, "bundle %d was split after its end", id)
+	}
+	b.splitting = false
+	if s.FirstResidual == 0 && s.LastPrimary == 0 || s.FirstResidual >= b.bound && len(s.Residuals) == 0 {
+		b.splitPause = min(2*b.splitPause, maxSplitPause)
+		b.nextSplit = now.Add(b.splitPause)
+		return nil
+	}
+	if s.LastPrimary < -1 || s.FirstResidual <= s.LastPrimary {
+		return fault.New(fault.Invalid, "a split of bundle %d with last primary element %d and first residual %d", id, s.LastPrimary, s.FirstResidual)
+	}
+	b.nextSplit = now.Add(t.cfg.SplitAfter)
+	kept, err := t.slice(b.sent, 0, min(s.LastPrimary+1, b.sentElements))
+	if err != nil {
+		return err
+	}
+	given, err := t.slice(b.sent, min(s.FirstResidual, b.bound), b.bound)
+	if err != nil {
+		return err
+	}
+	b.bound = min(b.bound, s.FirstResidual)
+	b.Frames = append(kept, s.Primaries...)
+	b.Elements = 0
+	for _, f := range b.Frames {
+		b.Elements += f.Elements
+	}
+	for _, f := range given {
+		if b.residual {
+			// Residuals were consumed once: their credit is gone already.
+			t.delayed = append(t.delayed, delayed{now, Residual{Frame: f, OutputWatermark: b.hold}})
+			continue
+		}
+		b.Bytes -= f.Bytes()
+		t.inbox.push(f)
+	}
+	for _, r := range s.Residuals {
+		t.delayed = append(t.delayed, delayed{now.Add(max(r.Delay, 0)), r})
+	}
+	return nil
+}
+
+// slice returns the elements [from, to) of frames, as frames of their own.
+func (t *Task) slice(frames []frame.Frame, from, to int) ([]frame.Frame, error) {
+	var out []frame.Frame
+	at := 0
+	for _, f := range frames {
+		lo, hi := max(from-at, 0), min(to-at, f.Elements)
+		at += f.Elements
+		if lo >= hi {
+			continue
+		}
+		begin, err := t.offset(f, lo)
+		if err != nil {
+			return nil, err
+		}
+		end, err := t.offset(f, hi)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, frame.Frame{Data: f.Data[begin:end:end], Elements: hi - lo, MinTimestamp: f.MinTimestamp})
+	}
+	return out, nil
+}
+
+// offset is where element n of a frame begins.
+func (t *Task) offset(f frame.Frame, n int) (int, error) {
+	switch n {
+	case 0:
+		return 0, nil
+	case f.Elements:
+		return f.Bytes(), nil
+	}
+	off, err := t.cfg.Cut(f.Data, n)
+	if err != nil {
+		return 0, fmt.Errorf("find element %d of a frame: %w", n, err)
+	}
+	return off, nil
+}
