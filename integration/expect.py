@@ -41,7 +41,8 @@ def main():
   a = ap.parse_args()
   got, expected = outcomes(a.results), read_list(a.expected)
   passed = {i for i, ok in got.items() if ok}
-  lost = {i for i in expected if i in got or a.complete} - passed
+  due = {i for i in expected if i in got or a.complete}
+  lost = due - passed
   new = passed - expected
   name = os.path.basename(a.expected)
   for i in sorted(new):
@@ -52,8 +53,8 @@ def main():
     with open(a.expected, 'w') as f:
       f.write('# Tests that must pass; written by expect.py --update.\n')
       f.writelines(i + '\n' for i in sorted(expected | passed))
-  print('%s: %d of %d expected pass, %d new' % (
-      name, len(expected - lost), len(expected), len(new)))
+  print('%s: %d of the %d expected to pass do, %d new' % (
+      name, len(due & passed), len(due), len(new)))
   if not got:
     print('no test ran')
   return 1 if lost or not got else 0
