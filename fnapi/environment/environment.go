@@ -33,10 +33,21 @@ type Request struct {
 	Endpoints   Endpoints
 	// Params are handed to external worker pools, over those of the environment's payload.
 	Params map[string]string
-	// Output, if not nil, is given each line that the process prints, standard output and error
+	// Output, if not nil, is given each line that the worker prints, standard output and error
 	// together, without line end and at most a few KiB long. Calls come one at a time, the last
-	// before Done is closed; one that blocks makes the process block at its next line.
+	// before Done is closed; one that blocks makes the worker block at one of its next lines.
 	Output func(line string)
+}
+
+// Arguments returns what the worker's program is started with: those of Beam's container contract.
+func (r *Request) Arguments() []string {
+	return []string{
+		"--id=" + r.WorkerID,
+		"--logging_endpoint=" + r.Endpoints.Logging,
+		"--artifact_endpoint=" + r.Endpoints.Artifact,
+		"--provision_endpoint=" + r.Endpoints.Provision,
+		"--control_endpoint=" + r.Endpoints.Control,
+	}
 }
 
 // Worker is a started SDK worker. All methods may be called concurrently.
@@ -65,6 +76,7 @@ type Launcher interface {
 // Checker is implemented by launchers that can tell in advance what they cannot start.
 type Checker interface {
 	// Check returns an error of class Unsupported or Invalid if Launch could not succeed with
-	// this environment whatever else happens. It starts nothing and connects to nothing.
+	// this environment whatever else happens. It starts nothing, and asks at most, and for a few
+	// seconds, what would have to start the worker.
 	Check(env *pipepb.Environment) error
 }

@@ -145,13 +145,7 @@ func (l *Launcher) Launch(ctx context.Context, r environment.Request) (environme
 	if w.dir, err = os.MkdirTemp(l.dir, "worker-"); err != nil {
 		return nil, fault.New(fault.Retryable, "start of %s: its working directory: %w", w.name, err)
 	}
-	args := []string{guardName, l.grace.String(), command,
-		"--id=" + r.WorkerID,
-		"--logging_endpoint=" + r.Endpoints.Logging,
-		"--artifact_endpoint=" + r.Endpoints.Artifact,
-		"--provision_endpoint=" + r.Endpoints.Provision,
-		"--control_endpoint=" + r.Endpoints.Control,
-	}
+	args := append([]string{guardName, l.grace.String(), command}, r.Arguments()...)
 	env := os.Environ()
 	for name, value := range p.GetEnv() {
 		env = append(env, name+"="+value)
