@@ -2,6 +2,8 @@ package engine
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/lintelrun/lintel/internal/fault"
@@ -53,7 +55,8 @@ func (t *Task) splits(now time.Time) (requests []SplitRequest, wake time.Time) {
 	if t.idle == 0 || t.blocked || t.inbox.len() > 0 || len(t.retries) > 0 {
 		return nil, wake
 	}
-	for _, b := range t.running {
+	for _, id := range slices.Sorted(maps.Keys(t.running)) {
+		b := t.running[id]
 		if b.splitting {
 			continue
 		}
@@ -76,7 +79,7 @@ func (t *Task) splits(now time.Time) (requests []SplitRequest, wake time.Time) {
 func (t *Task) begin(b *Bundle, now time.Time) {
 	b.started = now
 	b.sent, b.sentElements, b.bound = b.Frames, b.Elements, b.Elements
-	b.splitting = false
+	b.splitting, b.cut = false, false
 	b.splitPause = t.cfg.SplitAfter
 	b.nextSplit = now.Add(b.splitPause)
 	t.running[b.ID] = b
@@ -97,6 +100,10 @@ func (t *Task) Split(id BundleID, s Split, now time.Time) error {
 	if s.LastPrimary < -1 || s.FirstResidual <= s.LastPrimary {
 		return fault.New(fault.Invalid, "a split of bundle %d with last primary element %d and first residual %d", id, s.LastPrimary, s.FirstResidual)
 	}
+	if b.cut && s.FirstResidual < b.bound {
+		return fault.New(fault.Invalid, "a split of bundle %d gives element %d away, which an earlier one has cut in two", id, b.bound-1)
+	}
+	b.cut = b.cut || len(s.Primaries)+len(s.Residuals) > 0
 	b.nextSplit = now.Add(t.cfg.SplitAfter)
 	kept, err := t.slice(b.sent, 0, min(s.LastPrimary+1, b.sentElements))
 	if err != nil {

@@ -2,6 +2,8 @@ package engine
 
 import (
 	"encoding/binary"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -67,18 +69,14 @@ func (s *splitter) split(t *rapid.T, id BundleID) {
 	delete(s.asked, id)
 	a := s.running[id]
 	var answer Split
-	if at := rapid.IntRange(0, a.bound).Draw(t, "split at"); at < a.bound {
+	if at := rapid.IntRange(0, a.bound).Draw(t, "split at"); at < a.bound && len(a.extra) == 0 {
 		answer.LastPrimary, answer.FirstResidual = at-1, at
-		if e := a.sent[at]; e&^number == 0 && at < a.end && rapid.Bool().Draw(t, "cut") {
+		if e := a.sent[at]; e&^number == 0 && rapid.Bool().Draw(t, "cut") {
 			answer.FirstResidual = at + 1
 			a.extra = []uint32{e | firstHalf}
 			answer.Primaries = []frame.Frame{block(e | firstHalf)}
 			hold := rapid.Int64Range(0, 100).Draw(t, "hold")
 			answer.Residuals = []Residual{{Frame: block(e | secondHalf), OutputWatermark: hold}}
-		} else if at >= a.end { // the part of a cut element stays
-			answer = Split{}
-		} else {
-			a.extra = nil
 		}
 		if answer.FirstResidual > 0 { // harnesses keep something
 			a.end, a.bound = at, answer.FirstResidual
@@ -136,7 +134,7 @@ func TestSplitsLoseAndDoubleNothing(t *testing.T) {
 			r := s.ready(t)
 			credit += r.Consumed
 			finished = r.Done
-			for id := range s.running {
+			for _, id := range slices.Sorted(maps.Keys(s.running)) {
 				if s.asked[id] {
 					s.split(t, id)
 				} else if rapid.IntRange(0, 3).Draw(t, "finish") == 0 || step > 500 {
@@ -179,6 +177,12 @@ func TestSplitAgainstTheProtocol(t *testing.T) {
 	}
 	if err := task.Split(1, Split{LastPrimary: 2, FirstResidual: 1}, now); err == nil {
 		t.Error("positions in the wrong order are accepted")
+	}
+	if err := task.Split(1, Split{LastPrimary: 0, FirstResidual: 2, Primaries: []frame.Frame{block(2 | firstHalf)}}, now); err != nil {
+		t.Fatal(err)
+	}
+	if err := task.Split(1, Split{LastPrimary: -1, FirstResidual: 1}, now); err == nil {
+		t.Error("an element that was cut in two is given away whole")
 	}
 	if err := task.Split(7, Split{}, now); err == nil {
 		t.Error("the split of a bundle that does not run is accepted")

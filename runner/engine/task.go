@@ -76,7 +76,7 @@ type Bundle struct {
 	started             time.Time
 	sent                []frame.Frame
 	sentElements, bound int
-	splitting           bool
+	splitting, cut      bool
 	splitPause          time.Duration
 	nextSplit           time.Time
 }
