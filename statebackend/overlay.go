@@ -23,8 +23,10 @@ type Overlay struct {
 	batch   Batch
 	key     []byte // scratch: a key
 	joined  []byte // scratch: base and data of a value
-	chunk   []byte // for copies of small values
+	chunk   []byte // for copies of small values: what is left of it
 	bytes   int
+
+	chunkBytes int // length of the newest chunk
 }
 
 // entry is what the Overlay knows of a key: its value is data if replaced, else base's
@@ -208,7 +210,8 @@ func (o *Overlay) Bytes() int {
 }
 
 // Batch returns the changes, which the caller may add its own to. It belongs to the
-// Overlay: it is valid until the next call of Batch or Reset.
+// Overlay: it is valid until the next call of Batch or Reset, also after base is closed.
+// Closing a snapshot before the batch is committed spares memstate copies.
 func (o *Overlay) Batch() *Batch {
 	b := &o.batch
 	b.Reset()
@@ -265,15 +268,17 @@ func (o *Overlay) add(key []byte) *entry {
 	return &o.entries[len(o.entries)-1]
 }
 
-// copy returns a copy of b that is never nil, from a chunk if it is small.
+// copy returns a copy of b that is never nil, from a chunk if it is small. Chunks are not
+// used again: whoever sends a value may be late.
 func (o *Overlay) copy(b []byte) []byte {
-	const chunkBytes = 4096
+	const least, most = 256, 4096
 	o.bytes += len(b)
-	if len(b) > chunkBytes/8 {
+	if len(b) > most/8 {
 		return bytes.Clone(b)
 	}
 	if len(b) > len(o.chunk) || o.chunk == nil {
-		o.chunk = make([]byte, chunkBytes)
+		o.chunkBytes = min(most, max(least, 2*o.chunkBytes, 2*len(b)))
+		o.chunk = make([]byte, o.chunkBytes)
 	}
 	out := o.chunk[:len(b):len(b)]
 	o.chunk = o.chunk[len(b):]

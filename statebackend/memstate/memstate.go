@@ -3,6 +3,7 @@
 package memstate
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -49,11 +50,13 @@ func (b *Backend) closed(name string) {
 
 // Store is a store in memory. Values that it returns stay as they are for good.
 type Store struct {
-	tree      tree
-	backend   *Backend
-	name      string
-	closed    bool
-	snapshots atomic.Int64 // open
+	tree    tree
+	backend *Backend
+	name    string
+	closed  bool
+
+	mu   sync.Mutex
+	pins []uint64 // ages that open snapshots ended, in ascending order; under mu
 }
 
 // Get implements statebackend.Reader.
@@ -79,6 +82,7 @@ func (s *Store) Commit(b *statebackend.Batch) error {
 		return errClosed("store")
 	}
 	t := &s.tree
+	t.seen = s.newestPin()
 	for c := range b.All() {
 		key := borrow(c.Key)
 		switch c.Kind {
@@ -113,9 +117,29 @@ func (s *Store) Snapshot() (statebackend.Snapshot, error) {
 	if s.closed {
 		return nil, errClosed("store")
 	}
-	s.snapshots.Add(1)
+	age := s.tree.age
 	s.tree.age++
-	return &snapshot{root: s.tree.root, store: s}, nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pins = append(s.pins, age)
+	return &snapshot{root: s.tree.root, store: s, age: age}, nil
+}
+
+// newestPin returns the age that the newest open snapshot ended, 0 if there is none.
+func (s *Store) newestPin() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.pins) == 0 {
+		return 0
+	}
+	return s.pins[len(s.pins)-1]
+}
+
+func (s *Store) unpin(age uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i, _ := slices.BinarySearch(s.pins, age)
+	s.pins = slices.Delete(s.pins, i, i+1)
 }
 
 // Close implements statebackend.Store. The state is gone.
@@ -123,8 +147,8 @@ func (s *Store) Close() error {
 	if s.closed {
 		return errClosed("store")
 	}
-	if n := s.snapshots.Load(); n > 0 {
-		return fault.New(fault.Invalid, "memstate: closing store %q with %d snapshots open", s.name, n)
+	if s.newestPin() > 0 {
+		return fault.New(fault.Invalid, "memstate: closing store %q while snapshots are open", s.name)
 	}
 	s.closed = true
 	s.tree = newTree()
@@ -142,6 +166,7 @@ func (s *Store) Bytes() int64 { return s.tree.bytes }
 type snapshot struct {
 	root   *node
 	store  *Store
+	age    uint64
 	closed atomic.Bool
 }
 
@@ -164,7 +189,7 @@ func (s *snapshot) Close() error {
 	if s.closed.Swap(true) {
 		return errClosed("snapshot")
 	}
-	s.store.snapshots.Add(-1)
+	s.store.unpin(s.age)
 	return nil
 }
 

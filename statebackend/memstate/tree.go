@@ -3,9 +3,8 @@ package memstate
 import "strings"
 
 // A tree is an ordered map from strings to bytes: a B+ tree whose nodes are copied before
-// they are changed if a snapshot may see them, so that a snapshot is a root. A node belongs
-// to the age in which it was made, and may be changed in that age only; taking a snapshot
-// begins a new one.
+// they are changed if a snapshot may see them, so that a snapshot is a root. A node is of
+// the age in which it was made; each snapshot ends an age, and sees nodes up to that age.
 //
 // Slices of values are shared between nodes and their copies. That is safe because bytes
 // within the length of a value never change, and because only the newest version of a
@@ -39,12 +38,12 @@ type inner struct {
 func newLeaf(age uint64) *node  { return &node{age: age, leaf: new(leaf)} }
 func newInner(age uint64) *node { return &node{age: age, inner: new(inner)} }
 
-// own returns n, or a copy of it if it is of an earlier age.
-func (n *node) own(age uint64) *node {
-	if n.age == age {
+// own returns n, or a copy of it if a snapshot sees it.
+func (t *tree) own(n *node) *node {
+	if n.age > t.seen {
 		return n
 	}
-	c := &node{age: age, n: n.n}
+	c := &node{age: t.age, n: n.n}
 	if n.leaf != nil {
 		c.leaf = new(*n.leaf)
 	} else {
@@ -117,17 +116,18 @@ func (n *node) scan(from, to string, endless bool, visit func(key string, value 
 type tree struct {
 	root  *node
 	age   uint64
+	seen  uint64 // the age that the newest open snapshot ended
 	len   int
 	bytes int64
 }
 
-func newTree() tree { return tree{root: newLeaf(0)} }
+func newTree() tree { return tree{root: newLeaf(1), age: 1} }
 
-// slot returns the place of key's value, in nodes of this age. If the key is absent it is
+// slot returns the place of key's value, in nodes that no snapshot sees. If the key is absent it is
 // inserted, with a nil value for the caller to replace. Full nodes are divided on the way
 // down, so there is always room above.
 func (t *tree) slot(key string) *[]byte {
-	t.root = t.root.own(t.age)
+	t.root = t.own(t.root)
 	if t.root.full() {
 		root := newInner(t.age)
 		root.n, root.inner.children[0] = 1, t.root
@@ -137,7 +137,7 @@ func (t *tree) slot(key string) *[]byte {
 	n := t.root
 	for n.leaf == nil {
 		i := n.inner.child(n.n, key)
-		c := n.inner.children[i].own(t.age)
+		c := t.own(n.inner.children[i])
 		n.inner.children[i] = c
 		if c.full() {
 			c = t.divide(n, i, key)
@@ -165,7 +165,7 @@ func (n *node) full() bool {
 }
 
 // divide puts the upper part of child i of parent into a new child after it, and returns the
-// one that key belongs to. The child is of this age and the parent has room.
+// one that key belongs to. No snapshot sees them, and the parent has room.
 func (t *tree) divide(parent *node, i int, key string) *node {
 	in, c := parent.inner, parent.inner.children[i]
 	at := c.n / 2
@@ -212,7 +212,7 @@ func (b *bounds) above(key string) bool {
 
 // remove removes all keys within b.
 func (t *tree) remove(b *bounds) {
-	t.root = t.root.own(t.age)
+	t.root = t.own(t.root)
 	t.removeIn(t.root, b)
 	for t.root.leaf == nil && t.root.n <= 1 {
 		if t.root.n == 0 {
@@ -237,7 +237,7 @@ func (t *tree) removeIn(n *node, b *bounds) {
 			t.forget(c)
 			continue
 		}
-		c = c.own(t.age)
+		c = t.own(c)
 		if t.removeIn(c, b); c.n > 0 {
 			in.from[kept], in.children[kept] = in.from[i], c
 			kept++
@@ -291,7 +291,7 @@ func (t *tree) join(n *node, i int) {
 	if i+1 >= n.n || in.children[i].n+in.children[i+1].n > maxLeaf*2/3 {
 		return
 	}
-	left, right := in.children[i].own(t.age), in.children[i+1]
+	left, right := t.own(in.children[i]), in.children[i+1]
 	in.children[i] = left
 	if left.leaf != nil {
 		copy(left.leaf.keys[left.n:], right.leaf.keys[:right.n])

@@ -132,8 +132,9 @@ func benchmarkBundle(b *testing.B, s statebackend.Store, n int) {
 			o.Set(key, []byte("8 bytes!"))
 			i++
 		}
-		commit(b, s, o.Batch())
+		batch := o.Batch()
 		closeSnapshot(b, pinned)
+		commit(b, s, batch)
 	}
 }
 
@@ -145,8 +146,9 @@ func benchmarkRemoveWindow(b *testing.B, s statebackend.Store) {
 		pinned := snapshot(b, s)
 		o.Reset(pinned)
 		do()
-		commit(b, s, o.Batch())
+		batch := o.Batch()
 		closeSnapshot(b, pinned)
+		commit(b, s, batch)
 	}
 	const n = 100
 	for i := 0; i < b.N; i += n {
