@@ -160,6 +160,8 @@ type launcher struct {
 	script func(*process) fnapitest.Script
 	// refuse, if not nil, may give a reason not to start the nth, from 1.
 	refuse func(n int) error
+	// born, if not nil, is called with each process.
+	born func(*process)
 
 	mu  sync.Mutex
 	all []*process
@@ -171,9 +173,10 @@ type process struct {
 	id   string
 	stop chan struct{} // closed by Stop: scripts that wait must end
 
-	once  sync.Once
-	fake  *fnapitest.Harness // nil if it never connects
-	dying sync.WaitGroup
+	once    sync.Once
+	started chan struct{}      // closed once fake is set
+	fake    *fnapitest.Harness // nil if it never connects
+	dying   sync.WaitGroup
 
 	mu   sync.Mutex
 	err  error
@@ -185,7 +188,7 @@ func (l *launcher) Launch(ctx context.Context, r environment.Request) (environme
 		return nil, err
 	}
 	l.mu.Lock()
-	p := &process{n: len(l.all) + 1, id: r.WorkerID, stop: make(chan struct{}), done: make(chan struct{})}
+	p := &process{n: len(l.all) + 1, id: r.WorkerID, stop: make(chan struct{}), done: make(chan struct{}), started: make(chan struct{})}
 	if l.refuse != nil {
 		if err := l.refuse(p.n); err != nil {
 			l.mu.Unlock()
@@ -194,9 +197,13 @@ func (l *launcher) Launch(ctx context.Context, r environment.Request) (environme
 	}
 	l.all = append(l.all, p)
 	l.mu.Unlock()
+	if l.born != nil {
+		l.born(p)
+	}
 	if l.script != nil {
 		p.fake = fnapitest.Start(l.t, r.Endpoints.Control, r.WorkerID, l.script(p))
 	}
+	close(p.started)
 	return p, nil
 }
 
@@ -216,12 +223,16 @@ func (p *process) Err() error {
 
 // die ends the process as a crash does; it may be called by the harness's own script.
 func (p *process) die(err error) {
-	p.dying.Go(func() {
-		if p.fake != nil {
-			p.fake.Kill()
-		}
-		p.end(err)
-	})
+	p.end(err)
+	p.dying.Go(p.kill)
+}
+
+// kill breaks its connections.
+func (p *process) kill() {
+	<-p.started
+	if p.fake != nil {
+		p.fake.Kill()
+	}
 }
 
 func (p *process) end(err error) {
@@ -237,9 +248,7 @@ func (p *process) end(err error) {
 
 func (p *process) Stop(context.Context) error {
 	p.once.Do(func() { close(p.stop) })
-	if p.fake != nil {
-		p.fake.Kill()
-	}
+	p.kill()
 	p.dying.Wait()
 	p.end(nil)
 	return nil

@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -118,7 +117,7 @@ func (x *execTask) readSplit(resp *fnpb.ProcessBundleSplitResponse) (*engine.Spl
 func (x *execTask) root(app *fnpb.BundleApplication) (frame.Frame, error) {
 	var el coders.Element
 	if err := x.stage.In[0].Coder.Next(app.GetElement(), &el); err != nil {
-		return frame.Frame{}, fmt.Errorf("root of %s: %w", app.GetTransformId(), err)
+		return frame.Frame{}, fault.New(fault.Corruption, "root of %s: %w", app.GetTransformId(), err)
 	}
 	if el.Size != len(app.GetElement()) {
 		return frame.Frame{}, fault.New(fault.Corruption, "root of %s: %d bytes follow its element", app.GetTransformId(), len(app.GetElement())-el.Size)
