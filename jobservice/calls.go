@@ -3,7 +3,6 @@ package jobservice
 import (
 	"context"
 	"log/slog"
-	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -14,84 +13,12 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/lintelrun/lintel/jobservice/internal/rpcstatus"
 	"github.com/lintelrun/lintel/portable/metrics"
 	"github.com/lintelrun/lintel/portable/options"
-	"github.com/lintelrun/lintel/portable/plan"
 )
-
-// Prepare plans a pipeline and opens the staging of its artifacts. What can't be
-// run is refused here. Equal names make different jobs: Python names them all "job".
-func (s *Service) Prepare(ctx context.Context, req *jobpb.PrepareJobRequest) (*jobpb.PrepareJobResponse, error) {
-	if req.GetPipeline() == nil {
-		return nil, rpcstatus.Errorf(codes.InvalidArgument, "PrepareJobRequest.pipeline is missing")
-	}
-	options := req.GetPipelineOptions()
-	if options == nil {
-		options = &structpb.Struct{}
-	}
-	size := proto.Size(req.GetPipeline()) + proto.Size(options)
-	if size > s.cfg.MaxPipelineBytes {
-		return nil, rpcstatus.Errorf(codes.ResourceExhausted, "the pipeline has %d bytes, more than the %d allowed; large data should be read from files", size, s.cfg.MaxPipelineBytes)
-	}
-	planned, err := s.planPipeline(ctx, req.GetPipeline(), options)
-	if err != nil {
-		return nil, rpcstatus.Of(err)
-	}
-	token, err := s.artifacts.Open(req.GetPipeline().GetComponents().GetEnvironments())
-	if err != nil {
-		return nil, rpcstatus.Of(err)
-	}
-	j := s.newJob(req, options, planned)
-	j.token, j.size = token, size
-	s.record(j)
-	if err := s.admit(j); err != nil {
-		j.expire("refused")
-		s.unrecord([]*job{j})
-		return nil, rpcstatus.Of(err)
-	}
-	s.cfg.Logger.Info("job prepared", "job", j.id, "name", j.name)
-	return &jobpb.PrepareJobResponse{
-		PreparationId:           j.id,
-		ArtifactStagingEndpoint: &pipepb.ApiServiceDescriptor{Url: s.endpoint(ctx)},
-		StagingSessionToken:     token,
-	}, nil
-}
-
-func (s *Service) newJob(req *jobpb.PrepareJobRequest, options *structpb.Struct, planned *plan.Plan) *job {
-	name := jobName(req.GetJobName(), options)
-	j := &job{
-		id: newID(name), name: name, options: options, prepared: time.Now().UTC(),
-		pipeline: req.GetPipeline(), plan: planned,
-		journal: newJournal(s.cfg), state: jobpb.JobState_STOPPED,
-	}
-	j.states = j.journal.add(Event{State: j.state})
-	return j
-}
-
-// endpoint returns the address by which the client has reached us.
-func (s *Service) endpoint(ctx context.Context) string {
-	if md, ok := metadata.FromIncomingContext(ctx); ok {
-		for _, authority := range md.Get(":authority") {
-			if host, port, err := net.SplitHostPort(authority); err == nil && host != "" && port != "" {
-				return authority
-			}
-		}
-	}
-	return s.cfg.Endpoint
-}
-
-// jobName finds what the user calls the job: Python gives the name by options only.
-func jobName(requested string, options *structpb.Struct) string {
-	name := options.GetFields()["beam:option:job_name:v1"].GetStringValue()
-	if name == "" {
-		name = requested
-	}
-	return clipText(name, 1000)
-}
 
 // Run starts a prepared job, once: the same preparation id again names the same
 // job. The job's id is the preparation id.

@@ -32,6 +32,8 @@ type rig struct {
 	artifacts *artifact.Service
 	client    jobpb.JobServiceClient
 	staging   jobpb.ArtifactStagingServiceClient
+	server    *grpc.Server
+	conn      *grpc.ClientConn
 }
 
 func newRig(t testing.TB, cfg jobservice.Config, planner jobservice.Planner) *rig {
@@ -50,6 +52,7 @@ func newRig(t testing.TB, cfg jobservice.Config, planner jobservice.Planner) *ri
 	lis := bufconn.Listen(1 << 20)
 	server := grpc.NewServer(cfg.ServerOptions()...)
 	r.Register(server)
+	artifacts.RegisterRetrieval(server) // elsewhere it is on the Fn API's
 	go server.Serve(lis)
 	conn, err := grpc.NewClient("passthrough:///"+authority,
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }),
@@ -67,6 +70,7 @@ func newRig(t testing.TB, cfg jobservice.Config, planner jobservice.Planner) *ri
 		server.Stop()
 		artifacts.Close()
 	})
+	r.server, r.conn = server, conn
 	r.client, r.staging = jobpb.NewJobServiceClient(conn), jobpb.NewArtifactStagingServiceClient(conn)
 	return r
 }

@@ -5,15 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
-	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
 	"pgregory.net/rapid"
@@ -162,72 +159,4 @@ func TestTextThatIsNoProtoStringIsMended(t *testing.T) {
 	if len(got) != 1 || len(got[0]) > 1100 || !strings.HasPrefix(got[0], "head") || !strings.HasSuffix(got[0], "tail") {
 		t.Errorf("failure %q", got)
 	}
-}
-
-func TestManyCyclesLeaveNothing(t *testing.T) {
-	cycles := 1000
-	if testing.Short() {
-		cycles = 100
-	}
-	r := newRig(t, jobservice.Config{MaxJobs: 50}, nil)
-	r.cycle(t)
-	before := runtime.NumGoroutine()
-	durations := make([]time.Duration, cycles)
-	for i := range durations {
-		durations[i] = r.cycle(t)
-	}
-	slices.Sort(durations)
-	if median := durations[cycles/2]; median > 50*time.Millisecond {
-		t.Errorf("median of Prepare and Run is %v, more than 50 ms", median)
-	}
-	if after := runtime.NumGoroutine(); after > before+5 {
-		t.Errorf("%d goroutines, %d before", after, before)
-	}
-	if jobs := len(r.Jobs()); jobs > 50 {
-		t.Errorf("%d jobs are remembered", jobs)
-	}
-}
-
-// cycle prepares, runs and cancels a job, waits for its end, and returns the time for the first two.
-func (r *rig) cycle(t *testing.T) time.Duration {
-	begin := time.Now()
-	resp, err := r.client.Prepare(t.Context(), &jobpb.PrepareJobRequest{Pipeline: &pipepb.Pipeline{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	id := resp.GetPreparationId()
-	if _, err := r.client.Run(t.Context(), &jobpb.RunJobRequest{PreparationId: id}); err != nil {
-		t.Fatal(err)
-	}
-	took := time.Since(begin)
-	if _, err := r.client.Cancel(t.Context(), &jobpb.CancelJobRequest{JobId: id}); err != nil {
-		t.Fatal(err)
-	}
-	states := statesOf(r.watch(t, id))
-	if states[len(states)-1] != cancelled {
-		t.Fatalf("states %v", states)
-	}
-	return took
-}
-
-func TestManyJobsAtOnce(t *testing.T) {
-	r := newRig(t, jobservice.Config{}, nil)
-	var wg sync.WaitGroup
-	for i := range 200 {
-		wg.Go(func() {
-			id := r.prepare(t)
-			job := r.start(t, id)
-			job.sink.Running()
-			if i%2 == 0 {
-				job.end(nil)
-			} else {
-				r.client.Cancel(t.Context(), &jobpb.CancelJobRequest{JobId: id})
-			}
-			want := []jobservice.State{done, cancelled}[i%2]
-			if states := statesOf(r.watch(t, id)); states[len(states)-1] != want {
-				t.Errorf("job %d: %v, want %v", i, states, want)
-			}
-		})
-	}
-	wg.Wait()
 }

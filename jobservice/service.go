@@ -74,7 +74,6 @@ func New(cfg Config, planner Planner, executor Executor, artifacts *artifact.Ser
 	if err := s.restore(); err != nil {
 		return nil, err
 	}
-	s.unrecord(s.makeRoom(0))
 	s.background.Add(1)
 	go s.sweep()
 	return s, nil

@@ -256,6 +256,14 @@ func TestCancelInEveryState(t *testing.T) {
 	cancel(midway, cancelling)
 	history(midway, stopped, starting, running, cancelling, cancelled)
 
+	stopping := r.prepare(t)
+	r.executor.get(stopping).stubborn = true
+	job := r.start(t, stopping)
+	cancel(stopping, cancelling)
+	cancel(stopping, cancelling) // until nothing of it runs any more
+	job.end(context.Canceled)
+	history(stopping, stopped, starting, cancelling, cancelled)
+
 	ended := r.prepare(t)
 	r.start(t, ended).end(nil)
 	history(ended, stopped, starting, running, done)
