@@ -27,6 +27,8 @@ type devFlags struct {
 	insecure           bool
 	parallelism        int
 	memory             size
+	jobRetention       time.Duration
+	preparedRetention  time.Duration
 	logLevel, logStyle *choice
 	readyFile          string
 }
@@ -47,9 +49,11 @@ cancels all jobs and stops within 10 s, the second stops at once.`,
 	fs.IntVar(&f.httpPort, "http-port", 8100, "port of HTTP; 0 takes any free one")
 	fs.StringVar(&f.bind, "bind", "127.0.0.1", "address to listen on")
 	fs.BoolVar(&f.insecure, "insecure", false, "allow --bind to addresses that other machines reach: anyone there can run code here")
-	fs.StringVar(&f.dataDir, "data-dir", defaultDataDir, "directory of artifacts and spilled data")
+	fs.StringVar(&f.dataDir, "data-dir", defaultDataDir, "directory of job records, artifacts and spilled data")
 	fs.IntVar(&f.parallelism, "parallelism", 0, "tasks of a stage; 0 means one a CPU")
 	fs.Var(&f.memory, "memory-budget", "memory that a job's data may take before it goes to disk, such as 512M or 2G; 0 means the default")
+	fs.DurationVar(&f.jobRetention, "job-retention", 168*time.Hour, "how long a job is remembered after its end")
+	fs.DurationVar(&f.preparedRetention, "prepared-retention", time.Hour, "how long a submitted job may wait to be run before it is forgotten")
 	fs.StringVar(&f.readyFile, "ready-file", "", "file to write the addresses to, as JSON, once the server takes jobs")
 	f.logLevel = choiceFlag(cmd, "log-level", "", "least level of the server's log", "info", "debug", "warn", "error")
 	f.logStyle = choiceFlag(cmd, "log-format", "", "format of the server's log, on standard error", "text", "json")
@@ -67,6 +71,10 @@ func (f *devFlags) check() error {
 		return fmt.Errorf("--http-port %d: want 0 to 65535", f.httpPort)
 	case f.parallelism < 0:
 		return fmt.Errorf("--parallelism %d: want 0 or more", f.parallelism)
+	case f.jobRetention <= 0:
+		return fmt.Errorf("--job-retention %v: want more than 0", f.jobRetention)
+	case f.preparedRetention <= 0:
+		return fmt.Errorf("--prepared-retention %v: want more than 0", f.preparedRetention)
 	case !isLoopback(f.bind) && !f.insecure:
 		return fmt.Errorf("--bind %s: other machines would reach this server, which asks nobody who they are and runs the code they send; "+
 			"bind to 127.0.0.1, or say --insecure if the network is yours alone", f.bind)
@@ -86,6 +94,7 @@ func (f *devFlags) run(ctx context.Context, out, logs io.Writer) error {
 	s, err := startServer(serverConfig{
 		bind: f.bind, jobPort: f.jobPort, httpPort: f.httpPort, dataDir: f.dataDir,
 		parallelism: f.parallelism, memoryBudget: int64(f.memory),
+		jobRetention: f.jobRetention, preparedRetention: f.preparedRetention,
 		log: newLog(logs, f.logLevel.value, f.logStyle.value),
 	})
 	if err != nil {

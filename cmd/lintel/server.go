@@ -18,6 +18,8 @@ import (
 	"github.com/lintelrun/lintel/fnapi"
 	"github.com/lintelrun/lintel/jobservice"
 	"github.com/lintelrun/lintel/jobservice/artifact"
+	"github.com/lintelrun/lintel/jobservice/filerecords"
+	"github.com/lintelrun/lintel/portable/options"
 	"github.com/lintelrun/lintel/web/metrics"
 	"github.com/lintelrun/lintel/web/rest"
 )
@@ -29,7 +31,9 @@ type serverConfig struct {
 	dataDir           string
 	parallelism       int   // tasks of a stage, 0: one a CPU
 	memoryBudget      int64 // bytes, 0: the worker's default
-	log               *slog.Logger
+	// How long jobs are remembered, 0: the job service's defaults.
+	jobRetention, preparedRetention time.Duration
+	log                             *slog.Logger
 }
 
 // server is coordinator, worker, Job API and HTTP in one process. Fields are in the
@@ -40,6 +44,7 @@ type server struct {
 	artifacts *artifact.Service
 	fn        *fnapi.Server
 	runner    *runner
+	records   *filerecords.Records
 	service   *jobservice.Service
 	jobs      *grpc.Server
 	http      *http.Server
@@ -100,7 +105,13 @@ func (s *server) assemble(c serverConfig) (err error) {
 		return err
 	}
 	metrics.RegisterHarnesses(reg, s.runner.harnesses)
-	config := jobservice.Config{Logger: c.log, Endpoint: s.jobAddress}
+	if s.records, err = filerecords.Open(filepath.Join(c.dataDir, "jobs")); err != nil {
+		return err
+	}
+	config := jobservice.Config{
+		Logger: c.log, Endpoint: s.jobAddress, Options: options.Descriptors(), Records: s.records,
+		JobRetention: c.jobRetention, PreparedRetention: c.preparedRetention,
+	}
 	if s.service, err = jobservice.New(config, s.runner.plan, s.runner.executor, s.artifacts); err != nil {
 		return err
 	}
@@ -163,6 +174,9 @@ func (s *server) stop(ctx context.Context) {
 	}
 	if s.artifacts != nil {
 		note("artifacts", s.artifacts.Close())
+	}
+	if s.records != nil {
+		note("job records", s.records.Close())
 	}
 	if s.lock != nil {
 		note("lock", s.lock.release())
