@@ -58,10 +58,13 @@ func sdkNamed(name string) *sdk {
 // example is a line for people to copy.
 func (k *sdk) example(endpoint string) string {
 	line := k.command + " " + strings.Join(k.missing(nil, endpoint), " ")
-	if k.name == "typescript" {
-		line = fmt.Sprintf(`%s='{"%s":"%s"}' %s`, overrides, tsJobKey, endpoint, line)
+	switch {
+	case k.name != "typescript":
+		return line
+	case !tsEndpoint.MatchString(endpoint):
+		return fmt.Sprintf("(takes no endpoint such as %s: give --bind a host of letters, digits and dots)", endpoint)
 	}
-	return line
+	return fmt.Sprintf(`%s='{"%s":"%s"}' %s`, overrides, tsJobKey, endpoint, line)
 }
 
 // missing returns the flags that are not among args.

@@ -79,6 +79,18 @@ func TestCommandsAreCompleted(t *testing.T) {
 	}
 }
 
+func TestTypeScriptExampleOnlyWhereItWorks(t *testing.T) {
+	k := sdkNamed("typescript")
+	want := `BEAM_SERVICE_OVERRIDES='{"python:apache_beam.runners.portability.local_job_service_main":"127.0.0.1:8099"}' ` +
+		`node my_pipeline.js --runner=universal --environmentType=LOOPBACK`
+	if got := k.example("127.0.0.1:8099"); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if got := k.example("[::1]:8099"); strings.Contains(got, overrides) || !strings.Contains(got, "[::1]:8099") {
+		t.Errorf("an endpoint that the SDK can't read: %s", got)
+	}
+}
+
 func TestTypeScriptFindsItsServerByEnvironment(t *testing.T) {
 	k := sdkNamed("typescript")
 	env, err := k.environment([]string{"A=b", overrides + `={"python:*":"/venv/bin/python"}`}, "127.0.0.1:8099")
