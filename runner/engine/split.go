@@ -39,6 +39,15 @@ const maxSplitPause = 10 * time.Second
 // then Idle and Ready should be called now and then.
 func (t *Task) Splittable() bool { return t.cfg.Timers == nil && len(t.running) > 0 }
 
+// Longest is how long the oldest attempt has been running.
+func (t *Task) Longest(now time.Time) time.Duration {
+	var longest time.Duration
+	for _, b := range t.running {
+		longest = max(longest, now.Sub(b.started))
+	}
+	return longest
+}
+
 // Idle tells how many bundles the stage's other tasks could run beside those
 // that run: this task may start as many more, and splits a bundle for them.
 //

@@ -36,6 +36,9 @@ type execTask struct {
 // lookEvery is how often a task that runs bundles looks whether others are idle.
 const lookEvery = 250 * time.Millisecond
 
+// stuckAfter is when a bundle counts as waiting and not as busy.
+const stuckAfter = 2 * time.Second
+
 // outcome is how an attempt of a bundle ended.
 type outcome struct {
 	bundle engine.BundleID
@@ -133,7 +136,7 @@ func (x *execTask) act(ctx context.Context, wake *time.Timer) (done bool, err er
 	x.core.Block(x.outbox.Waiting() > outboxBytes)
 	now := time.Now()
 	running := &x.e.running[x.stage.Index]
-	x.core.Idle(x.e.parallelism(x.stage) - int(running.Load()))
+	x.core.Idle(x.idle(int(running.Load()), now))
 	ready, err := x.core.Ready(now)
 	if err != nil {
 		return false, err
@@ -165,6 +168,17 @@ func (x *execTask) act(ctx context.Context, wake *time.Timer) (done bool, err er
 	}
 	arm(wake, at, now)
 	return false, nil
+}
+
+// idle is how many more bundles the stage may run than it does: one per task,
+// and twice as many where a bundle takes so long that it may be waiting for
+// something outside, perhaps even for an element that it has not come to.
+func (x *execTask) idle(running int, now time.Time) int {
+	tasks := x.e.parallelism(x.stage)
+	if running >= tasks && running < 2*tasks && x.core.Longest(now) > stuckAfter {
+		return 1
+	}
+	return tasks - running
 }
 
 // receive passes what has arrived to the core. While side inputs are not

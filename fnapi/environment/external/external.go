@@ -30,7 +30,8 @@ type Config struct {
 	// StartTimeout bounds reaching the pool and having it start a worker; 60 s if zero. A pool
 	// that is not up yet is waited for until then.
 	StartTimeout time.Duration
-	// StopTimeout bounds telling the pool to stop a worker; 5 s if zero.
+	// StopTimeout bounds telling the pool to stop a worker; 1 s if zero. A worker that hangs is not
+	// ours to kill, and its job's end need not wait for it.
 	StopTimeout time.Duration
 	// Logger is told of pools that cannot be reached for the stop; nothing is logged if nil.
 	Logger *slog.Logger
@@ -63,7 +64,7 @@ func New(c Config) (*Launcher, error) {
 	}
 	return &Launcher{
 		startTimeout: cmp.Or(c.StartTimeout, 60*time.Second),
-		stopTimeout:  cmp.Or(c.StopTimeout, 5*time.Second),
+		stopTimeout:  cmp.Or(c.StopTimeout, time.Second),
 		log:          cmp.Or(c.Logger, slog.New(slog.DiscardHandler)),
 	}, nil
 }
