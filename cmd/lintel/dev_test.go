@@ -163,6 +163,8 @@ func TestDevRefuses(t *testing.T) {
 		{1, []string{"http port " + taken + " on 127.0.0.1 is in use", "--http-port"}, []string{"--job-port=0", "--http-port=" + taken, other}},
 		{2, []string{"--bind 0.0.0.0", "--insecure"}, []string{"--bind=0.0.0.0", other}},
 		{2, []string{"--job-port 70000"}, []string{"--job-port=70000", other}},
+		{2, []string{"--job-retention 0s"}, []string{"--job-retention=0s", other}},
+		{2, []string{"--prepared-retention -1h"}, []string{"--prepared-retention=-1h", other}},
 		{2, []string{"memory-budget", "512M"}, []string{"--memory-budget=lots", other}},
 		{1, []string{"not a directory"}, []string{"--job-port=0", "--http-port=0", "--data-dir=" + filepath.Join(dir, "ready.json")}},
 	} {
