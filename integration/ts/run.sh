@@ -1,18 +1,16 @@
 #!/usr/bin/env bash
-# run.sh [--suites "whole split"] [--grep REGEXP] [--timeout SECONDS] [--parallelism N]
-#        [--endpoint HOST:PORT] [--update]
+# run.sh [--grep REGEXP] [--parallelism N] [--timeout SECONDS] [--endpoint HOST:PORT] [--update]
 # Beam's own TypeScript tests against a `lintel dev` of its own; see README.md.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../../scripts/lib.sh"
 
-suites='whole split' grep= timeout=45 parallelism= JOB_ENDPOINT= update= complete=--complete
+grep= timeout=45 PARALLELISM=1 JOB_ENDPOINT= update= complete=--complete
 while [ $# -gt 0 ]; do
   case $1 in
-    --suites) suites=$2; shift 2 ;;
     --grep) grep=$2; complete=; shift 2 ;;
     --timeout) timeout=$2; shift 2 ;;
-    --parallelism) parallelism=$2; shift 2 ;;
+    --parallelism) PARALLELISM=$2; shift 2 ;;
     --endpoint) JOB_ENDPOINT=$2; shift 2 ;;
     --update) update=--update; shift ;;
     *) die "unknown option $1" ;;
@@ -36,29 +34,19 @@ if [ -z "$JOB_ENDPOINT" ]; then
   trap 'exit 130' INT TERM
   start_lintel
 fi
-export JOB_ENDPOINT PARALLELISM RESULTS
+export JOB_ENDPOINT PARALLELISM RESULTS=$out/results.json
 # The SDK's own switch: without it, its tests marked @ulr don't run.
 export BEAM_SERVICE_OVERRIDES="{\"python:apache_beam.runners.portability.local_job_service_main\":\"$JOB_ENDPOINT\"}"
+rm -f "$RESULTS"
+# MultiLangauge (sic) needs expansion services of other SDKs.
 tests=node_modules/apache-beam/dist/test
+(cd "$build" && timeout 1200 node node_modules/mocha/bin/_mocha --exit --timeout "$((timeout * 1000))" \
+  --require "$here/preload.js" --reporter "$here/reporter.js" --grep "^(?!.*MultiLangauge).*($grep)" \
+  $tests/primitives_test.js $tests/combine_test.js $tests/wordcount.js $tests/docs/programming_guide.js) \
+  3>&1 >"$out/client.log" 2>&1 || true
 status=0
-for suite in $suites; do
-  # MultiLangauge (sic) needs expansion services of other SDKs.
-  case $suite in
-    whole) which="(?!.*(MultiLangauge|liquid sharding))" PARALLELISM=1 ;;
-    split) which="(?=.*liquid sharding)" PARALLELISM=2 ;;
-    *) die "unknown suite $suite" ;;
-  esac
-  PARALLELISM=${parallelism:-$PARALLELISM}
-  RESULTS=$out/$suite.json
-  rm -f "$RESULTS"
-  say "$suite, parallelism $PARALLELISM:"
-  (cd "$build" && timeout 1200 node node_modules/mocha/bin/_mocha --exit --timeout "$((timeout * 1000))" \
-    --require "$here/preload.js" --reporter "$here/reporter.js" --grep "^$which.*($grep)" \
-    $tests/primitives_test.js $tests/combine_test.js $tests/wordcount.js $tests/docs/programming_guide.js) \
-    3>&1 >"$out/$suite.log" 2>&1 || true
-  [ -z "${SERVER_PID:-}" ] || kill -0 "$SERVER_PID" 2>/dev/null || { say "the server died: $out/server.log"; status=1; break; }
-  grep -qs '"ended": true' "$RESULTS" || { say "the tests did not run to their end: $out/$suite.log"; status=1; continue; }
-  python3 "$here/../expect.py" --expected "$here/expected-$suite.txt" --results "$RESULTS" $complete $update || status=1
-done
+[ -z "${SERVER_PID:-}" ] || kill -0 "$SERVER_PID" 2>/dev/null || { say "the server died: $out/server.log"; status=1; }
+grep -qs '"ended": true' "$RESULTS" || die "the tests did not run to their end: $out/client.log"
+python3 "$here/../expect.py" --expected "$here/expected.txt" --results "$RESULTS" $complete $update || status=1
 say "results: $out"
 exit $status
