@@ -37,6 +37,9 @@ const (
 type Config struct {
 	// Listen is the TCP address to listen on; default 127.0.0.1:0.
 	Listen string
+	// AdvertisedHost is the host by which harnesses reach us, if it is another than that of Listen:
+	// in a container's network, for example.
+	AdvertisedHost string
 	// Logger gets what concerns no single bundle; default slog.Default().
 	Logger *slog.Logger
 	// BundleBytes bounds the received bytes of one bundle that wait for
@@ -126,7 +129,13 @@ func NewServer(cfg Config) (*Server, error) {
 func (s *Server) Registrar() grpc.ServiceRegistrar { return s.grpc }
 
 // Endpoint is the host:port that harnesses connect to.
-func (s *Server) Endpoint() string { return s.listener.Addr().String() }
+func (s *Server) Endpoint() string {
+	at := s.listener.Addr().String()
+	if _, port, err := net.SplitHostPort(at); err == nil && s.config.AdvertisedHost != "" {
+		return net.JoinHostPort(s.config.AdvertisedHost, port)
+	}
+	return at
+}
 
 // Serve serves harnesses until Stop. It returns nil if Stop ended it.
 func (s *Server) Serve() error {

@@ -2,6 +2,7 @@ package jobservice
 
 import (
 	"context"
+	"maps"
 	"net"
 	"slices"
 	"time"
@@ -38,7 +39,7 @@ func (s *Service) Prepare(ctx context.Context, req *jobpb.PrepareJobRequest) (*j
 	if err != nil {
 		return nil, rpcstatus.Of(err)
 	}
-	token, err := s.artifacts.Open(req.GetPipeline().GetComponents().GetEnvironments())
+	token, err := s.artifacts.Open(startedIn(req.GetPipeline(), planned))
 	if err != nil {
 		return nil, rpcstatus.Of(err)
 	}
@@ -56,6 +57,15 @@ func (s *Service) Prepare(ctx context.Context, req *jobpb.PrepareJobRequest) (*j
 		ArtifactStagingEndpoint: &pipepb.ApiServiceDescriptor{Url: s.endpoint(ctx)},
 		StagingSessionToken:     token,
 	}, nil
+}
+
+// startedIn returns the environments of a pipeline, those that the plan has something else for,
+// such as one of several alternatives, as they are in the plan.
+func startedIn(p *pipepb.Pipeline, planned *plan.Plan) map[string]*pipepb.Environment {
+	environments := map[string]*pipepb.Environment{}
+	maps.Copy(environments, p.GetComponents().GetEnvironments())
+	maps.Copy(environments, planned.Environments)
+	return environments
 }
 
 // maxOptionsDepth bounds lists and structs within each other: GetJobs puts the

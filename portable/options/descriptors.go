@@ -32,6 +32,7 @@ func Descriptors() []Descriptor {
 		{"streaming", Boolean, "Whether the pipeline is to run as a streaming job.", "false"},
 		{"parallelism", Integer, "Tasks of a stage, at most 256; -1 means as many as the server is set to, else one a CPU.", "-1"},
 		{"sdk_worker_parallelism", Integer, "Worker processes per environment, for SDKs that can't run bundles in parallel; 0 means the parallelism.", "0"},
+		{"environments", String, `In what workers are started instead of what the pipeline asks for, such as java=PROCESS:{"command":"/opt/boot"},python=EXTERNAL:localhost:50000.`, ""},
 		{"experiments", Strings, "Names, or name=value, that switch something on which isn't for everybody yet.", ""},
 	}
 }

@@ -24,6 +24,9 @@ type Options struct {
 	// SDKWorkerParallelism is the number of harnesses per environment on a
 	// worker, 0 for the runner's default.
 	SDKWorkerParallelism int
+	// Environments says in what environments are started instead of what the pipeline asks for, as
+	// environment.ParseOverrides reads it.
+	Environments string
 	// Experiments are names, or name=value.
 	Experiments []string
 }
@@ -59,6 +62,7 @@ func Read(s *structpb.Struct) (*Options, error) {
 		Streaming:            r.flag("streaming"),
 		Parallelism:          r.number("parallelism"),
 		SDKWorkerParallelism: r.number("sdk_worker_parallelism"),
+		Environments:         r.text("environments"),
 		Experiments:          r.list("experiments"),
 	}
 	if r.err != nil {
