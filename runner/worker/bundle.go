@@ -73,7 +73,7 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, l *live, r *ou
 	if err := <-fed; err != nil {
 		return h.explain(ctx, err)
 	}
-	return x.conclude(ctx, h, fb, r)
+	return x.conclude(ctx, h, fb, b, r)
 }
 
 func (x *execTask) feed(fb *fnapi.Bundle, b *engine.Bundle) error {
@@ -83,7 +83,7 @@ func (x *execTask) feed(fb *fnapi.Bundle, b *engine.Bundle) error {
 		}
 	}
 	if len(b.Timers) > 0 {
-		if err := x.keyed.families.sendTimers(fb, b.Timers); err != nil {
+		if err := x.keyed.sendTimers(fb, b.Timers); err != nil {
 			return err
 		}
 	}
@@ -121,7 +121,7 @@ func (r *outcome) finish() error {
 }
 
 // conclude reads what the response asks for. Metrics count once, at the commit.
-func (x *execTask) conclude(ctx context.Context, h *harness, fb *fnapi.Bundle, r *outcome) error {
+func (x *execTask) conclude(ctx context.Context, h *harness, fb *fnapi.Bundle, b *engine.Bundle, r *outcome) error {
 	resp := fb.Response()
 	infos, err := fb.Metrics(ctx)
 	if err != nil {
@@ -130,6 +130,13 @@ func (x *execTask) conclude(ctx context.Context, h *harness, fb *fnapi.Bundle, r
 	res, err := x.residuals(resp.GetResidualRoots())
 	if err != nil {
 		return err
+	}
+	if r.keyed != nil {
+		expiries, err := x.keyed.expirations(x.stage.In[0].Coder, b.Frames)
+		if err != nil {
+			return err
+		}
+		r.result.Timers = append(expiries, r.result.Timers...)
 	}
 	r.result.Residuals, r.result.OutputBytes = res, r.out.bytes
 	r.commit = func() {

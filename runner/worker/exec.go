@@ -141,9 +141,7 @@ func (x *execTask) act(ctx context.Context, wake *time.Timer) (done bool, err er
 	if err != nil {
 		return false, err
 	}
-	free := min(x.prepaid, ready.Consumed)
-	x.prepaid -= free
-	x.inbox.Consumed(ready.Consumed - free)
+	x.repay(ready.Consumed)
 	for _, b := range ready.Start {
 		x.turn++
 		x.bundles.Add(1)
@@ -179,6 +177,13 @@ func (x *execTask) idle(running int, now time.Time) int {
 		return 1
 	}
 	return tasks - running
+}
+
+// repay gives back the credit of committed input, unless that has been done.
+func (x *execTask) repay(consumed int) {
+	free := min(x.prepaid, consumed)
+	x.prepaid -= free
+	x.inbox.Consumed(consumed - free)
 }
 
 // receive passes what has arrived to the core. While side inputs are not

@@ -172,6 +172,7 @@ func TestLostHarness(t *testing.T) {
 				}}
 			}
 			r.deployment.Harnesses = c.harnesses
+			r.cfg.Attempts = 2 // no bundle meets a lost harness twice
 			r.mustRun(p.plan)
 			wantShuffled(t, p, n, 5)
 			if got := len(r.launcher.processes()); got != c.harnesses+1 {

@@ -103,8 +103,8 @@ func (e *execution) attend(ctx context.Context, p *pool, h *harness) error {
 	if ctx.Err() != nil {
 		h.cause = ctx.Err()
 	}
-	close(h.gone)
 	p.change(func() { p.harnesses = slices.DeleteFunc(p.harnesses, func(o *harness) bool { return o == h }) })
+	close(h.gone) // retries find the next one
 	e.stop(h)
 	return h.cause
 }

@@ -2,10 +2,13 @@ package worker
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/lintelrun/lintel/fnapi"
+	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/engine"
+	"github.com/lintelrun/lintel/runner/frame"
 	"github.com/lintelrun/lintel/statebackend"
 )
 
@@ -13,8 +16,10 @@ import (
 type keyed struct {
 	spec     *plan.StatefulSpec
 	families families
-	timers   *engine.Timers // the core's
-	store    statebackend.Store
+	// expiration is the family that fires when windows expire, or -1.
+	expiration int
+	timers     *engine.Timers // the core's
+	store      statebackend.Store
 }
 
 // keyedAttempt is what one attempt of a bundle does to them, still tentative.
@@ -30,10 +35,11 @@ func (t *task) openKeyed(spec *plan.StatefulSpec) (*keyed, error) {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
 	return &keyed{
-		spec:     spec,
-		families: familiesOf(spec),
-		timers:   engine.NewTimers(domainsOf(spec)),
-		store:    store,
+		spec:       spec,
+		families:   familiesOf(spec),
+		expiration: expirationOf(spec),
+		timers:     engine.NewTimers(domainsOf(spec)),
+		store:      store,
 	}, nil
 }
 
@@ -43,6 +49,60 @@ func (k *keyed) begin() *keyedAttempt {
 		overlay: statebackend.NewOverlay(k.store),
 		timers:  newTimerOutput(k.spec, k.families),
 	}
+}
+
+// expirations are the timers by which the windows of keys expire that have
+// elements in frames. They fire after all other timers of their windows.
+func (k *keyed) expirations(coder *coders.Windowed, frames []frame.Frame) ([]engine.TimerChange, error) {
+	if k.expiration < 0 {
+		return nil, nil
+	}
+	var out []engine.TimerChange
+	seen := map[[2]string]bool{}
+	var el coders.Element
+	for _, f := range frames {
+		for off := 0; off < f.Bytes(); off += el.Size {
+			if err := coder.Next(f.Data[off:], &el); err != nil {
+				return nil, err
+			}
+			for windows, n := el.Windows, el.NumWindows; n > 0; n-- {
+				size, err := coder.Window().Skip(windows)
+				if err != nil {
+					return nil, err
+				}
+				id := [2]string{string(el.Key), string(windows[:size])}
+				windows = windows[size:]
+				if seen[id] {
+					continue
+				}
+				seen[id] = true
+				c, err := k.expiry(id[0], id[1])
+				if err != nil {
+					return nil, err
+				}
+				out = append(out, c)
+			}
+		}
+	}
+	return out, nil
+}
+
+// expiry is the timer by which a key's window expires: a moment after its end
+// and the lateness allowed, so that timers set for that very time go before.
+func (k *keyed) expiry(key, window string) (engine.TimerChange, error) {
+	end, err := k.spec.Windowing.MaxTimestamp([]byte(window))
+	if err != nil {
+		return engine.TimerChange{}, err
+	}
+	return engine.TimerChange{Timer: engine.Timer{
+		Family: k.expiration, Key: key, Window: window,
+		Fire: end + k.spec.Windowing.AllowedLateness + 1, Hold: end,
+		Pane: []byte{coders.PaneNoFiring},
+	}}, nil
+}
+
+func expirationOf(spec *plan.StatefulSpec) int {
+	return slices.IndexFunc(spec.Timers, func(f plan.TimerFamily) bool { return spec.Expiration != "" && f.Name == spec.Expiration })
 }
 
 // commit makes an attempt's state changes; the core makes those of timers.

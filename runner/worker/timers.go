@@ -34,9 +34,13 @@ func domainsOf(spec *plan.StatefulSpec) engine.TimerDomains {
 }
 
 // sendTimers sends the timers that fire, by family, each family in order.
-func (f families) sendTimers(fb *fnapi.Bundle, timers []engine.Timer) error {
+func (k *keyed) sendTimers(fb *fnapi.Bundle, timers []engine.Timer) error {
+	f := k.families
 	blocks := make([][]byte, len(f))
 	for _, t := range timers {
+		if t.Family == k.expiration {
+			t.Fire-- // see expiry
+		}
 		v := coders.Timer{
 			Key: []byte(t.Key), Tag: []byte(t.Tag), NumWindows: 1, Windows: []byte(t.Window),
 			Fire: t.Fire, Hold: t.Hold, Pane: t.Pane,
