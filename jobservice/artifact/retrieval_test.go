@@ -50,7 +50,7 @@ func TestEmbeddedThatWasNotStagedIsServed(t *testing.T) {
 
 func TestStoreSweepsWhatAnEarlierProcessLeft(t *testing.T) {
 	dir := t.TempDir()
-	store, err := artifact.OpenStore(dir)
+	store, err := artifact.OpenStore(dir, 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestStoreSweepsWhatAnEarlierProcessLeft(t *testing.T) {
 	if err := os.WriteFile(foreign, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if store, err = artifact.OpenStore(dir); err != nil {
+	if store, err = artifact.OpenStore(dir, 1000); err != nil {
 		t.Fatal(err)
 	}
 	defer store.Close()

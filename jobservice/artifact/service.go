@@ -32,6 +32,9 @@ type Config struct {
 	MaxArtifactBytes int64
 	// MaxJobBytes is the most that all artifacts of a job may have together; 16 GiB by default.
 	MaxJobBytes int64
+	// MaxStoreBytes is the most that the artifacts of all jobs may have together;
+	// 64 GiB by default.
+	MaxStoreBytes int64
 	// MaxArtifacts is the largest number of artifacts of a job; 10 000 by default.
 	MaxArtifacts int
 	// Logger receives what goes wrong without a caller to tell; discarded by default.
@@ -43,7 +46,7 @@ func (c Config) Validate() error {
 	if c.Dir == "" {
 		return errors.New("artifact: Config.Dir is required")
 	}
-	if c.MaxArtifactBytes < 0 || c.MaxJobBytes < 0 || c.MaxArtifacts < 0 {
+	if c.MaxArtifactBytes < 0 || c.MaxJobBytes < 0 || c.MaxStoreBytes < 0 || c.MaxArtifacts < 0 {
 		return errors.New("artifact: limits in Config must not be negative")
 	}
 	return nil
@@ -55,6 +58,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxJobBytes == 0 {
 		c.MaxJobBytes = 16 << 30
+	}
+	if c.MaxStoreBytes == 0 {
+		c.MaxStoreBytes = 64 << 30
 	}
 	if c.MaxArtifacts == 0 {
 		c.MaxArtifacts = 10_000
@@ -85,7 +91,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	store, err := OpenStore(cfg.Dir)
+	store, err := OpenStore(cfg.Dir, cfg.MaxStoreBytes)
 	if err != nil {
 		return nil, err
 	}

@@ -12,7 +12,10 @@ import (
 	"strings"
 	"sync"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/jobservice/internal/rpcstatus"
 )
 
 const tmpDir = "tmp"
@@ -23,10 +26,12 @@ const tmpDir = "tmp"
 // removed with their last reference. A Store is safe for concurrent use; a
 // directory belongs to one Store at a time.
 type Store struct {
-	root *os.Root
+	root  *os.Root
+	limit int64 // bytes
 
 	mu    sync.Mutex
 	blobs map[string]*blob
+	used  int64 // bytes of blobs and unfinished ones
 }
 
 type blob struct {
@@ -34,9 +39,10 @@ type blob struct {
 	size int64
 }
 
-// OpenStore opens or creates the store in dir. References don't outlive the
-// process, so blobs and unfinished files that an earlier one left are removed.
-func OpenStore(dir string) (*Store, error) {
+// OpenStore opens or creates the store in dir, for limit bytes at most. References
+// don't outlive the process, so blobs and unfinished files that an earlier one
+// left are removed.
+func OpenStore(dir string, limit int64) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("artifact store: %w", err)
 	}
@@ -44,7 +50,7 @@ func OpenStore(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("artifact store: %w", err)
 	}
-	s := &Store{root: root, blobs: map[string]*blob{}}
+	s := &Store{root: root, limit: limit, blobs: map[string]*blob{}}
 	if err := s.sweep(); err != nil {
 		root.Close()
 		return nil, fmt.Errorf("artifact store: %w", err)
@@ -107,6 +113,7 @@ func (s *Store) Release(sum string) error {
 		return nil
 	}
 	delete(s.blobs, sum)
+	s.used -= b.size
 	if err := s.root.Remove(blobPath(sum)); err != nil {
 		return fmt.Errorf("artifact store: %w", err)
 	}
@@ -133,8 +140,12 @@ func (s *Store) publish(tmp, sum string, size int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b, ok := s.blobs[sum]; ok {
+		if err := s.root.Remove(tmp); err != nil {
+			return err
+		}
 		b.refs++
-		return s.root.Remove(tmp)
+		s.used -= size
+		return nil
 	}
 	dir := sum[:2]
 	if err := s.root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -144,6 +155,7 @@ func (s *Store) publish(tmp, sum string, size int64) error {
 		return err
 	}
 	if err := s.syncDir(dir); err != nil {
+		_ = s.root.Remove(blobPath(sum)) // nobody knows of it yet
 		return err
 	}
 	s.blobs[sum] = &blob{refs: 1, size: size}
@@ -170,9 +182,30 @@ type Writer struct {
 	size  int64
 }
 
-// Write implements io.Writer.
+// reserve makes sure that there is room for n bytes more, before they are written.
+func (s *Store) reserve(n int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.used+n > s.limit {
+		return rpcstatus.Errorf(codes.ResourceExhausted, "artifact store: the artifacts of all jobs together would exceed the %d bytes allowed; try again when other jobs have ended", s.limit)
+	}
+	s.used += n
+	return nil
+}
+
+func (s *Store) free(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used -= n
+}
+
+// Write implements io.Writer. The error is RESOURCE_EXHAUSTED if the store is full.
 func (w *Writer) Write(p []byte) (int, error) {
+	if err := w.store.reserve(int64(len(p))); err != nil {
+		return 0, err
+	}
 	n, err := w.file.Write(p)
+	w.store.free(int64(len(p) - n))
 	w.hash.Write(p[:n])
 	w.size += int64(n)
 	return n, err
@@ -205,4 +238,5 @@ func (w *Writer) Abort() {
 	w.file.Close()
 	w.file = nil
 	_ = w.store.root.Remove(w.name) // a leftover is swept at the next start
+	w.store.free(w.size)
 }
