@@ -80,19 +80,37 @@ func New(c Config) (*http.Server, error) {
 	}, nil
 }
 
+// routes has a line for everything that is served, by patterns of http.ServeMux.
+var routes = []struct {
+	pattern string
+	handler func(Config, http.ResponseWriter, *http.Request)
+}{
+	{"GET /healthz", func(_ Config, w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok") }},
+	{"GET /readyz", Config.ready},
+	{"GET /metrics", Config.prometheus},
+	{"GET /v1/version", func(c Config, w http.ResponseWriter, _ *http.Request) { c.json(w, c.Version) }},
+	{"GET /v1/jobs", Config.list},
+	{"GET /v1/jobs/{id}", Config.describe},
+	{"GET /v1/jobs/{id}/metrics", Config.metrics},
+	{"GET /v1/jobs/{id}/logs", Config.logs},
+	{"POST /v1/jobs/{id}/cancel", Config.cancel},
+}
+
+// Routes returns the patterns of all routes, "METHOD /path/{variable}", for tests
+// that leave none out.
+func Routes() []string {
+	patterns := make([]string, len(routes))
+	for i, r := range routes {
+		patterns[i] = r.pattern
+	}
+	return patterns
+}
+
 func (c Config) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { text(w, http.StatusOK, "ok") })
-	mux.HandleFunc("GET /readyz", c.ready)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Gatherer, promhttp.HandlerOpts{
-		ErrorLog: slog.NewLogLogger(c.Logger.Handler(), slog.LevelError),
-	}))
-	mux.HandleFunc("GET /v1/version", func(w http.ResponseWriter, r *http.Request) { c.json(w, c.Version) })
-	mux.HandleFunc("GET /v1/jobs", c.list)
-	mux.HandleFunc("GET /v1/jobs/{id}", c.describe)
-	mux.HandleFunc("GET /v1/jobs/{id}/metrics", c.metrics)
-	mux.HandleFunc("GET /v1/jobs/{id}/logs", c.logs)
-	mux.HandleFunc("POST /v1/jobs/{id}/cancel", c.cancel)
+	for _, r := range routes {
+		mux.HandleFunc(r.pattern, func(w http.ResponseWriter, req *http.Request) { r.handler(c, w, req) })
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { c.unknown(mux, w, r) })
 	// Pages of other origins, open in the user's browser, must not cancel jobs.
 	return http.MaxBytesHandler(http.NewCrossOriginProtection().Handler(mux), maxBody)
@@ -104,6 +122,12 @@ func (c Config) ready(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	text(w, http.StatusOK, "ready")
+}
+
+func (c Config) prometheus(w http.ResponseWriter, r *http.Request) {
+	promhttp.HandlerFor(c.Gatherer, promhttp.HandlerOpts{
+		ErrorLog: slog.NewLogLogger(c.Logger.Handler(), slog.LevelError),
+	}).ServeHTTP(w, r)
 }
 
 func text(w http.ResponseWriter, code int, s string) {
