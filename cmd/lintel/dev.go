@@ -29,6 +29,7 @@ type devFlags struct {
 	memory             size
 	jobRetention       time.Duration
 	preparedRetention  time.Duration
+	environments       *environmentFlags
 	logLevel, logStyle *choice
 	readyFile          string
 }
@@ -55,6 +56,7 @@ cancels all jobs and stops within 10 s, the second stops at once.`,
 	fs.DurationVar(&f.jobRetention, "job-retention", 168*time.Hour, "how long a job is remembered after its end")
 	fs.DurationVar(&f.preparedRetention, "prepared-retention", time.Hour, "how long a submitted job may wait to be run before it is forgotten")
 	fs.StringVar(&f.readyFile, "ready-file", "", "file to write the addresses to, as JSON, once the server takes jobs")
+	f.environments = addEnvironmentFlags(cmd)
 	f.logLevel = choiceFlag(cmd, "log-level", "", "least level of the server's log", "info", "debug", "warn", "error")
 	f.logStyle = choiceFlag(cmd, "log-format", "", "format of the server's log, on standard error", "text", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -91,11 +93,16 @@ func (f *devFlags) run(ctx context.Context, out, logs io.Writer) error {
 	if err := f.check(); err != nil {
 		return usageError(err)
 	}
+	environments, err := f.environments.config(f.bind)
+	if err != nil {
+		return usageError(err)
+	}
 	s, err := startServer(serverConfig{
 		bind: f.bind, jobPort: f.jobPort, httpPort: f.httpPort, dataDir: f.dataDir,
 		parallelism: f.parallelism, memoryBudget: int64(f.memory),
 		jobRetention: f.jobRetention, preparedRetention: f.preparedRetention,
-		log: newLog(logs, f.logLevel.value, f.logStyle.value),
+		environments: environments,
+		log:          newLog(logs, f.logLevel.value, f.logStyle.value),
 	})
 	if err != nil {
 		return err

@@ -10,11 +10,13 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/lintelrun/lintel/fnapi/environment/docker"
 	"github.com/lintelrun/lintel/fnapi/environment/process"
 )
 
 func main() {
 	process.RunGuard() // does not return in a child that guards a harness
+	docker.RunGuard()  // nor this in one that guards containers
 	os.Exit(run(os.Args[1:]))
 }
 

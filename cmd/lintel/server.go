@@ -31,6 +31,7 @@ type serverConfig struct {
 	dataDir           string
 	parallelism       int   // tasks of a stage, 0: one a CPU
 	memoryBudget      int64 // bytes, 0: the worker's default
+	environments      environmentConfig
 	// How long jobs are remembered, 0: the job service's defaults.
 	jobRetention, preparedRetention time.Duration
 	log                             *slog.Logger
@@ -97,7 +98,9 @@ func (s *server) assemble(c serverConfig) (err error) {
 	if s.artifacts, err = artifact.New(artifact.Config{Dir: filepath.Join(c.dataDir, "artifacts"), Logger: c.log}); err != nil {
 		return err
 	}
-	if s.fn, err = fnapi.NewServer(fnapi.Config{Listen: net.JoinHostPort(c.bind, "0"), Logger: c.log}); err != nil {
+	if s.fn, err = fnapi.NewServer(fnapi.Config{
+		Listen: net.JoinHostPort(c.bind, "0"), AdvertisedHost: c.environments.advertisedHost, Logger: c.log,
+	}); err != nil {
 		return err
 	}
 	s.artifacts.RegisterRetrieval(s.fn.Registrar())

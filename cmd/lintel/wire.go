@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -12,10 +11,8 @@ import (
 
 	"github.com/lintelrun/lintel/fnapi"
 	"github.com/lintelrun/lintel/fnapi/environment"
-	"github.com/lintelrun/lintel/fnapi/environment/external"
-	"github.com/lintelrun/lintel/fnapi/environment/process"
 	"github.com/lintelrun/lintel/jobservice"
-	"github.com/lintelrun/lintel/portable"
+	"github.com/lintelrun/lintel/portable/options"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/coordinator"
 	"github.com/lintelrun/lintel/runner/worker"
@@ -25,25 +22,9 @@ import (
 
 // runner is what the job service plans and executes with.
 type runner struct {
-	executor     jobservice.Executor
-	environments *environment.Set
-	live         *environment.Registry
-}
-
-// launchers has a line for each kind of environment that we can start.
-func launchers(spill string, log *slog.Logger) (map[string]environment.Launcher, error) {
-	ext, err := external.New(external.Config{Logger: log})
-	if err != nil {
-		return nil, err
-	}
-	proc, err := process.New(process.Config{Dir: spill, Logger: log})
-	if err != nil {
-		return nil, err
-	}
-	return map[string]environment.Launcher{
-		environment.URNExternal: ext, // LOOPBACK too
-		environment.URNProcess:  proc,
-	}, nil
+	executor jobservice.Executor
+	planner  planner
+	live     *environment.Registry
 }
 
 func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics) (*runner, error) {
@@ -55,12 +36,15 @@ func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics) (*runner, e
 	if err := os.MkdirAll(spill, 0o755); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
-	byURN, err := launchers(spill, c.log)
+	byURN, err := launchers(c, spill)
 	if err != nil {
 		return nil, err
 	}
-	r := &runner{environments: environment.NewSet(byURN)}
-	r.live = environment.NewRegistry(r.environments)
+	set := environment.NewSet(byURN)
+	r := &runner{
+		planner: planner{check: set.Check, overrides: c.environments.overrides, log: c.log},
+		live:    environment.NewRegistry(set),
+	}
 	r.executor, err = newExecutor(c, spill, fn, r.live, m)
 	return r, err
 }
@@ -85,19 +69,13 @@ func newExecutor(c serverConfig, spill string, fn *fnapi.Server, live environmen
 	return executor{co}, nil
 }
 
-// plan implements jobservice.Planner: it refuses what can't be planned or has an
-// environment that can't be started.
-func (r *runner) plan(p *pipepb.Pipeline, _ *structpb.Struct) (*plan.Plan, error) {
-	made, err := portable.Compile(p, portable.Options{})
+// plan implements jobservice.Planner.
+func (r *runner) plan(p *pipepb.Pipeline, given *structpb.Struct) (*plan.Plan, error) {
+	o, err := options.Read(given)
 	if err != nil {
 		return nil, err
 	}
-	for id, env := range made.Environments {
-		if err := r.environments.Check(env); err != nil {
-			return nil, fmt.Errorf("environment %s: %w", id, err)
-		}
-	}
-	return made, nil
+	return r.planner.plan(p, o)
 }
 
 func (r *runner) harnesses() int { return len(r.live.Live()) }

@@ -1,7 +1,9 @@
 package environment
 
 import (
+	"maps"
 	"path"
+	"slices"
 	"strings"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -24,16 +26,17 @@ var sdkImages = []struct{ prefix, sdk string }{
 // first: its id, its images with and without tag, its SDK.
 func keysOf(id string, env *pipepb.Environment) []string {
 	keys := []string{id}
-	images := imagesOf(env)
-	for _, image := range images {
-		keys = append(keys, image)
-		if bare := untagged(image); bare != image {
-			keys = append(keys, bare)
+	add := func(key string) {
+		if key != "" && !slices.Contains(keys, key) {
+			keys = append(keys, key)
 		}
 	}
-	if sdk := sdkOf(env, images); sdk != "" {
-		keys = append(keys, sdk)
+	images := imagesOf(env)
+	for _, image := range images {
+		add(image)
+		add(untagged(image))
 	}
+	add(sdkOf(env, images))
 	return keys
 }
 
@@ -90,6 +93,15 @@ func sdkOf(env *pipepb.Environment, images []string) string {
 		}
 	}
 	return ""
+}
+
+// Describe names the environments of a pipeline by what an override may call them.
+func Describe(envs map[string]*pipepb.Environment) string {
+	var all []string
+	for _, id := range slices.Sorted(maps.Keys(envs)) {
+		all = append(all, strings.Join(keysOf(id, envs[id]), " or "))
+	}
+	return strings.Join(all, "; ")
 }
 
 // describe names an environment as far as its author will know it.

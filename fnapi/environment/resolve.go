@@ -127,9 +127,9 @@ func (r *Resolution) Err(used iter.Seq[string]) error {
 		if len(reasons) == 0 {
 			class = fault.ClassOf(err)
 		}
-		keys := keysOf(id, r.Environments[id])
-		reasons = append(reasons, fmt.Sprintf("environment %s: %v (or have it started otherwise, by --environments '%s=TYPE:CONFIG')",
-			id, err, keys[len(keys)-1]))
+		env := r.Environments[id]
+		key := cmp.Or(sdkOf(env, imagesOf(env)), untagged(ownImage(env)), id)
+		reasons = append(reasons, fmt.Sprintf("environment %s: %v (or have it started otherwise, by --environments '%s=TYPE:CONFIG')", id, err, key))
 	}
 	if len(reasons) == 0 {
 		return nil

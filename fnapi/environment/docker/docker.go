@@ -7,6 +7,7 @@ package docker
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -34,6 +35,9 @@ const (
 
 // HostNetwork is the network of containers that share that of the machine.
 const HostNetwork = "host"
+
+// ErrNoEngine is in errors whose reason is that no engine answers.
+var ErrNoEngine = errors.New("no Docker engine answers")
 
 // checkTimeout is how long Check waits for the engine.
 const checkTimeout = 5 * time.Second
@@ -211,7 +215,7 @@ func connect(ctx context.Context, host string) (*client.Client, error) {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("no Docker engine answers at %s: %w", c.DaemonHost(), err)
+		return nil, fmt.Errorf("%w at %s: %w", ErrNoEngine, c.DaemonHost(), err)
 	}
 	return c, nil
 }
