@@ -213,10 +213,7 @@ func receiveAll(t *testing.T, in *Inbox, senders, frames, largest int, r *rand.R
 	for ended := 0; ended < senders; {
 		<-in.C
 		taken = in.Take(taken)
-		in.mu.Lock()
-		used := in.used
-		in.mu.Unlock()
-		if used >= in.capacity+senders*largest {
+		if used := in.Used(); used >= in.capacity+senders*largest {
 			t.Errorf("%d bytes in an inbox of %d", used, in.capacity)
 		}
 		for _, m := range taken {

@@ -93,6 +93,13 @@ func (in *Inbox) Consumed(n int) {
 	}
 }
 
+// Used is the number of bytes that count against the capacity.
+func (in *Inbox) Used() int {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.used
+}
+
 func notify(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
