@@ -20,12 +20,12 @@ func (x *execTask) attempt(ctx context.Context, b engine.Bundle, turn int) {
 	began := time.Now()
 	out := newStaging(x.routes, x.stage.Exec.Sinks, turn, spiller{dir: x.e.dir, budget: x.e.staging})
 	r := outcome{bundle: b.ID, attempt: b.Attempt, out: out}
-	if x.keyed != nil {
-		r.keyed = x.keyed.begin()
-	}
 	l := x.enter(b.ID)
 	r.err = x.process(ctx, &b, l, &r)
 	x.leave(b.ID, l)
+	if r.keyed != nil {
+		r.err = errors.Join(r.err, r.keyed.end())
+	}
 	out.spill.close()
 	x.e.cfg.Hooks.BundleDone(r.err == nil, b.Elements, b.Bytes, out.bytes, time.Since(began))
 	x.e.cfg.Hooks.Spilled(out.spill.spilled())
@@ -39,6 +39,11 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, l *live, r *ou
 	}
 	defer x.pool.release(h)
 	spec := x.stage.Exec
+	if x.keyed != nil {
+		if r.keyed, err = x.keyed.begin(); err != nil {
+			return err
+		}
+	}
 	fb, err := h.NewBundle(fnapi.BundleSpec{
 		Descriptor: x.e.descriptorID(x.stage),
 		Source:     spec.Source,

@@ -1,8 +1,10 @@
 package worker
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/lintelrun/lintel/fnapi"
 	"github.com/lintelrun/lintel/portable/coders"
@@ -24,9 +26,14 @@ type keyed struct {
 
 // keyedAttempt is what one attempt of a bundle does to them, still tentative.
 type keyedAttempt struct {
-	name    string // of the transform, in the state's keys
-	overlay *statebackend.Overlay
-	timers  *timerOutput
+	name   string // of the transform, in the state's keys
+	timers *timerOutput
+
+	// mu is held while a state request is served: one may still be under way
+	// when the attempt has failed.
+	mu       sync.Mutex
+	overlay  *statebackend.Overlay
+	snapshot statebackend.Snapshot // what overlay lies over; nil once the attempt has ended
 }
 
 func (t *task) openKeyed(spec *plan.StatefulSpec) (*keyed, error) {
@@ -43,12 +50,38 @@ func (t *task) openKeyed(spec *plan.StatefulSpec) (*keyed, error) {
 	}, nil
 }
 
-func (k *keyed) begin() *keyedAttempt {
-	return &keyedAttempt{
-		name:    k.spec.Name,
-		overlay: statebackend.NewOverlay(k.store),
-		timers:  newTimerOutput(k.spec, k.families),
+func (k *keyed) begin() (*keyedAttempt, error) {
+	s, err := k.store.Snapshot()
+	if err != nil {
+		return nil, fmt.Errorf("pin the state: %w", err)
 	}
+	return &keyedAttempt{
+		name:     k.spec.Name,
+		timers:   newTimerOutput(k.spec, k.families),
+		overlay:  statebackend.NewOverlay(s),
+		snapshot: s,
+	}, nil
+}
+
+// end keeps what the attempt has changed and lets go of what it has read.
+func (a *keyedAttempt) end() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.snapshot
+	a.snapshot = nil
+	return s.Close()
+}
+
+var errAttemptEnded = errors.New("the bundle has ended")
+
+// serve runs a state request, unless the attempt has ended.
+func (a *keyedAttempt) serve(request func() error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.snapshot == nil {
+		return errAttemptEnded
+	}
+	return request()
 }
 
 // expirations are the timers by which the windows of keys expire that have

@@ -56,7 +56,10 @@ func (s *stateHandler) Get(key *fnpb.StateKey, token []byte) (data, next []byte,
 	if s.keyed == nil {
 		return nil, nil, unsupportedState(key)
 	}
-	data, err = s.keyed.get(key)
+	err = s.keyed.serve(func() error {
+		data, err = s.keyed.get(key)
+		return err
+	})
 	return data, nil, err
 }
 
@@ -65,7 +68,7 @@ func (s *stateHandler) Append(key *fnpb.StateKey, data []byte) error {
 	if s.keyed == nil {
 		return unsupportedState(key)
 	}
-	return s.keyed.add(key, data)
+	return s.keyed.serve(func() error { return s.keyed.add(key, data) })
 }
 
 // Clear is part of fnapi.StateHandler.
@@ -73,7 +76,7 @@ func (s *stateHandler) Clear(key *fnpb.StateKey) error {
 	if s.keyed == nil {
 		return unsupportedState(key)
 	}
-	return s.keyed.clear(key)
+	return s.keyed.serve(func() error { return s.keyed.clear(key) })
 }
 
 func unsupportedState(key *fnpb.StateKey) error {
