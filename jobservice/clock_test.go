@@ -201,6 +201,12 @@ func (f *faulty) set(appending error) {
 	f.append = appending
 }
 
+func (f *faulty) seen() (calls int, written []jobservice.Event, endings []jobservice.Ending) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.calls, slices.Clone(f.written), slices.Clone(f.endings)
+}
+
 func (f *faulty) Load(func(jobservice.Record, error)) error { return nil }
 func (f *faulty) Remove(string) error                       { return errors.New("remove: broken disk") }
 func (f *faulty) Create(jobservice.Record, *pipepb.Pipeline) (jobservice.RecordWriter, error) {
@@ -276,15 +282,15 @@ func TestRecordGoesOnWhenTheDiskDoes(t *testing.T) {
 			job.sink.Message(slog.LevelInfo, "a message")
 		}
 		<-time.After(time.Hour)
-		if records.calls > 3700 {
-			t.Errorf("%d writes to a full disk within an hour", records.calls)
+		if calls, _, _ := records.seen(); calls > 3700 {
+			t.Errorf("%d writes to a full disk within an hour", calls)
 		}
 		records.set(nil)
 		<-time.After(2 * time.Second)
 		job.end(nil)
 		d.Follow(t.Context(), id, 0, func(jobservice.Event) error { return nil })
-		if n := len(records.written); n != 52 || len(records.endings) != 1 { // two states, and as many messages as are kept
-			t.Errorf("%d events were written, %d endings", n, len(records.endings))
+		if _, written, endings := records.seen(); len(written) != 52 || len(endings) != 1 { // two states, and as many messages as are kept
+			t.Errorf("%d events were written, %d endings", len(written), len(endings))
 		}
 	})
 }
@@ -311,7 +317,8 @@ func TestNobodyIsToldOfAnEndBeforeItIsRecorded(t *testing.T) {
 		if s := d.state(id); s != "FAILED" {
 			t.Errorf("once it is recorded: %s", s)
 		}
-		e := records.endings[0]
+		_, _, endings := records.seen()
+		e := endings[0]
 		if n := len(e.Events); n != 5 || !e.Events[3].Failure || e.Events[4].State != failed || e.Events[4].Seq != 5 || len(e.Metrics.GetCommitted()) != 1 {
 			t.Errorf("recorded ending: %+v", e)
 		}
