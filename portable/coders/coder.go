@@ -65,6 +65,26 @@ func (c *Coder) Components() []*Coder { return c.components }
 // that the value takes, whatever counts they state. Text is not checked to be UTF-8.
 func (c *Coder) Skip(b []byte) (int, error) { return c.skip(b, 0) }
 
+// SkipAll returns the length in bytes of the whole values, one after the other, at the
+// start of b. What follows them may be the beginning of another value. It is
+// a fault.Corruption if no value can begin so, or if values take no bytes and b has some.
+func (c *Coder) SkipAll(b []byte) (int, error) {
+	for at := 0; at < len(b); {
+		next, err := c.skip(b, at)
+		if errors.Is(err, ErrShort) {
+			return at, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		if next == at {
+			return 0, corrupt(at, "%d bytes of values that take none", len(b))
+		}
+		at = next
+	}
+	return len(b), nil
+}
+
 // Leaf layouts that have no coder of their own.
 var (
 	timestampLayout = fixed(TimestampSize)

@@ -2,7 +2,6 @@ package grouping
 
 import (
 	"encoding/binary"
-	"errors"
 	"hash/maphash"
 	"sync"
 
@@ -57,9 +56,9 @@ func (v *Values) Read(token, continuation []byte, maxBytes int) (data, next []by
 		if data, err = v.read(at, min(n, at.left)); err != nil || last {
 			return data, nil, err
 		}
-		whole, err := v.whole(data)
+		whole, err := v.value.SkipAll(data)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, cutError(err, 0)
 		}
 		if whole > 0 {
 			return data[:whole:whole], v.continuation(token, v.advance(at, whole)), nil
@@ -89,25 +88,6 @@ func (v *Values) advance(at position, n int) position {
 	}
 	at.left -= int64(n)
 	return at
-}
-
-// whole returns the length of the whole values at the start of data.
-func (v *Values) whole(data []byte) (int, error) {
-	at := 0
-	for at < len(data) {
-		n, err := v.value.Skip(data[at:])
-		if errors.Is(err, coders.ErrShort) {
-			break
-		}
-		if err != nil {
-			return 0, cutError(err, at)
-		}
-		if n == 0 {
-			return 0, fault.New(fault.Corruption, "grouping: %d bytes of values that take none", len(data))
-		}
-		at += n
-	}
-	return at, nil
 }
 
 // A token is the table's prefix and what appendPosition appends of where the values begin.

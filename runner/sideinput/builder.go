@@ -4,7 +4,7 @@
 package sideinput
 
 import (
-	"encoding/binary"
+	"bytes"
 	"errors"
 	"io"
 	"math"
@@ -21,9 +21,9 @@ type Config struct {
 	Input *coders.Windowed
 	// Multimap is true where look-ups are by key.
 	Multimap bool
-	// MemoryBytes is how many bytes of elements a view keeps in memory; more lie on
-	// disk. Keys and the index are always in memory. Building takes up to as
-	// much again. 0 is spillmap.DefaultMemory, 64 MiB.
+	// MemoryBytes is how many bytes of elements a view keeps in memory, and a quarter of it
+	// how many of keys; more lie on disk. Building takes up to as much again. 0 is
+	// spillmap.DefaultMemory, 64 MiB.
 	MemoryBytes int64
 	// Dir is an existing folder for what exceeds them; empty is the system's for temporary files.
 	Dir string
@@ -38,18 +38,25 @@ func (c Config) Validate() error {
 }
 
 func (c Config) spill() spillmap.Config {
-	return spillmap.Config{MemoryBytes: c.MemoryBytes, Dir: c.Dir}
+	return spillmap.Config{MemoryBytes: c.MemoryBytes, Dir: c.Dir, Sorted: true}
+}
+
+// value is the layout of what look-ups return.
+func (c Config) value() *coders.Coder {
+	if c.Multimap {
+		return c.Input.Element().Components()[1]
+	}
+	return c.Input.Element()
 }
 
 // Builder collects the elements of a side input. It belongs to one goroutine. Use:
 // Add, Build once, then Close. After an error only Close may be called.
 type Builder struct {
-	cfg    Config
-	values *spillmap.Map
-	bytes  int64 // of all values, in all windows
-	// element and prefix are fields so that Add doesn't allocate.
-	element coders.Element
-	prefix  []byte
+	cfg     Config
+	values  *spillmap.Map
+	bytes   int64 // of all values, in all windows
+	windows windowIDs
+	element coders.Element // a field so that Add doesn't allocate
 }
 
 // NewBuilder returns an empty Builder. The caller closes it.
@@ -92,11 +99,9 @@ func (b *Builder) Add(block []byte) error {
 	return nil
 }
 
-// add adds a value in each of the current element's windows. The length before it
-// tells elements apart when they are laid out.
+// add adds a value in each of the current element's windows.
 func (b *Builder) add(hash uint64, key, value []byte) error {
 	e := &b.element
-	b.prefix = binary.AppendUvarint(b.prefix[:0], uint64(len(value)))
 	windows := e.Windows
 	for range e.NumWindows {
 		n, err := b.cfg.Input.Window().Skip(windows)
@@ -106,7 +111,8 @@ func (b *Builder) add(hash uint64, key, value []byte) error {
 		if n == 0 && e.NumWindows > 1 {
 			return fault.New(fault.Corruption, "side input: an element in %d windows that take no bytes", e.NumWindows)
 		}
-		if err := b.values.Add(hash, key, windows[:n], 0, b.prefix, value); err != nil {
+		rank := rankOf(b.windows.add(windows[:n]), hash)
+		if err := b.values.Add(rank, key, windows[:n], 0, nil, value); err != nil {
 			return err
 		}
 		b.bytes += int64(len(value))
@@ -129,17 +135,12 @@ func (b *Builder) Build() (_ *View, err error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := newStore(b.bytes, b.cfg.MemoryBytes, b.cfg.Dir)
-	if err != nil {
-		return nil, err
-	}
+	v := newView(b.cfg, b.windows.ids, b.bytes)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, data.close())
+			err = errors.Join(err, v.Close())
 		}
 	}()
-	var index indexBuilder
-	out := layout{data: data}
 	for {
 		group, err := cursor.Next()
 		if err == io.EOF {
@@ -148,11 +149,11 @@ func (b *Builder) Build() (_ *View, err error) {
 		if err != nil {
 			return nil, err
 		}
-		start := data.size
+		start := v.values.size
 		for err == nil {
 			var piece []byte
 			if piece, err = cursor.Piece(); err == nil {
-				err = out.add(piece)
+				err = v.values.append(piece)
 			}
 		}
 		if err != io.EOF {
@@ -161,60 +162,45 @@ func (b *Builder) Build() (_ *View, err error) {
 		if b.cfg.Multimap && group.Count > math.MaxInt32 {
 			return nil, fault.New(fault.Unsupported, "side input: a key has %d values in one window; it may have %d", group.Count, math.MaxInt32)
 		}
-		index.add(group, start, data.size-start)
+		window := b.windows.add(group.Window)
+		err = v.entries.add(&entry{
+			rank: rankOf(window, keygroup.Hash(group.Key)), window: window, count: group.Count,
+			key: group.Key, off: start, size: v.values.size - start,
+		}, b.cfg.Multimap)
+		if err != nil {
+			return nil, err
+		}
 	}
-	if err := data.finish(); err != nil {
-		return nil, err
-	}
-	return &View{multimap: b.cfg.Multimap, data: data, marks: out.marks, index: index.build()}, nil
+	return v, errors.Join(v.values.finish(), v.entries.finish())
 }
+
+// SpilledBytes is how many bytes were written to disk to put elements in order; the view
+// has its own (Stats).
+func (b *Builder) SpilledBytes() int64 { return b.values.Stats().SpilledBytes }
 
 // Close frees memory and removes files of an input that was not, or not completely,
 // built. It may be called again.
 func (b *Builder) Close() error { return b.values.Close() }
 
-// layout takes the values of groups as they were added, lengths before them, and
-// stores them without, with marks where elements begin.
-type layout struct {
-	data *store
-	// marks are offsets in data at which elements begin, ascending, each the first
-	// that is markEvery or more after the one before.
-	marks []int64
-	last  int64 // mark
-
-	need  int64 // bytes of the current element to come
-	size  uint64
-	shift uint // of the next bits of size, the length being read
+// windowIDs numbers windows in the order of their first elements.
+type windowIDs struct {
+	ids    map[string]uint64
+	last   []byte // the window asked for last
+	lastID uint64
 }
 
-// add takes the next piece of a group, cut anywhere.
-func (l *layout) add(piece []byte) error {
-	for len(piece) > 0 {
-		if l.need == 0 {
-			c := piece[0]
-			piece = piece[1:]
-			l.size |= uint64(c&0x7f) << l.shift
-			l.shift += 7
-			if c < 0x80 {
-				l.begin(int64(l.size))
-				l.size, l.shift = 0, 0
-			}
-			continue
-		}
-		n := min(l.need, int64(len(piece)))
-		if err := l.data.append(piece[:n]); err != nil {
-			return err
-		}
-		l.need -= n
-		piece = piece[n:]
+func (w *windowIDs) add(window []byte) uint64 {
+	if len(w.ids) > 0 && bytes.Equal(window, w.last) {
+		return w.lastID
 	}
-	return nil
-}
-
-func (l *layout) begin(size int64) {
-	l.need = size
-	if l.data.size-l.last >= markEvery {
-		l.last = l.data.size
-		l.marks = append(l.marks, l.last)
+	id, ok := w.ids[string(window)]
+	if !ok {
+		if w.ids == nil {
+			w.ids = map[string]uint64{}
+		}
+		id = uint64(len(w.ids))
+		w.ids[string(window)] = id
 	}
+	w.last, w.lastID = append(w.last[:0], window...), id
+	return id
 }

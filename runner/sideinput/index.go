@@ -1,121 +1,160 @@
 package sideinput
 
 import (
-	"bytes"
+	"encoding/binary"
+	"sort"
 
-	"github.com/lintelrun/lintel/runner/grouping/spillmap"
-	"github.com/lintelrun/lintel/runner/keygroup"
+	"github.com/lintelrun/lintel/internal/fault"
 )
+
+// rankOf returns the place of a window's key in the order of entries: by window first, as
+// long as there are not more than 1<<windowBits of them, then by the key's hash. Entries of
+// different windows or keys may have the same rank.
+func rankOf(window, hash uint64) uint64 { return window<<(64-windowBits) | hash>>windowBits }
+
+const windowBits = 16
 
 // entry is one key of one window; the values of an iterable have the empty key.
 type entry struct {
-	hash      uint64
-	off, size int64 // of the values, in the view's data
-	keyOff    int64 // in the index's keys, ends where the next entry's begins
-	window    uint32
-	count     uint32 // of values; not kept for iterables
+	rank   uint64
+	window uint64
+	count  uint64 // of values
+	off    int64  // of the values, in the view's
+	size   int64  // of the values
+	key    []byte
 }
 
-// index finds entries. It is immutable.
+// index is all entries in the order of their ranks, in a store that has for each
+//
+//	rank, uint64 little endian | window, uvarint | count, uvarint | values size, uvarint |
+//	    key length, uvarint | key
+//
+// The values lie in the order of entries. In memory is where each block of entries begins. Once finished
+// it may be read concurrently.
 type index struct {
-	windows map[string]windowEntries
-	// entries are ordered by window, and keys as the entries; the last entry is a sentinel.
-	entries []entry
-	keys    []byte
-	slots   []uint32 // entry+1 or 0, by open addressing
+	data    *store
+	ranks   []uint64 // of each block's first entry
+	places  []place
+	entries int
+	scratch []byte // of add
 }
 
-// windowEntries are the entries [from, to) of a window.
-type windowEntries struct {
-	id       uint32
-	from, to int
-}
+// place is where an entry and its values begin.
+type place struct{ entry, values int64 }
 
-const windowStride = 0x9e3779b1
+// How many bytes of entries make a block, of which a look-up parses one or two; the last
+// entry may exceed them. On disk they are more, to keep what is in memory small.
+const (
+	memoryBlock = 256
+	diskBlock   = 4 << 10
+)
 
-func (x *index) slot(hash uint64, window uint32) uint32 {
-	return (uint32(hash) + window*windowStride) & uint32(len(x.slots)-1)
-}
-
-func (x *index) key(i int) []byte { return x.keys[x.entries[i].keyOff:x.entries[i+1].keyOff] }
-
-// find returns the number of a key's entry in a window, -1 if there is none.
-func (x *index) find(window, key []byte) int {
-	w, ok := x.windows[string(window)]
-	if !ok {
-		return -1
+// add appends an entry.
+func (x *index) add(e *entry, keyed bool) error {
+	if !keyed {
+		e.rank = rankOf(e.window, 0)
 	}
-	hash := keygroup.Hash(key)
-	for s := x.slot(hash, w.id); x.slots[s] != 0; s = (s + 1) & uint32(len(x.slots)-1) {
-		i := int(x.slots[s] - 1)
-		if e := &x.entries[i]; e.hash == hash && e.window == w.id && bytes.Equal(x.key(i), key) {
-			return i
+	block := int64(memoryBlock)
+	if x.data.file != nil {
+		block = diskBlock
+	}
+	if n := len(x.places); n == 0 || x.data.size-x.places[n-1].entry >= block {
+		x.ranks = append(x.ranks, e.rank)
+		x.places = append(x.places, place{x.data.size, e.off})
+	}
+	b := binary.LittleEndian.AppendUint64(x.scratch[:0], e.rank)
+	b = binary.AppendUvarint(b, e.window)
+	b = binary.AppendUvarint(b, e.count)
+	b = binary.AppendUvarint(b, uint64(e.size))
+	b = binary.AppendUvarint(b, uint64(len(e.key)))
+	x.scratch = append(b, e.key...)
+	x.entries++
+	return x.data.append(x.scratch)
+}
+
+func (x *index) finish() error {
+	x.scratch = nil
+	return x.data.finish()
+}
+
+// seek returns where to look for the first entry of at least a rank: at it or before.
+func (x *index) seek(rank uint64) place {
+	i := sort.Search(len(x.ranks), func(i int) bool { return x.ranks[i] >= rank })
+	if i == 0 {
+		return place{}
+	}
+	return x.places[i-1]
+}
+
+// find returns the entry of a key in a window, if there is one.
+func (x *index) find(rank, window uint64, key []byte) (entry, bool, error) {
+	s := scan{index: x, at: x.seek(rank)}
+	for {
+		e, ok, err := s.next()
+		if err != nil || !ok || e.rank > rank {
+			return entry{}, false, err
+		}
+		if e.rank == rank && e.window == window && string(e.key) == string(key) {
+			return e, true, nil
 		}
 	}
-	return -1
 }
 
-// indexBuilder collects entries in any order.
-type indexBuilder struct {
-	entries []entry
-	keys    []byte // in the order of entries
-	windows map[string]uint32
-	counts  []int // entries per window
+// scan reads entries in order.
+type scan struct {
+	index *index
+	at    place  // of the next entry
+	read  []byte // what was read from there on
 }
 
-func (b *indexBuilder) add(group *spillmap.Group, off, size int64) {
-	id, ok := b.windows[string(group.Window)]
-	if !ok {
-		if b.windows == nil {
-			b.windows = map[string]uint32{}
+// next returns the next entry, or false after the last. Its key is good until the next call.
+func (s *scan) next() (e entry, ok bool, err error) {
+	for want := int64(diskBlock); ; want *= 2 {
+		if n, ok := parseEntry(s.read, &e); ok {
+			e.off = s.at.values
+			s.at.entry += int64(n)
+			s.at.values += e.size
+			s.read = s.read[n:]
+			return e, true, nil
 		}
-		id = uint32(len(b.counts))
-		b.windows[string(group.Window)] = id
-		b.counts = append(b.counts, 0)
+		left := s.index.data.size - s.at.entry
+		if left == 0 {
+			return e, false, nil
+		}
+		if int64(len(s.read)) == left {
+			return e, false, fault.New(fault.Corruption, "side input: the index is damaged at byte %d", s.at.entry)
+		}
+		if s.read, err = s.index.data.read(s.at.entry, min(want, left)); err != nil {
+			return e, false, err
+		}
 	}
-	b.counts[id]++
-	b.entries = append(b.entries, entry{
-		hash: keygroup.Hash(group.Key), off: off, size: size, keyOff: int64(len(b.keys)), window: id, count: uint32(group.Count),
-	})
-	b.keys = append(b.keys, group.Key...)
 }
 
-// build orders the entries by window and makes the index of them.
-func (b *indexBuilder) build() *index {
-	x := &index{windows: make(map[string]windowEntries, len(b.windows))}
-	next := make([]int, len(b.counts)) // position of each window's next entry
-	for id, at := 1, 0; id < len(next); id++ {
-		at += b.counts[id-1]
-		next[id] = at
+// parseEntry reads the entry at the start of b, whose key aliases b, and returns its length.
+func parseEntry(b []byte, e *entry) (int, bool) {
+	if len(b) < 8 {
+		return 0, false
 	}
-	for window, id := range b.windows {
-		x.windows[window] = windowEntries{id, next[id], next[id] + b.counts[id]}
-	}
-	order := make([]int, len(b.entries))
-	for i, e := range b.entries {
-		order[next[e.window]] = i
-		next[e.window]++
-	}
-	slots := 2
-	for slots < 2*len(order) {
-		slots *= 2
-	}
-	x.slots = make([]uint32, slots)
-	x.entries = make([]entry, 0, len(order)+1)
-	x.keys = make([]byte, 0, len(b.keys))
-	b.entries = append(b.entries, entry{keyOff: int64(len(b.keys))})
-	for i, old := range order {
-		e := b.entries[old]
-		key := b.keys[e.keyOff:b.entries[old+1].keyOff]
-		e.keyOff = int64(len(x.keys))
-		x.keys = append(x.keys, key...)
-		x.entries = append(x.entries, e)
-		s := x.slot(e.hash, e.window)
-		for x.slots[s] != 0 {
-			s = (s + 1) & uint32(slots-1)
+	e.rank = binary.LittleEndian.Uint64(b)
+	at := 8
+	var fields [4]uint64
+	for i := range fields {
+		if at < len(b) && b[at] < 0x80 {
+			fields[i] = uint64(b[at])
+			at++
+			continue
 		}
-		x.slots[s] = uint32(i + 1)
+		v, n := binary.Uvarint(b[at:])
+		if n <= 0 {
+			return 0, false
+		}
+		fields[i] = v
+		at += n
 	}
-	x.entries = append(x.entries, entry{keyOff: int64(len(x.keys))})
-	return x
+	if fields[3] > uint64(len(b)-at) {
+		return 0, false
+	}
+	end := at + int(fields[3])
+	e.window, e.count, e.size, e.key = fields[0], fields[1], int64(fields[2]), b[at:end:end]
+	return end, true
 }

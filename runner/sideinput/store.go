@@ -9,37 +9,44 @@ import (
 	"github.com/lintelrun/lintel/internal/fault"
 )
 
-// store holds the elements of a view one after the other, in memory or in a file that
-// has no name any more. Once finished it may be read concurrently.
+// store holds bytes one after the other, in memory up to a limit and past it in a file
+// that has no name any more. Once finished it may be read concurrently.
 type store struct {
 	size   int64
+	limit  int64
+	dir    string
 	memory []byte
 	file   *os.File
 	out    *bufio.Writer
 }
 
-// newStore returns a store for size bytes, in memory if they fit.
-func newStore(size, memory int64, dir string) (*store, error) {
-	if size <= memory {
-		return &store{memory: make([]byte, 0, size)}, nil
-	}
-	f, err := os.CreateTemp(dir, "lintel-*.side")
-	if err != nil {
-		return nil, fault.New(fault.Retryable, "side input: creating a file: %w", err)
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		return nil, errors.Join(fault.New(fault.Retryable, "side input: unlinking a file: %w", err), f.Close())
-	}
-	return &store{file: f, out: bufio.NewWriterSize(f, 256<<10)}, nil
-}
-
 func (s *store) append(p []byte) error {
+	if s.file == nil && s.size+int64(len(p)) > s.limit {
+		if err := s.spill(); err != nil {
+			return err
+		}
+	}
 	s.size += int64(len(p))
 	if s.file == nil {
 		s.memory = append(s.memory, p...)
 		return nil
 	}
 	_, err := s.out.Write(p)
+	return s.wrap("writing", err)
+}
+
+// spill moves what is in memory to a file.
+func (s *store) spill() error {
+	f, err := os.CreateTemp(s.dir, "lintel-*.side")
+	if err != nil {
+		return fault.New(fault.Retryable, "side input: creating a file: %w", err)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		return errors.Join(fault.New(fault.Retryable, "side input: unlinking a file: %w", err), f.Close())
+	}
+	s.file, s.out = f, bufio.NewWriterSize(f, 256<<10)
+	_, err = s.out.Write(s.memory)
+	s.memory = nil
 	return s.wrap("writing", err)
 }
 

@@ -17,7 +17,7 @@ func (t *task) runGroup(ctx context.Context) error {
 	table, err := grouping.New(grouping.Config{
 		Input:       t.stage.Group.Input,
 		Windowing:   t.stage.Group.Windowing,
-		MemoryBytes: t.e.groupBudget(),
+		MemoryBytes: t.e.tableBytes(),
 		Dir:         t.e.dir,
 		StateBacked: t.stage.Group.StateBacked,
 		TokenPrefix: largePrefix(t.stage.Index, t.index),
@@ -75,23 +75,28 @@ func (t *task) sendGroups(f frame.Frame) error {
 	return nil
 }
 
-// groupBudget shares half of the job's memory between the grouping tasks.
-func (e *execution) groupBudget() int64 {
+// tableBytes is the memory of one grouping task, and of one side input twice: while it is built
+// it takes as much again. All of them share half of the job's memory.
+func (e *execution) tableBytes() int64 {
 	n := 0
 	for _, s := range e.d.Plan.Stages {
-		if s.Kind == plan.GroupByKey {
+		switch s.Kind {
+		case plan.GroupByKey:
 			n += e.parallelism(s)
+		case plan.SideInput:
+			n += 2
 		}
 	}
-	return max(e.cfg.MemoryBytes/2/int64(max(n, 1)), 4<<20)
+	return max(e.cfg.MemoryBytes/2/int64(max(n, 1)), 2<<20)
 }
 
 // runSide materialises a PCollection and lets its readers begin.
 func (t *task) runSide(ctx context.Context) error {
 	b, err := sideinput.NewBuilder(sideinput.Config{
-		Input:    t.stage.Side.Input,
-		Multimap: t.stage.Side.Multimap,
-		Dir:      t.e.dir,
+		Input:       t.stage.Side.Input,
+		Multimap:    t.stage.Side.Multimap,
+		MemoryBytes: t.e.tableBytes(),
+		Dir:         t.e.dir,
 	})
 	if err != nil {
 		return err
@@ -104,6 +109,7 @@ func (t *task) runSide(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	t.e.cfg.Hooks.Spilled(b.SpilledBytes() + v.Stats().OnDisk)
 	t.e.sides[t.stage.Index].Store(v)
 	return t.end(ctx)
 }
