@@ -98,22 +98,25 @@ func (s *Service) Close(ctx context.Context) error {
 			j.requestCancel()
 		}
 	}
-	ended := make(chan struct{})
-	go func() {
-		s.running.Wait()
-		close(ended)
-	}()
-	var err error
-	select {
-	case <-ended:
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
+	err := waitFor(ctx, &s.running)
 	if first {
 		close(s.stop) // readers of ended jobs have the rest of the journal to read and end by themselves
 	}
-	s.background.Wait()
-	return err
+	return errors.Join(err, waitFor(ctx, &s.background))
+}
+
+func waitFor(ctx context.Context, group *sync.WaitGroup) error {
+	ended := make(chan struct{})
+	go func() {
+		group.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Summary is what a list of jobs shows.
