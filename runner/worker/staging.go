@@ -13,8 +13,13 @@ import (
 	"github.com/lintelrun/lintel/runner/keygroup"
 )
 
-// frameBytes is about how large the frames are that we build ourselves.
-const frameBytes = 512 << 10
+const (
+	// frameBytes is about how large the frames are that runner stages build.
+	frameBytes = 512 << 10
+	// partitionBytes is the same of keyed edges, where a bundle fills one for each
+	// task of the next stage.
+	partitionBytes = 128 << 10
+)
 
 // route is how one out edge of a task's stage reaches the tasks of the next.
 type route struct {
@@ -44,11 +49,10 @@ type staging struct {
 
 // sink is the output of one sink transform.
 type sink struct {
-	id      string
-	coder   *coders.Windowed
-	edges   []*edgeOutput
-	carry   []byte // the beginning of an element whose end has not arrived
-	element coders.Element
+	id    string
+	coder *coders.Windowed
+	edges []*edgeOutput
+	carry []byte // the beginning of an element whose end has not arrived
 }
 
 type edgeOutput struct {
@@ -119,7 +123,7 @@ func (s *staging) cut(k *sink, e *edgeOutput, data []byte) (int, error) {
 	if e.edge.Kind == plan.Keyed {
 		return s.cutKeyed(k, e, data)
 	}
-	n, total, low, err := countWhole(k.coder, &k.element, data)
+	n, total, low, err := countWhole(k.coder, data)
 	if err != nil || n == 0 {
 		return total, err
 	}
@@ -130,10 +134,11 @@ func (s *staging) cut(k *sink, e *edgeOutput, data []byte) (int, error) {
 }
 
 // countWhole walks the whole elements at the beginning of data.
-func countWhole(w *coders.Windowed, el *coders.Element, data []byte) (n, total int, low int64, err error) {
+func countWhole(w *coders.Windowed, data []byte) (n, total int, low int64, err error) {
+	var el coders.Element
 	low = frame.MaxTimestamp
 	for total < len(data) {
-		if err := w.Next(data[total:], el); err != nil {
+		if err := w.Next(data[total:], &el); err != nil {
 			if errors.Is(err, coders.ErrShort) {
 				break
 			}
@@ -149,14 +154,15 @@ func countWhole(w *coders.Windowed, el *coders.Element, data []byte) (n, total i
 // spread deals n elements to the tasks in contiguous slices of equal number.
 func (s *staging) spread(k *sink, e *edgeOutput, data []byte, n int) error {
 	share := (n + e.tasks - 1) / e.tasks
+	var el coders.Element
 	for off := 0; off < len(data); {
 		begin, low, cnt := off, int64(frame.MaxTimestamp), 0
 		for ; cnt < share && off < len(data); cnt++ {
-			if err := k.coder.Next(data[off:], &k.element); err != nil {
+			if err := k.coder.Next(data[off:], &el); err != nil {
 				return err
 			}
-			off += k.element.Size
-			low = min(low, k.element.Timestamp)
+			off += el.Size
+			low = min(low, el.Timestamp)
 		}
 		to := e.turn % e.tasks
 		e.turn++
@@ -168,10 +174,10 @@ func (s *staging) spread(k *sink, e *edgeOutput, data []byte, n int) error {
 }
 
 func (s *staging) cutKeyed(k *sink, e *edgeOutput, data []byte) (int, error) {
-	el := &k.element
+	var el coders.Element
 	off := 0
 	for off < len(data) {
-		if err := k.coder.Next(data[off:], el); err != nil {
+		if err := k.coder.Next(data[off:], &el); err != nil {
 			if errors.Is(err, coders.ErrShort) {
 				break
 			}
@@ -198,18 +204,21 @@ func (s *staging) cutKeyed(k *sink, e *edgeOutput, data []byte) (int, error) {
 	return off, nil
 }
 
-// grow makes room for size more bytes in a partition: a small buffer is
-// replaced by a larger one, a full one is staged and begun anew. left tells how
-// much input is still there.
+// grow makes room for size more bytes in a partition. The first buffer is for the
+// partition's share of the input, of which there are left bytes; it is replaced
+// by a full-sized one, and that is staged when full.
 func (s *staging) grow(e *edgeOutput, to, size, left int) error {
 	p := &e.parts[to]
-	if len(p.data)+size > frameBytes && len(p.data) > 0 {
+	if len(p.data)+size > partitionBytes && len(p.data) > 0 {
 		if err := s.flush(e, to); err != nil {
 			return err
 		}
 	}
-	want := max(2*len(p.data), left/e.tasks+left/8, 256) + size
-	data := make([]byte, len(p.data), min(want, max(frameBytes, len(p.data)+size)))
+	want := partitionBytes
+	if len(p.data) == 0 {
+		want = min(max(left/e.tasks+left/8, 256)+size, partitionBytes)
+	}
+	data := make([]byte, len(p.data), max(want, len(p.data)+size))
 	copy(data, p.data)
 	p.data = data
 	return nil

@@ -1,0 +1,323 @@
+package worker
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"testing"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"pgregory.net/rapid"
+
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/portable/urns"
+	"github.com/lintelrun/lintel/runner/frame"
+	"github.com/lintelrun/lintel/runner/keygroup"
+)
+
+// kvLayout is that of windowed KVs of bytes in the global window.
+func kvLayout(t testing.TB) *coders.Windowed {
+	t.Helper()
+	coder := func(urn string, components ...string) *pipepb.Coder {
+		return &pipepb.Coder{Spec: &pipepb.FunctionSpec{Urn: urn}, ComponentCoderIds: components}
+	}
+	w, err := coders.CompileWindowed("windowed", map[string]*pipepb.Coder{
+		"bytes":    coder(urns.CoderBytes),
+		"kv":       coder(urns.CoderKV, "bytes", "bytes"),
+		"global":   coder(urns.CoderGlobalWindow),
+		"windowed": coder(urns.CoderWindowedValue, "kv", "global"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func windowed(ts int64, element []byte) []byte {
+	return append(coders.AppendHeader(nil, ts, 1, nil, []byte{coders.PaneNoFiring}), element...)
+}
+
+// routesTo makes one route per kind to so many tasks, all of sink "out".
+func routesTo(layout *coders.Windowed, kinds []plan.EdgeKind, tasks []int) []route {
+	var routes []route
+	outlets := 0
+	for i, kind := range kinds {
+		routes = append(routes, route{
+			edge:  &plan.Edge{Kind: kind, Sink: "out", Coder: layout},
+			first: outlets, tasks: tasks[i], home: i % tasks[i],
+		})
+		outlets += tasks[i]
+	}
+	return routes
+}
+
+// collectStaged loads all frames, by outlet.
+func collectStaged(t *rapid.T, s *staging, layout *coders.Windowed) map[int][]byte {
+	got := map[int][]byte{}
+	total := 0
+	for _, st := range s.frames {
+		total += st.frame.Bytes()
+		f, err := st.frame.Load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, low, err := layout.Count(f.Data)
+		if err != nil || n != f.Elements || low != f.MinTimestamp {
+			t.Fatalf("a frame of %d elements from %d on says %d from %d (%v)", n, low, f.Elements, f.MinTimestamp, err)
+		}
+		got[st.outlet] = append(got[st.outlet], f.Data...)
+	}
+	if total != s.bytes {
+		t.Fatalf("%d bytes staged, says %d", total, s.bytes)
+	}
+	return got
+}
+
+// However output is cut into messages, each edge gets each element once, in
+// order where the edge keeps one, at the task where it belongs.
+func TestStagingRoutesEveryElement(t *testing.T) {
+	layout := kvLayout(t)
+	dir := t.TempDir()
+	rapid.Check(t, func(t *rapid.T) {
+		kinds := rapid.SliceOfN(rapid.SampledFrom([]plan.EdgeKind{plan.Forward, plan.Keyed, plan.Rebalance}), 1, 4).Draw(t, "edges")
+		var tasks []int
+		for range kinds {
+			tasks = append(tasks, rapid.IntRange(1, 4).Draw(t, "tasks"))
+		}
+		memory := rapid.Int64Range(0, 3000).Draw(t, "budget")
+		budget := newBudget(memory)
+		s := newStaging(routesTo(layout, kinds, tasks), []string{"out", "unread"}, rapid.IntRange(0, 9).Draw(t, "turn"), spiller{dir: dir, budget: budget})
+
+		var all []byte
+		keyed := make([][]byte, len(kinds)*4) // by edge and task
+		var elements []string
+		for i := range rapid.IntRange(0, 60).Draw(t, "elements") {
+			key := []byte(fmt.Sprint("k", rapid.IntRange(0, 5).Draw(t, "key")))
+			el := windowed(rapid.Int64Range(-100, 100).Draw(t, "ts"), kvOf(string(key), fmt.Sprint(i, bytes.Repeat([]byte{1}, rapid.IntRange(0, 90).Draw(t, "size")))))
+			all = append(all, el...)
+			elements = append(elements, string(el))
+			group := keygroup.Of(keygroup.Hash(bytesOf(string(key))), keygroup.DefaultMax)
+			for e := range kinds {
+				task := keygroup.Task(group, tasks[e], keygroup.DefaultMax)
+				keyed[4*e+task] = append(keyed[4*e+task], el...)
+			}
+		}
+		for rest := slices.Clone(all); len(rest) > 0; {
+			n := rapid.IntRange(1, min(len(rest), 400)).Draw(t, "chunk")
+			// What lies behind a chunk belongs to others: it must not be written to.
+			if err := s.add("out", rest[:n]); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.add("unread", rest[:n]); err != nil {
+				t.Fatal(err)
+			}
+			rest = rest[n:]
+		}
+		if err := s.finish(); err != nil {
+			t.Fatal(err)
+		}
+		s.spill.close()
+		got := collectStaged(t, s, layout)
+
+		first := 0
+		for e, kind := range kinds {
+			for task := range tasks[e] {
+				mine := got[first+task]
+				switch {
+				case kind == plan.Forward && task == e%tasks[e] && !bytes.Equal(mine, all),
+					kind == plan.Forward && task != e%tasks[e] && len(mine) > 0,
+					kind == plan.Keyed && !bytes.Equal(mine, keyed[4*e+task]):
+					t.Fatalf("edge %d, task %d: %d bytes are not those that belong there", e, task, len(mine))
+				}
+			}
+			if kind == plan.Rebalance {
+				wantSpread(t, layout, got, first, tasks[e], elements)
+			}
+			first += tasks[e]
+		}
+		if left := budget.left.Load(); left != memory {
+			t.Fatalf("%d of %d bytes left when all is loaded", left, memory)
+		}
+		if f := s.spill.file; f != nil && f.refs != 0 {
+			t.Fatalf("%d references to the spill file when all is loaded", f.refs)
+		}
+	})
+	wantEmpty(t, dir)
+}
+
+func wantSpread(t *rapid.T, layout *coders.Windowed, got map[int][]byte, first, tasks int, want []string) {
+	var found []string
+	for task := range tasks {
+		var el coders.Element
+		for rest := got[first+task]; len(rest) > 0; rest = rest[el.Size:] {
+			if err := layout.Next(rest, &el); err != nil {
+				t.Fatal(err)
+			}
+			found = append(found, string(rest[:el.Size]))
+		}
+	}
+	want = slices.Sorted(slices.Values(want))
+	slices.Sort(found)
+	if !slices.Equal(found, want) {
+		t.Fatalf("a rebalanced edge has %d elements, or others than the %d it should", len(found), len(want))
+	}
+}
+
+func wantEmpty(t testing.TB, dir string) {
+	t.Helper()
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left in %s: %v, %v", dir, left, err)
+	}
+}
+
+// Bundles of one element each must not all go to the same task.
+func TestSmallBundlesAreSpread(t *testing.T) {
+	layout := kvLayout(t)
+	tasks := map[int]bool{}
+	for turn := range 4 {
+		s := newStaging(routesTo(layout, []plan.EdgeKind{plan.Rebalance}, []int{4}), []string{"out"}, turn, spiller{})
+		if err := s.add("out", windowed(0, kvOf("k", "v"))); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range s.frames {
+			tasks[f.outlet] = true
+		}
+	}
+	if len(tasks) != 4 {
+		t.Errorf("four bundles went to %d tasks", len(tasks))
+	}
+}
+
+// A large element in many messages is copied a few times, not once per message.
+func TestElementInManyMessages(t *testing.T) {
+	const size, chunk = 8 << 20, 4 << 10
+	layout := kvLayout(t)
+	element := windowed(7, kvOf("k", string(make([]byte, size))))
+	s := newStaging(routesTo(layout, []plan.EdgeKind{plan.Keyed}, []int{2}), []string{"out"}, 0, spiller{})
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for c := range slices.Chunk(element, chunk) {
+		if err := s.add("out", c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.finish(); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	if len(s.frames) != 1 || s.bytes != len(element) {
+		t.Fatalf("%d frames of %d bytes", len(s.frames), s.bytes)
+	}
+	if allocated := after.TotalAlloc - before.TotalAlloc; allocated > 10*size {
+		t.Errorf("%d MB allocated for an element of %d MB", allocated>>20, size>>20)
+	}
+}
+
+func TestOutputThatEndsWithinAnElement(t *testing.T) {
+	layout := kvLayout(t)
+	element := windowed(0, kvOf("key", "value"))
+	for _, kind := range []plan.EdgeKind{plan.Forward, plan.Keyed, plan.Rebalance} {
+		for n := range len(element) {
+			s := newStaging(routesTo(layout, []plan.EdgeKind{kind}, []int{3}), []string{"out"}, 0, spiller{})
+			err := s.add("out", element[:n:n])
+			if err == nil {
+				err = s.finish()
+			}
+			if n == 0 && err != nil {
+				t.Error(err)
+			}
+			if n > 0 && fault.ClassOf(err) != fault.Corruption {
+				t.Errorf("%d bytes of an element: %v", n, err)
+			}
+		}
+	}
+}
+
+// FuzzStaging: no output of a harness makes us panic, hang or stage what is no element.
+func FuzzStaging(f *testing.F) {
+	layout := kvLayout(f)
+	element := windowed(0, kvOf("key", "value"))
+	f.Add(element, uint16(1))
+	f.Add(append(slices.Clone(element), element[:9]...), uint16(3))
+	f.Add(binary.BigEndian.AppendUint32(make([]byte, 8), 1<<31-1), uint16(100))
+	f.Fuzz(func(t *testing.T, data []byte, chunk uint16) {
+		s := newStaging(routesTo(layout, []plan.EdgeKind{plan.Forward, plan.Keyed, plan.Rebalance}, []int{1, 2, 3}), []string{"out"}, 0, spiller{})
+		var err error
+		for c := range slices.Chunk(slices.Clone(data), max(int(chunk), 1)) {
+			if err = s.add("out", c); err != nil {
+				break
+			}
+		}
+		if err == nil {
+			err = s.finish()
+		}
+		whole := 0
+		for _, st := range s.frames {
+			fr, err := st.frame.Load()
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, _, err := layout.Count(fr.Data)
+			if err != nil || n != fr.Elements {
+				t.Fatalf("staged a frame of %d elements, it has %d: %v", fr.Elements, n, err)
+			}
+			if st.outlet == 0 {
+				whole += fr.Bytes()
+			}
+		}
+		if err == nil && whole != len(data) {
+			t.Errorf("%d bytes of %d staged", whole, len(data))
+		}
+	})
+}
+
+func TestSpillerBudgetIsShared(t *testing.T) {
+	dir := t.TempDir()
+	shared := newBudget(100)
+	a, b := spiller{dir: dir, budget: shared}, spiller{dir: dir, budget: shared}
+	store := func(s *spiller, text string) interface {
+		Load() (frame.Frame, error)
+		Drop()
+	} {
+		t.Helper()
+		st, err := s.store(frame.Frame{Data: []byte(text), Elements: 3, MinTimestamp: -7, Remote: 11})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	sixty := string(bytes.Repeat([]byte("x"), 60))
+	first := store(&a, sixty)
+	second := store(&b, sixty)
+	third := store(&b, "yyy")
+	if a.spilled() != 0 || b.spilled() != 60 {
+		t.Errorf("%d and %d bytes are spilled, want none and 60", a.spilled(), b.spilled())
+	}
+	wantEmpty(t, dir) // the file has no name
+	b.close()
+	f, err := second.Load()
+	if err != nil || string(f.Data) != sixty || f.Elements != 3 || f.MinTimestamp != -7 || f.Remote != 11 {
+		t.Errorf("it comes back as %+v, %v", f, err)
+	}
+	if b.file.refs != 0 {
+		t.Error("the file is still open")
+	}
+	first.Drop()
+	third.Drop()
+	if left := shared.left.Load(); left != 100 {
+		t.Errorf("%d bytes left of 100", left)
+	}
+}
+
+func TestNoRoomOnDisk(t *testing.T) {
+	s := spiller{dir: t.TempDir() + "/nowhere", budget: newBudget(0)}
+	if _, err := s.store(frame.Frame{Data: []byte("x"), Elements: 1}); err == nil {
+		t.Error("no error")
+	}
+	s.close()
+}
