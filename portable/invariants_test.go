@@ -52,7 +52,7 @@ func checkPlan(t failer, p *plan.Plan) {
 			t.Errorf("edge %d into %s isn't laid out as its other inputs", i, e.To.ID)
 		case (e.Kind == plan.Broadcast) != (e.From.Kind == plan.SideInput):
 			t.Errorf("edge %d from a %v is a %v", i, e.From.Kind, e.Kind)
-		case (e.Kind == plan.Keyed) != (e.To.Kind == plan.GroupByKey):
+		case (e.Kind == plan.Keyed) != (e.To.Kind == plan.GroupByKey || e.To.Exec != nil && e.To.Exec.Stateful != nil && e.Kind != plan.Broadcast):
 			t.Errorf("edge %d into a %v is a %v", i, e.To.Kind, e.Kind)
 		case e.From.Exec != nil && !slices.Contains(e.From.Exec.Sinks, e.Sink):
 			t.Errorf("edge %d comes out of the missing sink %q", i, e.Sink)

@@ -26,8 +26,8 @@ func draw(t *rapid.T) (*Pipeline, []string) {
 		names = append(names, name)
 		env := rapid.SampledFrom([]string{Env, Other}).Draw(t, "environment")
 		coder := rapid.SampledFrom([]string{Bytes, KV, Opaque, "varint"}).Draw(t, "coder")
-		kind := rapid.SampledFrom([]string{"impulse", "pardo", "pardo", "pardo", "sdf", "gbk", "flatten", "flatten", "reshuffle", "combine"}).Draw(t, "kind")
-		if len(all) == 0 || len(kvs) == 0 && (kind == "gbk" || kind == "combine") {
+		kind := rapid.SampledFrom([]string{"impulse", "pardo", "pardo", "pardo", "sdf", "stateful", "gbk", "flatten", "flatten", "reshuffle", "combine"}).Draw(t, "kind")
+		if len(all) == 0 || len(kvs) == 0 && (kind == "gbk" || kind == "combine" || kind == "stateful") {
 			kind = "impulse"
 		}
 		switch kind {
@@ -45,11 +45,14 @@ func draw(t *rapid.T) (*Pipeline, []string) {
 		case "flatten":
 			p.Flatten(name, coder, rapid.SliceOfN(rapid.SampledFrom(all), 0, 4).Draw(t, "inputs")...)
 		default:
-			payload := &pipepb.ParDoPayload{}
-			if kind == "sdf" {
+			payload, from := &pipepb.ParDoPayload{}, all
+			switch kind {
+			case "sdf":
 				payload.RestrictionCoderId = Opaque
+			case "stateful":
+				payload, from = counting(), kvs
 			}
-			p.ParDoWith(name, env, payload, coder, pick(all), rapid.SliceOfN(rapid.SampledFrom(all), 0, 2).Draw(t, "sides")...)
+			p.ParDoWith(name, env, payload, coder, pick(from), rapid.SliceOfN(rapid.SampledFrom(all), 0, 2).Draw(t, "sides")...)
 		}
 		all = append(all, name+".out")
 		if coder == KV {

@@ -45,9 +45,25 @@ func (a *assembler) stateful(n *node, t *graph.Transform) (*plan.StatefulSpec, e
 		default:
 			return nil, fault.New(fault.Unsupported, "%v: timer family %q is of the time domain %v", t, name, d)
 		}
+		if f.ProcessingTime && name == spec.Expiration {
+			return nil, fault.New(fault.Invalid, "%v: timer family %q is to fire when windows expire, which is no processing time", t, name)
+		}
 		spec.Timers = append(spec.Timers, f)
 	}
-	return spec, nil
+	return spec, a.checkStateCoders(t)
+}
+
+// checkStateCoders checks that the coders exist which t names for its state.
+func (a *assembler) checkStateCoders(t *graph.Transform) error {
+	states := t.ParDo.GetStateSpecs()
+	for _, name := range slices.Sorted(maps.Keys(states)) {
+		for _, id := range stateCoders(states[name]) {
+			if a.g.Components.Coders[id] == nil {
+				return fault.New(fault.Invalid, "%v: there is no coder %q, which state %q needs", t, id, name)
+			}
+		}
+	}
+	return nil
 }
 
 // wireTimers makes the root of n write timers with the keys and windows that its

@@ -16,6 +16,8 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/window"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/runtime/graphx"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/sdf"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/state"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/timers"
 	_ "github.com/apache/beam/sdks/v2/go/pkg/beam/io/filesystem/local" // for textio
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/io/rtrackers/offsetrange"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/io/textio"
@@ -36,6 +38,7 @@ func init() {
 	register.Function3x1(withMap)
 	register.Function3x0(twoWays)
 	register.DoFn3x1[*sdf.LockRTracker, int, func(int), error](&counter{})
+	register.DoFn5x0[state.Provider, timers.Provider, string, int, func(int)](&batch{})
 	register.Emitter1[int]()
 	register.Emitter1[string]()
 	register.Iter1[int]()
@@ -84,6 +87,29 @@ func (*counter) ProcessElement(rt *sdf.LockRTracker, _ int, emit func(int)) erro
 		emit(int(i))
 	}
 	return nil
+}
+
+// batch keeps the numbers of a key and emits how many there are when a timer fires.
+type batch struct {
+	Seen  state.Bag[int]
+	Total state.Combining[int, int, int]
+	Last  state.Map[string, int]
+	Full  timers.EventTime
+	Stale timers.ProcessingTime
+}
+
+func (b *batch) ProcessElement(sp state.Provider, tp timers.Provider, _ string, n int, _ func(int)) {
+	if err := b.Seen.Add(sp, n); err != nil {
+		panic(err)
+	}
+	b.Full.Set(tp, time.UnixMilli(int64(n)))
+	b.Stale.Set(tp, time.UnixMilli(int64(n)))
+}
+
+func (b *batch) OnTimer(_ context.Context, _ beam.EventTime, sp state.Provider, _ timers.Provider, _ string, _ timers.Context, emit func(int)) {
+	if all, ok, err := b.Seen.Read(sp); err == nil && ok {
+		emit(len(all))
+	}
 }
 
 func wordcount(s beam.Scope) {
@@ -141,10 +167,22 @@ func multiOutput(s beam.Scope) {
 	beam.Combine(s, add, odd)
 }
 
+func stateful(s beam.Scope) {
+	kvs := beam.WindowInto(s, window.NewFixedWindows(10*time.Second), beam.ParDo(s, pair, beam.Create(s, 1, 2)))
+	b := &batch{
+		Seen: state.MakeBagState[int]("seen"), Total: state.MakeCombiningState[int, int, int]("total", add),
+		Last: state.MakeMapState[string, int]("last"),
+		Full: timers.InEventTime("full"), Stale: timers.InProcessingTime("stale"),
+	}
+	beam.Combine(s, add, beam.ParDo(s, b, kvs))
+	beam.ParDo0(s, grouped, beam.GroupByKey(s, kvs))
+}
+
 func main() {
 	pipelines := map[string]func(beam.Scope){
 		"wordcount": wordcount, "read_text": readText, "cogroup": cogroup, "flatten": flatten, "side_inputs": sideInputs,
 		"windows": windows, "sdf": splittable, "reshuffle": reshuffle, "multi_output": multiOutput,
+		"stateful": stateful,
 	}
 	for name, build := range pipelines {
 		if err := write(filepath.Join(os.Args[1], "go_"+name+".pb"), build); err != nil {

@@ -10,7 +10,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import (
     PipelineResult, PipelineRunner, PipelineState)
-from apache_beam.transforms import trigger, window
+from apache_beam.transforms import trigger, userstate, window
 
 OPTIONS = [
     '--environment_type=EXTERNAL', '--environment_config=localhost:1234',
@@ -79,6 +79,32 @@ class OwnCoder(beam.coders.Coder):
 class Own(window.BoundedWindow):
   def __init__(self, end):
     super().__init__(end)
+
+
+class Batch(beam.DoFn):
+  SEEN = userstate.BagStateSpec('seen', beam.coders.VarIntCoder())
+  TOTAL = userstate.CombiningValueStateSpec('total', sum)
+  LAST = userstate.ReadModifyWriteStateSpec('last', OwnCoder())
+  STALE = userstate.TimerSpec('stale', userstate.TimeDomain.REAL_TIME)
+  FULL = userstate.TimerSpec('full', userstate.TimeDomain.WATERMARK)
+
+  def process(
+      self,
+      kv,
+      seen=beam.DoFn.StateParam(SEEN),
+      total=beam.DoFn.StateParam(TOTAL),
+      full=beam.DoFn.TimerParam(FULL),
+      stale=beam.DoFn.TimerParam(STALE)):
+    seen.add(kv[1])
+    full.set(kv[1])
+
+  @userstate.on_timer(FULL)
+  def on_full(self, seen=beam.DoFn.StateParam(SEEN)):
+    yield sum(seen.read())
+
+  @userstate.on_timer(STALE)
+  def on_stale(self, last=beam.DoFn.StateParam(LAST)):
+    last.clear()
 
 
 def wordcount(p):
@@ -173,9 +199,18 @@ def multi_output(p):
   outs.all | beam.Reshuffle() | 'all' >> beam.Map(print)
 
 
+def stateful(p):
+  kvs = (
+      p | beam.Create([('a', 1), ('b', 2)])
+      | beam.WindowInto(window.FixedWindows(10)))
+  batches = kvs | beam.ParDo(Batch())
+  batches | beam.Map(print)
+  kvs | 'sibling' >> beam.Map(print)
+
+
 PIPELINES = [
     wordcount, read_text, cogroup, flatten, side_inputs, windows, sdf,
-    combine_globally, reshuffle, multi_output
+    combine_globally, reshuffle, multi_output, stateful
 ]
 
 
