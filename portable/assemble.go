@@ -24,8 +24,8 @@ type node struct {
 	source string
 	// backed is true where it is of groups that may be state-backed iterables.
 	backed bool
-	sinks []*sink       // of executable stages, in the order of the edges
-	order int
+	sinks  []*sink // of executable stages, in the order of the edges
+	order  int
 }
 
 // sink is where a PCollection leaves a stage in an encoding.
@@ -58,12 +58,14 @@ func assemble(g *graph.Graph, wire *wireCoders, fused []*fusion.Stage, component
 			Environments: map[string]*pipepb.Environment{},
 			Components:   components,
 			Origins:      map[string]string{},
+			Wired:        map[string][]string{},
 		},
 		producer: map[string]*node{},
 		sides:    map[side]*node{},
 		ids:      newEndpointIDs(g),
 	}
 	a.addNodes(fused)
+	a.addWired()
 	if err := a.order(); err != nil {
 		return nil, err
 	}
@@ -103,6 +105,27 @@ func (a *assembler) addNodes(fused []*fusion.Stage) {
 	}
 }
 
+// addWired notes what PCollections are made up of that no stage makes.
+func (a *assembler) addWired() {
+	for _, t := range a.g.Transforms {
+		if t.Kind != graph.Flatten && t.Kind != graph.Redistribute {
+			continue
+		}
+		for out := range t.Outputs() {
+			sources := []string{}
+			for _, s := range a.g.Sources(out) {
+				sources = append(sources, s.PCollection)
+			}
+			a.plan.Wired[out] = sources
+		}
+	}
+	for id, of := range a.g.Stands {
+		if a.g.Producer(id) == nil {
+			a.plan.Wired[id] = []string{of}
+		}
+	}
+}
+
 func (a *assembler) add(n *node, transforms ...*graph.Transform) *node {
 	n.order = len(a.nodes)
 	a.nodes = append(a.nodes, n)
@@ -112,6 +135,9 @@ func (a *assembler) add(n *node, transforms ...*graph.Transform) *node {
 		names = append(names, a.g.Components.Transforms[t.Origin].GetUniqueName())
 		for out := range t.Outputs() {
 			a.producer[out] = n
+			if n.fused == nil {
+				n.stage.Output = out
+			}
 		}
 	}
 	n.stage.Transforms = distinct(n.stage.Transforms)

@@ -89,6 +89,7 @@ func (g *Graph) lift(t *Transform) []*Transform {
 
 	precombined := g.addPCollection(t.ID+"/Precombine.out", g.PCollection(in), keyed)
 	groups := g.addPCollection(t.ID+"/Group.out", g.PCollection(out), grouped)
+	g.standForGroups(t, groups)
 	merged := g.addPCollection(t.ID+"/Merge.out", g.PCollection(out), keyed)
 	return []*Transform{
 		g.part(t, "Precombine", urns.TransformCombinePrecombine, in, precombined),
@@ -106,10 +107,22 @@ func (g *Graph) groupThenCombine(t *Transform) ([]*Transform, error) {
 	}
 	grouped := g.addCoder(t.ID+"/Grouped", urns.CoderKV, key, g.addCoder(t.ID+"/Values", urns.CoderIterable, value))
 	groups := g.addPCollection(t.ID+"/Group.out", g.PCollection(out), grouped)
+	g.standForGroups(t, groups)
 	return []*Transform{
 		g.part(t, "Group", urns.TransformGroupByKey, in, groups),
 		g.part(t, "Combine", urns.TransformCombineGroupedValues, groups, out),
 	}, nil
+}
+
+// standForGroups notes that groups are what t's own GroupByKey, if it has one, would
+// have made: as many elements, with the same keys and windows.
+func (g *Graph) standForGroups(t *Transform, groups string) {
+	for _, id := range t.Proto.GetSubtransforms() {
+		sub := g.Components.Transforms[id]
+		if out := only(sub.GetOutputs()); sub.GetSpec().GetUrn() == urns.TransformGroupByKey && g.PCollection(out) != nil {
+			g.Stands[out] = groups
+		}
+	}
 }
 
 // part makes one of the transforms that t is replaced by.

@@ -82,6 +82,9 @@ type Graph struct {
 	Components *pipepb.Components
 	// Transforms in topological order: producers first.
 	Transforms []*Transform
+	// Stands has, for PCollections within composites that planning has replaced, the
+	// one that stands for it now.
+	Stands map[string]string
 
 	coders           *coderIndex
 	made             map[int]string    // coders made by planning, by shape
@@ -96,7 +99,7 @@ type Graph struct {
 // transforms that nobody here can run.
 func New(p *pipepb.Pipeline) (*Graph, error) {
 	c := p.GetComponents()
-	g := &Graph{made: map[int]string{}, Components: &pipepb.Components{
+	g := &Graph{made: map[int]string{}, Stands: map[string]string{}, Components: &pipepb.Components{
 		Transforms:          clone(c.GetTransforms()),
 		Pcollections:        clone(c.GetPcollections()),
 		WindowingStrategies: maps.Clone(c.GetWindowingStrategies()),

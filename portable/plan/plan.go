@@ -28,6 +28,11 @@ type Plan struct {
 	// parts of combines and splittable DoFns), the pipeline's id of the transform
 	// that each is part of. Metrics and messages name that one.
 	Origins map[string]string
+	// Wired has, for PCollections that no stage makes, those whose elements make them
+	// up, one entry for each time that they do: the outputs of Flattens and
+	// redistributions, which are edges, and what a combine's own GroupByKey would have
+	// made. All else that the plan lacks is within composites that it does otherwise.
+	Wired map[string][]string
 }
 
 // StageKind says who runs a stage and how.
@@ -55,6 +60,8 @@ type Stage struct {
 	Kind StageKind
 	// Transforms are the pipeline ids of the transforms that the stage performs.
 	Transforms []string
+	// Output is the PCollection that an Impulse or GroupByKey stage makes, else "".
+	Output string
 	// Parallelism is the number of tasks, 0 for the job's default.
 	Parallelism int
 

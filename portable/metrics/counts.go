@@ -1,0 +1,81 @@
+package metrics
+
+import (
+	"slices"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+
+	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/portable/urns"
+)
+
+// labelPCollection names the PCollection that a metric is about.
+const labelPCollection = "PCOLLECTION"
+
+// ElementCount says how many elements a PCollection has (beam:metric:element_count:v1).
+func ElementCount(pcollection string, n int64) *pipepb.MonitoringInfo {
+	return &pipepb.MonitoringInfo{
+		Urn: urns.MetricElementCount, Type: urns.MetricTypeSumInt64,
+		Labels:  map[string]string{labelPCollection: pcollection},
+		Payload: coders.AppendVarint(nil, n),
+	}
+}
+
+// SampledByteSize says how many bytes the encoded elements of a PCollection have
+// (beam:metric:sampled_byte_size:v1): count of them together have sum bytes, one has
+// from low to high.
+func SampledByteSize(pcollection string, count, sum, low, high int64) *pipepb.MonitoringInfo {
+	var payload []byte
+	for _, v := range []int64{count, sum, low, high} {
+		payload = coders.AppendVarint(payload, v)
+	}
+	return &pipepb.MonitoringInfo{
+		Urn: urns.MetricSampledByteSize, Type: urns.MetricTypeDistributionInt64,
+		Labels:  map[string]string{labelPCollection: pcollection},
+		Payload: payload,
+	}
+}
+
+// WithoutCounts returns infos but for the element counts and byte sizes of a PCollection:
+// both ends of an edge count what travels there, and it must count once.
+func WithoutCounts(infos []*pipepb.MonitoringInfo, pcollection string) []*pipepb.MonitoringInfo {
+	return slices.DeleteFunc(slices.Clone(infos), func(info *pipepb.MonitoringInfo) bool {
+		return counts(info) && info.GetLabels()[labelPCollection] == pcollection
+	})
+}
+
+// Wire adds the counts and byte sizes of PCollections that are made up of others, as
+// plan.Plan.Wired tells. One with parts that nobody has counted gets none; one that
+// has no parts has no elements.
+func (t *Totals) Wire(wired map[string][]string) {
+	known := map[string][]*pipepb.MonitoringInfo{}
+	for _, info := range t.byKey {
+		if counts(info) {
+			id := info.GetLabels()[labelPCollection]
+			known[id] = append(known[id], info)
+		}
+	}
+	for out, sources := range wired {
+		if slices.ContainsFunc(sources, func(source string) bool { return len(known[source]) == 0 }) {
+			continue
+		}
+		t.Add([]*pipepb.MonitoringInfo{ElementCount(out, 0)})
+		for _, source := range sources {
+			for _, info := range known[source] {
+				t.Add([]*pipepb.MonitoringInfo{{
+					Urn: info.GetUrn(), Type: info.GetType(), Payload: info.GetPayload(),
+					Labels: map[string]string{labelPCollection: out},
+				}})
+			}
+		}
+	}
+}
+
+// Counted tells whether infos count elements at all. Some SDKs may not.
+func Counted(infos []*pipepb.MonitoringInfo) bool {
+	return slices.ContainsFunc(infos, func(info *pipepb.MonitoringInfo) bool { return info.GetUrn() == urns.MetricElementCount })
+}
+
+func counts(info *pipepb.MonitoringInfo) bool {
+	return info.GetUrn() == urns.MetricElementCount || info.GetUrn() == urns.MetricSampledByteSize
+}
