@@ -59,7 +59,7 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, l *live, r *ou
 	stop := context.AfterFunc(ctx, func() { fb.Abort(ctx.Err()) })
 	defer stop()
 	l.set(fb)
-	tracked := x.e.stats.begin(fb)
+	tracked := x.e.stats.begin(x.stage, fb)
 	defer x.e.stats.end(tracked)
 
 	fed := make(chan error, 1)
@@ -145,7 +145,7 @@ func (x *execTask) conclude(ctx context.Context, h *harness, fb *fnapi.Bundle, b
 	}
 	r.result.Residuals, r.result.OutputBytes = res, r.out.bytes
 	r.commit = func() {
-		x.e.stats.commit(infos)
+		x.e.stats.commit(x.stage, infos)
 		if resp.GetRequiresFinalization() {
 			x.bundles.Add(1)
 			go x.finalize(ctx, fb)

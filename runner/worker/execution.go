@@ -46,7 +46,7 @@ func newExecution(cfg Config, d rpc.Deployment, dir string) *execution {
 		envs:    map[string]*pool{},
 		running: make([]atomic.Int32, len(d.Plan.Stages)),
 		sides:   make([]atomic.Pointer[sideinput.View], len(d.Plan.Stages)),
-		stats:   newProgress(d.Plan.Origins),
+		stats:   newProgress(d.Plan),
 		done:    make(chan struct{}),
 
 		staging: newBudget(cfg.MemoryBytes / 4),

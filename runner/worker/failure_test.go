@@ -86,8 +86,8 @@ func TestFailedAttemptsLeaveNothing(t *testing.T) {
 	if got := counted(t, e, "elements"); got != n {
 		t.Errorf("the counter says %d, want %d", got, n)
 	}
-	if attempted, _ := e.Metrics(); len(attempted) != 1 {
-		t.Errorf("%d metrics after the end, want one", len(attempted))
+	if attempted, _ := e.Metrics(); len(ofUsers(attempted)) != 1 {
+		t.Errorf("%d metrics of the user's after the end, want one", len(ofUsers(attempted)))
 	}
 }
 
@@ -379,6 +379,7 @@ func TestProgressOfLongBundles(t *testing.T) {
 				}
 				for { // until it is seen from outside
 					attempted, committed := e.Metrics()
+					attempted, committed = ofUsers(attempted), ofUsers(committed)
 					if len(committed) > 0 {
 						return fmt.Errorf("committed: %v", committed)
 					}
@@ -408,7 +409,7 @@ func TestProgressOfLongBundles(t *testing.T) {
 	if err := r.wait(e); err != nil {
 		t.Fatal(err)
 	}
-	if attempted, _ := e.Metrics(); len(attempted) != 0 {
-		t.Errorf("metrics of an attempt stay after its end: %v", attempted)
+	if attempted, _ := e.Metrics(); len(ofUsers(attempted)) != 0 {
+		t.Errorf("metrics of an attempt stay after its end: %v", ofUsers(attempted))
 	}
 }

@@ -53,6 +53,7 @@ func (t *task) runGroup(ctx context.Context) error {
 		if err := t.sendGroups(f); err != nil {
 			return err
 		}
+		t.e.stats.made(t.stage, f)
 		if err := t.room(ctx, outboxBytes); err != nil {
 			return err
 		}

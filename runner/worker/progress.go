@@ -11,6 +11,8 @@ import (
 
 	"github.com/lintelrun/lintel/fnapi"
 	"github.com/lintelrun/lintel/portable/metrics"
+	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/runner/frame"
 )
 
 // pollEvery is how often running bundles are asked for their progress.
@@ -22,27 +24,57 @@ const labelTransform = "PTRANSFORM"
 // progress holds a job's metrics: committed totals, and the last words of
 // bundles in flight.
 type progress struct {
-	// origins has, for transforms that planning made, the pipeline's own ids.
-	origins map[string]string
+	plan *plan.Plan
 
 	mu        sync.Mutex // protects what follows
 	committed *metrics.Totals
+	stages    []stageCounts // by stage index
 	running   map[*tracked]struct{}
+}
+
+// stageCounts is what we know of the PCollections of a stage beside what SDKs report.
+type stageCounts struct {
+	// input is what an executable stage reads. SDKs count it too, but the stages that
+	// made it did so before.
+	input string
+	// outputs are what an executable stage makes. SDKs don't report what had no element.
+	outputs []string
+	// silent is true once a bundle was committed whose SDK does not count elements.
+	silent bool
+	// elements and bytes of what a runner stage has made, its encoded size with
+	// timestamps and windows; low and high are of the mean element of a frame.
+	elements, bytes, low, high int64
 }
 
 // tracked is a bundle in flight.
 type tracked struct {
 	bundle *fnapi.Bundle
+	stage  *plan.Stage
 	began  time.Time
 	infos  []*pipepb.MonitoringInfo // guarded by progress.mu
 }
 
-func newProgress(origins map[string]string) *progress {
-	return &progress{origins: origins, committed: metrics.NewTotals(), running: map[*tracked]struct{}{}}
+func newProgress(p *plan.Plan) *progress {
+	out := &progress{
+		plan: p, committed: metrics.NewTotals(), stages: make([]stageCounts, len(p.Stages)), running: map[*tracked]struct{}{},
+	}
+	for i, s := range p.Stages {
+		if s.Exec == nil {
+			continue
+		}
+		transforms := s.Exec.Descriptor.GetTransforms()
+		for _, in := range transforms[s.Exec.Source].GetOutputs() {
+			out.stages[i].input = in
+		}
+		for _, id := range s.Exec.Transforms {
+			out.stages[i].outputs = slices.AppendSeq(out.stages[i].outputs, maps.Values(transforms[id].GetOutputs()))
+		}
+	}
+	return out
 }
 
-func (p *progress) begin(b *fnapi.Bundle) *tracked {
-	t := &tracked{bundle: b, began: time.Now()}
+func (p *progress) begin(s *plan.Stage, b *fnapi.Bundle) *tracked {
+	t := &tracked{bundle: b, stage: s, began: time.Now()}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.running[t] = struct{}{}
@@ -55,22 +87,71 @@ func (p *progress) end(t *tracked) {
 	delete(p.running, t)
 }
 
-// commit adds what a committed bundle reported.
-func (p *progress) commit(infos []*pipepb.MonitoringInfo) {
-	infos = p.relabel(infos)
+// commit adds what a committed bundle of a stage reported.
+func (p *progress) commit(s *plan.Stage, infos []*pipepb.MonitoringInfo) {
+	counted := metrics.Counted(infos)
+	infos = p.relabel(s, infos)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.committed.Add(infos)
+	if !counted {
+		p.stages[s.Index].silent = true
+	}
+}
+
+// made counts what a runner stage has sent.
+func (p *progress) made(s *plan.Stage, f frame.Frame) {
+	if f.Elements == 0 {
+		return
+	}
+	bytes := int64(f.Bytes()) + f.Remote
+	mean := bytes / int64(f.Elements)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := &p.stages[s.Index]
+	if c.elements == 0 {
+		c.low, c.high = mean, mean
+	}
+	c.low, c.high = min(c.low, mean), max(c.high, mean)
+	c.elements += int64(f.Elements)
+	c.bytes += bytes
+}
+
+// infos are the counts of a stage that no SDK reports.
+func (c *stageCounts) infos(s *plan.Stage) (infos []*pipepb.MonitoringInfo) {
+	if s.Output != "" {
+		infos = append(infos, metrics.ElementCount(s.Output, c.elements))
+		if c.elements > 0 {
+			infos = append(infos, metrics.SampledByteSize(s.Output, c.elements, c.bytes, c.low, c.high))
+		}
+	}
+	if !c.silent {
+		for _, id := range c.outputs {
+			infos = append(infos, metrics.ElementCount(id, 0))
+		}
+	}
+	return infos
 }
 
 func (p *progress) metrics() (attempted, committed []*pipepb.MonitoringInfo) {
+	all, done := p.totals()
+	all.Wire(p.plan.Wired)
+	done.Wire(p.plan.Wired)
+	return all.Infos(), done.Infos()
+}
+
+func (p *progress) totals() (attempted, committed *metrics.Totals) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all := p.committed.Clone()
+	done := p.committed.Clone()
+	for i := range p.stages {
+		done.Add(p.stages[i].infos(p.plan.Stages[i]))
+	}
+	all := done.Clone()
 	for t := range p.running {
 		all.Add(t.infos)
 	}
-	return all.Infos(), p.committed.Infos()
+	return all, done
 }
 
 // watch asks bundles that run for longer how far they are, until ctx ends.
@@ -108,17 +189,18 @@ func (p *progress) poll(ctx context.Context, t *tracked) {
 	if err != nil || got == nil {
 		return
 	}
-	infos := p.relabel(got.Infos)
+	infos := p.relabel(t.stage, got.Infos)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t.infos = infos
 }
 
-// relabel gives metrics the transform ids that the user's SDK knows.
-func (p *progress) relabel(infos []*pipepb.MonitoringInfo) []*pipepb.MonitoringInfo {
-	out := slices.Clone(infos)
-	for i, info := range infos {
-		origin, ok := p.origins[info.GetLabels()[labelTransform]]
+// relabel gives metrics of a stage's bundle the transform ids that the user's SDK
+// knows, and leaves out what others count.
+func (p *progress) relabel(s *plan.Stage, infos []*pipepb.MonitoringInfo) []*pipepb.MonitoringInfo {
+	out := metrics.WithoutCounts(infos, p.stages[s.Index].input)
+	for i, info := range out {
+		origin, ok := p.plan.Origins[info.GetLabels()[labelTransform]]
 		if !ok {
 			continue
 		}

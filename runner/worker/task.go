@@ -134,9 +134,11 @@ func (t *task) runImpulse(ctx context.Context) error {
 	if t.index == 0 {
 		data := coders.AppendHeader(nil, frame.MinTimestamp, 1, nil, []byte{coders.PaneNoFiring})
 		data = append(data, 0) // no bytes, length-prefixed
-		if err := t.send(frame.Frame{Data: data, Elements: 1, MinTimestamp: frame.MinTimestamp}); err != nil {
+		f := frame.Frame{Data: data, Elements: 1, MinTimestamp: frame.MinTimestamp}
+		if err := t.send(f); err != nil {
 			return err
 		}
+		t.e.stats.made(t.stage, f)
 	}
 	return t.end(ctx)
 }
