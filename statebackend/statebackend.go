@@ -16,8 +16,9 @@ type Backend interface {
 	Close() error
 }
 
-// Store is the state of one task. Its methods belong to the task's owner, one goroutine
-// at a time; snapshots may be used by others meanwhile.
+// Store is the state of one task: a map of keys, which are never empty, to values. Its
+// methods belong to the task's owner, one goroutine at a time; snapshots may be used by
+// others meanwhile.
 type Store interface {
 	// Reader of Store shows all that has been committed.
 	Reader

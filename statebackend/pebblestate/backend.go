@@ -9,7 +9,6 @@ package pebblestate
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -47,9 +46,6 @@ func newBackend(cfg Config, fs vfs.FS) (*Backend, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	if err := fs.MkdirAll(cfg.Dir, 0o755); err != nil {
-		return nil, fmt.Errorf("pebblestate: %w", err)
-	}
 	return &Backend{
 		cfg: cfg, fs: fs,
 		cache: pebble.NewCache(cfg.CacheBytes),
@@ -80,6 +76,7 @@ func (b *Backend) openIn(name, dir string) (*Store, error) {
 			return nil, fmt.Errorf("pebblestate: removing what was left of store %q: %w", name, err)
 		}
 	}
+	log := logger{b.cfg.Logger.With("store", name)}
 	opts := &pebble.Options{
 		FS:                 b.fs,
 		Cache:              b.cache,
@@ -88,7 +85,11 @@ func (b *Backend) openIn(name, dir string) (*Store, error) {
 		FormatMajorVersion: formatVersion,
 		Merger:             appendMerger,
 		MemTableSize:       uint64(b.cfg.MemTableBytes),
-		Logger:             logger{b.cfg.Logger.With("store", name)},
+		Logger:             log,
+		EventListener: &pebble.EventListener{
+			// By default this ends the process; but the read fails as well, and so does the task.
+			DataCorruption: func(i pebble.DataCorruptionInfo) { log.Errorf("damaged file %s: %v", i.Path, i.Details) },
+		},
 	}
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most keys asked for are new ones
@@ -155,7 +156,7 @@ func wrap(err error, store, doing string) error {
 		return nil
 	}
 	err = fmt.Errorf("pebblestate: %s store %q: %w", doing, store, err)
-	if errors.Is(err, pebble.ErrCorruption) {
+	if pebble.IsCorruptionError(err) {
 		return fault.Wrap(fault.Corruption, err)
 	}
 	return err

@@ -4,6 +4,7 @@ package statebackendtest
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -163,9 +164,10 @@ func testModel(t *testing.T, b statebackend.Backend) {
 			},
 			"unpin": func(t *rapid.T) {
 				if len(pins) > 0 {
-					expect(t, pins[0], pins[0].model)
-					closeSnapshot(t, pins[0])
-					pins = pins[1:]
+					i := rapid.IntRange(0, len(pins)-1).Draw(t, "pin")
+					expect(t, pins[i], pins[i].model)
+					closeSnapshot(t, pins[i])
+					pins = slices.Delete(pins, i, i+1)
 				}
 			},
 			"": func(t *rapid.T) { expect(t, s, m) },
