@@ -94,6 +94,12 @@ func (t *Task) begin(b *Bundle, now time.Time) {
 	t.running[b.ID] = b
 }
 
+// unsplit notes that b did not split: it is asked less and less often.
+func (b *Bundle) unsplit(now time.Time) {
+	b.splitPause = min(2*b.splitPause, maxSplitPause)
+	b.nextSplit = now.Add(b.splitPause)
+}
+
 // Split takes the answer to a SplitRequest. It comes before the attempt's end.
 func (t *Task) Split(id BundleID, s Split, now time.Time) error {
 	b := t.running[id]
@@ -101,18 +107,22 @@ func (t *Task) Split(id BundleID, s Split, now time.Time) error {
 		return fault.New(fault.Internal, "bundle %d was split after its end", id)
 	}
 	b.splitting = false
-	if s.FirstResidual == 0 && s.LastPrimary == 0 || s.FirstResidual >= b.bound && len(s.Residuals) == 0 {
-		b.splitPause = min(2*b.splitPause, maxSplitPause)
-		b.nextSplit = now.Add(b.splitPause)
+	roots := len(s.Primaries) + len(s.Residuals)
+	switch {
+	case s.FirstResidual == 0 && s.LastPrimary == 0 && roots == 0:
+		b.unsplit(now)
 		return nil
-	}
-	if s.LastPrimary < -1 || s.FirstResidual <= s.LastPrimary {
+	case s.LastPrimary < -1 || s.FirstResidual <= s.LastPrimary:
 		return fault.New(fault.Invalid, "a split of bundle %d with last primary element %d and first residual %d", id, s.LastPrimary, s.FirstResidual)
-	}
-	if b.cut && s.FirstResidual < b.bound {
+	case roots == 0 && !b.cut && min(s.FirstResidual, b.bound) > s.LastPrimary+1:
+		return fault.New(fault.Invalid, "a split of bundle %d keeps elements to %d and gives away those from %d, but says nothing of those in between", id, s.LastPrimary, s.FirstResidual)
+	case len(s.Residuals) == 0 && s.FirstResidual >= b.bound:
+		b.unsplit(now) // it gives nothing away
+		return nil
+	case b.cut && s.FirstResidual < b.bound:
 		return fault.New(fault.Invalid, "a split of bundle %d gives element %d away, which an earlier one has cut in two", id, b.bound-1)
 	}
-	b.cut = b.cut || len(s.Primaries)+len(s.Residuals) > 0
+	b.cut = b.cut || roots > 0
 	b.nextSplit = now.Add(t.cfg.SplitAfter)
 	kept, err := t.slice(b.sent, 0, min(s.LastPrimary+1, b.sentElements))
 	if err != nil {

@@ -178,6 +178,12 @@ func TestSplitAgainstTheProtocol(t *testing.T) {
 	if err := task.Split(1, Split{LastPrimary: 2, FirstResidual: 1}, now); err == nil {
 		t.Error("positions in the wrong order are accepted")
 	}
+	if err := task.Split(1, Split{LastPrimary: 0, FirstResidual: 2}, now); err == nil {
+		t.Error("an element that neither side has is accepted")
+	}
+	if err := task.Split(1, Split{Residuals: []Residual{{Frame: block(2)}}}, now); err == nil {
+		t.Error("a residual of no position is accepted, or lost")
+	}
 	if err := task.Split(1, Split{LastPrimary: 0, FirstResidual: 2, Primaries: []frame.Frame{block(2 | firstHalf)}}, now); err != nil {
 		t.Fatal(err)
 	}

@@ -37,16 +37,29 @@ type timerID struct {
 
 func (t *Timer) id() timerID { return timerID{t.Family, t.Tag, t.Key, t.Window} }
 
-// TimerDomains says of each timer family whether it fires by processing time.
-type TimerDomains []bool
+// TimerDomain says when the timers of a family fire.
+type TimerDomain int
+
+const (
+	// EventTime timers fire once the watermark has passed them.
+	EventTime TimerDomain = iota
+	// ProcessingTime timers fire by the clock.
+	ProcessingTime
+	// Expiration timers fire as those of event time, but after all other timers
+	// that are due, at the end of time those of processing time included.
+	Expiration
+	timerDomains // how many there are
+)
+
+// TimerDomains are those of a stage's timer families.
+type TimerDomains []TimerDomain
 
 // Timers is what a stateful task has set and not yet fired. Timers that were
 // handed out to a bundle stay until the bundle commits. One owner.
 type Timers struct {
 	domains TimerDomains
 	set     map[timerID]*timerEntry
-	event   timerHeap
-	clock   timerHeap
+	heaps   [timerDomains]timerHeap
 	holds   holds
 	serial  uint64
 }
@@ -104,25 +117,32 @@ func (t *Timers) Hold() int64 { return t.holds.min() }
 
 // NextClock is when the next processing-time timer fires.
 func (t *Timers) NextClock() (time.Time, bool) {
-	if len(t.clock) == 0 {
+	clock := t.heaps[ProcessingTime]
+	if len(clock) == 0 {
 		return time.Time{}, false
 	}
-	return time.UnixMilli(t.clock[0].Fire), true
+	return time.UnixMilli(clock[0].Fire), true
 }
 
 // Due hands out timers that may fire, at most limit: event-time timers that the
-// watermark has passed, or else processing-time timers whose time has come. Per
-// key they are all of one time, the key's earliest: firing one may set another
-// that goes before the key's next. At the end of time all event-time timers
-// fire, and after them those of processing time, without waiting.
+// watermark has passed, or else processing-time timers whose time has come, or
+// else those by which windows expire. Per key they are all of one time, the
+// key's earliest: firing one may set another that goes before the key's next.
+// At the end of time all timers fire, those of processing time without waiting.
 func (t *Timers) Due(watermark int64, now time.Time, limit int) []Timer {
 	final := watermark >= frame.MaxTimestamp
-	due := t.take(&t.event, limit, func(fire int64) bool { return final || fire < watermark })
-	if len(due) > 0 {
-		return due
-	}
 	clock := now.UnixMilli()
-	return t.take(&t.clock, limit, func(fire int64) bool { return final || fire <= clock })
+	passed := func(fire int64) bool { return final || fire < watermark }
+	for domain, ripe := range [timerDomains]func(fire int64) bool{
+		EventTime:      passed,
+		ProcessingTime: func(fire int64) bool { return final || fire <= clock },
+		Expiration:     passed,
+	} {
+		if due := t.take(&t.heaps[domain], limit, ripe); len(due) > 0 {
+			return due
+		}
+	}
+	return nil
 }
 
 func (t *Timers) take(h *timerHeap, limit int, ripe func(fire int64) bool) []Timer {
@@ -155,12 +175,7 @@ func (t *Timers) Fired(fired []Timer) {
 	}
 }
 
-func (t *Timers) heapOf(family int) *timerHeap {
-	if t.domains[family] {
-		return &t.clock
-	}
-	return &t.event
-}
+func (t *Timers) heapOf(family int) *timerHeap { return &t.heaps[t.domains[family]] }
 
 // timerHeap has the earliest timer first.
 type timerHeap []*timerEntry

@@ -12,7 +12,7 @@ import (
 )
 
 // domains has an event-time family and a processing-time one.
-var domains = TimerDomains{false, true}
+var domains = TimerDomains{EventTime, ProcessingTime}
 
 // Timers against a plain map: what is due is handed out once, in order of time
 // per key and only when its time has passed, and holds are those of what is set.
@@ -116,6 +116,32 @@ func TestEndOfTimeFiresAllTimers(t *testing.T) {
 			t.Fatalf("due: %+v, want that of %q", due, want)
 		}
 		timers.Fired(due)
+	}
+}
+
+// A window expires for a key after all that may still touch its state: at the
+// end of time that is timers of processing time too.
+func TestExpirationGoesLast(t *testing.T) {
+	timers := NewTimers(TimerDomains{Expiration, EventTime, ProcessingTime})
+	now := time.UnixMilli(1000)
+	timers.Set(Timer{Family: 0, Key: "k", Window: "w", Fire: 10})
+	timers.Set(Timer{Family: 1, Key: "k", Window: "w", Fire: 10})
+	timers.Set(Timer{Family: 1, Key: "k", Window: "v", Fire: 15})
+	timers.Set(Timer{Family: 2, Key: "k", Window: "w", Fire: 900})
+	timers.Set(Timer{Family: 2, Key: "k", Window: "w", Tag: "later", Fire: 5000})
+	timers.Set(Timer{Family: 0, Key: "k", Window: "v", Fire: 20})
+	var got []string
+	for _, watermark := range []int64{10, 11, 16, frame.MaxTimestamp} {
+		for due := timers.Due(watermark, now, 9); len(due) > 0; due = timers.Due(watermark, now, 9) {
+			for _, v := range due {
+				got = append(got, fmt.Sprint(v.Family, v.Window, v.Tag, min(watermark, 99)))
+			}
+			timers.Fired(due)
+		}
+	}
+	want := []string{"2w10", "1w11", "0w11", "1v16", "2wlater99", "0v99"}
+	if !slices.Equal(got, want) {
+		t.Errorf("fired %v, want %v", got, want)
 	}
 }
 
