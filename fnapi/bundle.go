@@ -60,6 +60,7 @@ type Bundle struct {
 	sealed     bool  // CloseSend was called, or end has done its work
 	answered   bool  // the harness has responded, well or not
 	splitAsked bool
+	held       []data.Message // input that goes out as a whole
 	response   *fnpb.ProcessBundleResponse
 	outputs    []output
 	open       int // outputs not yet terminated
@@ -147,8 +148,15 @@ func (b *Bundle) send(to data.Target, chunk []byte) error {
 	if b.isOver() {
 		return b.failure()
 	}
+	message := data.NewMessage(b.id, to, chunk)
+	if b.harness.worker.WholeBundles {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.held = append(b.held, message)
+		return b.err
+	}
 	select {
-	case b.harness.sends <- send{b, data.NewMessage(b.id, to, chunk), false}:
+	case b.harness.sends <- send{b, message, false}:
 		return nil
 	case <-b.over:
 		return b.failure()
@@ -156,17 +164,21 @@ func (b *Bundle) send(to data.Target, chunk []byte) error {
 }
 
 // CloseSend ends the input: the terminators of the source and of every timer
-// family go out together.
+// family go out together, after the input that Worker.WholeBundles has held back.
 func (b *Bundle) CloseSend() error {
 	b.mu.Lock()
-	sealed := b.sealed
-	b.sealed = true
+	sealed, held := b.sealed, b.held
+	b.sealed, b.held = true, nil
 	b.mu.Unlock()
 	if sealed {
 		return b.failure()
 	}
+	last := b.terminators()
+	if len(held) > 0 {
+		last = data.Join(append(held, last)...)
+	}
 	select {
-	case b.harness.sends <- send{b, b.terminators(), true}:
+	case b.harness.sends <- send{b, last, true}:
 		return nil
 	case <-b.over:
 		b.releaseHarness()
@@ -275,7 +287,7 @@ func (b *Bundle) end(err error) {
 		b.mu.Unlock()
 		return
 	}
-	b.ended, b.err = true, err
+	b.ended, b.err, b.held = true, err, nil
 	if err != nil {
 		b.queue.clear()
 	}

@@ -2,6 +2,7 @@ package fnapi_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -27,6 +28,35 @@ func TestBundleCarriesDataAndTimersBothWays(t *testing.T) {
 	}
 	feed(t, b, "one ", "two ", strings.Repeat("x", 3<<20))
 	wantEnd(t, b, map[string]string{"sink": "one two " + strings.Repeat("x", 3<<20), "pardo/g": "tick tock"})
+}
+
+func TestWholeBundleGoesOutInOneMessage(t *testing.T) {
+	h, sdk := newHarness(t, newServer(t, fnapi.Config{}), fnapi.Worker{WholeBundles: true}, fnapitest.Script{Process: func(b *fnapitest.Bundle) error {
+		if err := echo(b); err != nil {
+			return err
+		}
+		b.Terminate()
+		return b.Respond(&fnpb.ProcessBundleResponse{})
+	}})
+	for bundles := 1; bundles <= 2; bundles++ {
+		b := newBundle(t, h, timers)
+		if err := b.SendTimers(timers.Timers[0], []byte("tick")); err != nil {
+			t.Fatal(err)
+		}
+		feed(t, b, "one ", "two ", "three")
+		wantEnd(t, b, map[string]string{"sink": "one two three", "pardo/f": "tick"})
+		if n := sdk.Messages(); n != bundles {
+			t.Errorf("the input of %d bundles came in %d messages", bundles, n)
+		}
+	}
+	b := newBundle(t, h, plain)
+	if err := b.Send([]byte("never seen")); err != nil {
+		t.Fatal(err)
+	}
+	b.Abort(context.Canceled)
+	if err := b.Send([]byte("too late")); !errors.Is(err, context.Canceled) {
+		t.Errorf("Send to an aborted bundle: %v", err)
+	}
 }
 
 func TestEmptyBundleEndsWithEveryTerminator(t *testing.T) {

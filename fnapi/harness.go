@@ -28,6 +28,9 @@ type Worker struct {
 	Capabilities []string
 	// RunnerCapabilities are advertised beside the server's own.
 	RunnerCapabilities []string
+	// WholeBundles sends the input of a bundle in one message, once CloseSend has
+	// been called: for SDKs that mix up messages in a row.
+	WholeBundles bool
 }
 
 // Harness is one SDK worker process. Safe for concurrent use.

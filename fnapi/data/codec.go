@@ -23,10 +23,7 @@ func NewCodec() Codec { return Codec{encoding.GetCodecV2(proto.Name)} }
 func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 	switch m := v.(type) {
 	case *Message:
-		if len(m.payload) == 0 {
-			return mem.BufferSlice{mem.SliceBuffer(m.header)}, nil
-		}
-		return mem.BufferSlice{mem.SliceBuffer(m.header), mem.SliceBuffer(m.payload)}, nil
+		return m.appendTo(make(mem.BufferSlice, 0, 2*(1+len(m.more)))), nil
 	case *fnpb.StateResponse:
 		if header, ok := pageHeader(m); ok {
 			return mem.BufferSlice{mem.SliceBuffer(header), mem.SliceBuffer(m.GetGet().GetData())}, nil

@@ -96,6 +96,23 @@ func TestTerminatorsTravelTogetherAndEmpty(t *testing.T) {
 	})
 }
 
+func TestJoinedMessagesAreOne(t *testing.T) {
+	source := Target{Transform: "source"}
+	m := Join(NewMessage("i1", source, []byte("ab")), NewMessage("i1", Target{"p", "f"}, []byte("t")), NewMessage("i1", source, []byte("c")),
+		NewTerminators("i1", []Target{{"p", "f"}, source}))
+	wantWire(t, m, &fnpb.Elements{
+		Timers: []*fnpb.Elements_Timers{
+			{InstructionId: "i1", TransformId: "p", TimerFamilyId: "f", Timers: []byte("t")},
+			{InstructionId: "i1", TransformId: "p", TimerFamilyId: "f", IsLast: true},
+		},
+		Data: []*fnpb.Elements_Data{
+			{InstructionId: "i1", TransformId: "source", Data: []byte("ab")},
+			{InstructionId: "i1", TransformId: "source", Data: []byte("c")},
+			{InstructionId: "i1", TransformId: "source", IsLast: true},
+		},
+	})
+}
+
 func wantWire(t rapid.TB, m Message, want *fnpb.Elements) {
 	t.Helper()
 	slices, err := NewCodec().Marshal(&m)

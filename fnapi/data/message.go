@@ -1,11 +1,32 @@
 package data
 
-import "google.golang.org/protobuf/encoding/protowire"
+import (
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+)
 
 // Message is an Elements message to be sent: a header of our own and, after it,
 // the caller's payload, which is not copied.
 type Message struct {
 	header, payload []byte
+	more            []Message
+}
+
+// Join makes one message of several, in their order: serialised protobuf messages
+// in a row are their merge.
+func Join(messages ...Message) Message { return Message{more: messages} }
+
+// appendTo appends what goes on the wire.
+func (m *Message) appendTo(out mem.BufferSlice) mem.BufferSlice {
+	for _, b := range [][]byte{m.header, m.payload} {
+		if len(b) > 0 {
+			out = append(out, mem.SliceBuffer(b))
+		}
+	}
+	for i := range m.more {
+		out = m.more[i].appendTo(out)
+	}
+	return out
 }
 
 // NewMessage makes the message of one payload of an instruction. The payload is

@@ -56,6 +56,7 @@ type Harness struct {
 	mu      sync.Mutex
 	bundles map[string]*Bundle
 	asked   []*fnpb.InstructionRequest
+	inputs  int
 }
 
 // Start connects a harness to the server at endpoint. The worker id must have
@@ -166,6 +167,13 @@ func (h *Harness) Asked() []*fnpb.InstructionRequest {
 	return append([]*fnpb.InstructionRequest(nil), h.asked...)
 }
 
+// Messages returns how many messages of input the harness has been sent so far.
+func (h *Harness) Messages() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.inputs
+}
+
 func (h *Harness) readControl() {
 	for {
 		req, err := h.control.Recv()
@@ -242,6 +250,9 @@ func (h *Harness) readData() {
 		if err != nil {
 			return
 		}
+		h.mu.Lock()
+		h.inputs++
+		h.mu.Unlock()
 		for _, d := range elements.GetData() {
 			h.bundle(d.GetInstructionId()).input.add(Input{Transform: d.GetTransformId(), Data: d.GetData()}, d.GetIsLast())
 		}

@@ -33,12 +33,6 @@ type execTask struct {
 	keyed *keyed
 }
 
-// lookEvery is how often a task that runs bundles looks whether others are idle.
-const lookEvery = 250 * time.Millisecond
-
-// stuckAfter is when a bundle counts as waiting and not as busy.
-const stuckAfter = 2 * time.Second
-
 // outcome is how an attempt of a bundle ended.
 type outcome struct {
 	bundle engine.BundleID
@@ -54,14 +48,21 @@ type outcome struct {
 	commit func()
 }
 
+// wholeBundleBytes of input make a bundle that must go out in one message, which
+// TypeScript takes up to 4 MiB (the default of gRPC for Node); a frame may come on top.
+const wholeBundleBytes = 1 << 20
+
 func newExecTask(t *task) (*execTask, error) {
 	main, side := t.e.channels(t.stage)
 	limits := engine.Limits{}
 	if t.stage.Exec.Splittable || t.rebalanced() {
 		limits.First = 1
 	}
+	if wholeBundles(t.e.d.Plan.Environments[t.stage.Exec.Environment]) {
+		limits.Bytes = wholeBundleBytes
+	}
 	x := &execTask{task: t, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main}
-	cfg := engine.Config{Main: main, Side: side, Attempts: t.e.cfg.Attempts, Limits: limits, Cut: x.cut}
+	cfg := engine.Config{Main: main, Side: side, Attempts: t.e.cfg.Attempts, Limits: limits, SplitAfter: t.e.cfg.Splits.After, Cut: x.cut}
 	if spec := t.stage.Exec.Stateful; spec != nil {
 		var err error
 		if x.keyed, err = t.openKeyed(spec); err != nil {
@@ -161,8 +162,8 @@ func (x *execTask) act(ctx context.Context, wake *time.Timer) (done bool, err er
 		return true, x.room(ctx, 0)
 	}
 	at := ready.Wake
-	if x.core.Splittable() && (at.IsZero() || at.After(now.Add(lookEvery))) {
-		at = now.Add(lookEvery)
+	if look := now.Add(x.e.cfg.Splits.LookEvery); x.core.Splittable() && (at.IsZero() || at.After(look)) {
+		at = look
 	}
 	arm(wake, at, now)
 	return false, nil
@@ -173,7 +174,7 @@ func (x *execTask) act(ctx context.Context, wake *time.Timer) (done bool, err er
 // something outside, perhaps even for an element that it has not come to.
 func (x *execTask) idle(running int, now time.Time) int {
 	tasks := x.e.parallelism(x.stage)
-	if running >= tasks && running < 2*tasks && x.core.Longest(now) > stuckAfter {
+	if running >= tasks && running < 2*tasks && x.core.Longest(now) > x.e.cfg.Splits.StuckAfter {
 		return 1
 	}
 	return tasks - running

@@ -74,6 +74,15 @@ func (e *execution) harnesses(env *pipepb.Environment) int {
 	return e.d.Harnesses
 }
 
+// wholeBundles tells an SDK that must get the input of a bundle in one message. The
+// TypeScript worker handles messages side by side: when it has been busy with one for
+// 100 ms it takes the next, and if that ends the input, it drops the rest of the first
+// and reports success. It is the only SDK that does not declare any progress reporting.
+func wholeBundles(env *pipepb.Environment) bool {
+	return !slices.Contains(env.GetCapabilities(), urns.CapabilityProgressReportingV0) &&
+		!slices.Contains(env.GetCapabilities(), urns.CapabilityProgressReporting)
+}
+
 // launch starts a harness, without waiting for it to connect.
 func (e *execution) launch(ctx context.Context, p *pool) (*harness, error) {
 	id := fmt.Sprintf("%s-%s-%d", e.d.JobID, p.name, workerSerial.Add(1))
@@ -90,6 +99,7 @@ func (e *execution) launch(ctx context.Context, p *pool) (*harness, error) {
 		Capabilities:       p.env.GetCapabilities(),
 		RunnerCapabilities: []string{urns.RunnerMultimapKeysValuesSideInput},
 		Log:                e.harnessLog(id),
+		WholeBundles:       wholeBundles(p.env),
 	})
 	if err != nil {
 		return nil, err

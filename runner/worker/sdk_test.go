@@ -57,6 +57,7 @@ func compileAs(t testing.TB, p *portabletest.Pipeline, o portable.Options, fns m
 	// More than one process of them is of use, so give them all we are asked for.
 	for _, env := range p.Proto.Components.Environments {
 		env.Urn = urns.EnvironmentProcess
+		env.Capabilities = append(env.Capabilities, urns.CapabilityProgressReporting)
 	}
 	compiled, err := portable.Compile(p.Proto, o)
 	if err != nil {
