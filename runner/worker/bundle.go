@@ -22,7 +22,9 @@ func (x *execTask) attempt(ctx context.Context, b engine.Bundle, turn int) {
 	r := outcome{bundle: b.ID, attempt: b.Attempt, out: out}
 	l := x.enter(b.ID)
 	r.err = x.process(ctx, &b, l, &r)
-	x.leave(b.ID, l)
+	if err := x.leave(b.ID, l); r.err == nil {
+		r.err = err
+	}
 	if r.keyed != nil {
 		r.err = errors.Join(r.err, r.keyed.end())
 	}

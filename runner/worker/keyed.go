@@ -103,33 +103,35 @@ func (k *keyed) expirations(coder *coders.Windowed, frames []frame.Frame) ([]eng
 				if err != nil {
 					return nil, err
 				}
-				id := [2]string{string(el.Key), string(windows[:size])}
+				if !seen[[2]string{string(el.Key), string(windows[:size])}] {
+					c, err := k.expiry(string(el.Key), string(windows[:size]))
+					if err != nil {
+						return nil, err
+					}
+					seen[[2]string{c.Key, c.Window}] = true
+					out = append(out, c)
+				}
+				if size == 0 {
+					break // there is only one such window, however often it is there
+				}
 				windows = windows[size:]
-				if seen[id] {
-					continue
-				}
-				seen[id] = true
-				c, err := k.expiry(id[0], id[1])
-				if err != nil {
-					return nil, err
-				}
-				out = append(out, c)
 			}
 		}
 	}
 	return out, nil
 }
 
-// expiry is the timer by which a key's window expires: a moment after its end
-// and the lateness allowed, so that timers set for that very time go before.
+// expiry is the timer by which a key's window expires: at its end and the
+// lateness allowed, but no later than the global window.
 func (k *keyed) expiry(key, window string) (engine.TimerChange, error) {
 	end, err := k.spec.Windowing.MaxTimestamp([]byte(window))
 	if err != nil {
 		return engine.TimerChange{}, err
 	}
+	late := min(k.spec.Windowing.AllowedLateness, max(coders.EndOfGlobalWindow-end, 0))
 	return engine.TimerChange{Timer: engine.Timer{
 		Family: k.expiration, Key: key, Window: window,
-		Fire: end + k.spec.Windowing.AllowedLateness + 1, Hold: end,
+		Fire: end + late, Hold: end,
 		Pane: []byte{coders.PaneNoFiring},
 	}}, nil
 }

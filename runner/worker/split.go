@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"sync"
-	"time"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 
@@ -14,16 +13,14 @@ import (
 	"github.com/lintelrun/lintel/runner/frame"
 )
 
-// splitTimeout is how long a harness may take to answer a split request. One
-// that comes too late would be lost work, so the harness is given up then.
-const splitTimeout = 30 * time.Second
-
 // live is an attempt that runs. Its lock keeps the attempt from ending while a
 // split is under way: what the split gave back must be known before the commit.
 type live struct {
 	mu     sync.Mutex
 	bundle *fnapi.Bundle
 	ended  bool
+	// err is set where the harness may have given work away that we know nothing of.
+	err error
 }
 
 func (x *execTask) enter(id engine.BundleID) *live {
@@ -40,13 +37,17 @@ func (l *live) set(b *fnapi.Bundle) {
 	l.bundle = b
 }
 
-func (x *execTask) leave(id engine.BundleID, l *live) {
+// leave ends the attempt once no split is under way. An error means that it must
+// not be committed.
+func (x *execTask) leave(id engine.BundleID, l *live) error {
 	l.mu.Lock()
 	l.ended = true
+	err := l.err
 	l.mu.Unlock()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	delete(x.live, id)
+	return err
 }
 
 // split asks for a split and reports the answer, "no split" included, unless the
@@ -65,26 +66,34 @@ func (x *execTask) split(ctx context.Context, req engine.SplitRequest) {
 		return
 	}
 	s := &engine.Split{}
-	if l.bundle != nil {
-		s = x.askSplit(ctx, l.bundle, req)
+	if l.bundle != nil && l.err == nil {
+		if s, l.err = x.askSplit(ctx, l.bundle, req); l.err != nil {
+			s = &engine.Split{}
+			l.bundle.Abort(l.err)
+		}
 	}
 	x.results <- outcome{bundle: req.ID, split: s}
 }
 
-// askSplit returns the zero split if there was none. A bundle whose split can't
-// be understood is given up: its harness may have given work away.
-func (x *execTask) askSplit(ctx context.Context, b *fnapi.Bundle, req engine.SplitRequest) *engine.Split {
-	ctx, cancel := context.WithTimeout(ctx, splitTimeout)
+// askSplit returns the zero split if there was none. After an error, be it that
+// the answer does not come or that it can't be understood, the harness may have
+// given work away: then the bundle must not be committed, even if it has ended
+// well meanwhile.
+func (x *execTask) askSplit(ctx context.Context, b *fnapi.Bundle, req engine.SplitRequest) (*engine.Split, error) {
+	ctx, cancel := context.WithTimeout(ctx, x.e.cfg.Splits.Timeout)
 	defer cancel()
 	resp, err := b.Split(ctx, req.Fraction, int64(req.Elements), nil)
 	if err == nil {
-		var s *engine.Split
-		if s, err = x.readSplit(resp); err == nil {
-			return s
-		}
+		err = ctx.Err() // the bundle has ended, but whether it was split is not known
 	}
-	b.Abort(fault.New(fault.Retryable, "split of a running bundle: %w", err))
-	return &engine.Split{}
+	if err != nil {
+		return nil, fault.New(fault.Retryable, "split of a running bundle, to be answered within %v: %w", x.e.cfg.Splits.Timeout, err)
+	}
+	s, err := x.readSplit(resp)
+	if err != nil {
+		return nil, fault.New(fault.Retryable, "split of a running bundle: %w", err)
+	}
+	return s, nil
 }
 
 func (x *execTask) readSplit(resp *fnpb.ProcessBundleSplitResponse) (*engine.Split, error) {

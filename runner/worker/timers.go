@@ -3,6 +3,7 @@ package worker
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/lintelrun/lintel/fnapi"
 	"github.com/lintelrun/lintel/internal/fault"
@@ -28,7 +29,12 @@ func familiesOf(spec *plan.StatefulSpec) families {
 func domainsOf(spec *plan.StatefulSpec) engine.TimerDomains {
 	d := make(engine.TimerDomains, len(spec.Timers))
 	for i, t := range spec.Timers {
-		d[i] = t.ProcessingTime
+		switch {
+		case t.ProcessingTime:
+			d[i] = engine.ProcessingTime
+		case t.Name == spec.Expiration:
+			d[i] = engine.Expiration
+		}
 	}
 	return d
 }
@@ -38,9 +44,6 @@ func (k *keyed) sendTimers(fb *fnapi.Bundle, timers []engine.Timer) error {
 	f := k.families
 	blocks := make([][]byte, len(f))
 	for _, t := range timers {
-		if t.Family == k.expiration {
-			t.Fire-- // see expiry
-		}
 		v := coders.Timer{
 			Key: []byte(t.Key), Tag: []byte(t.Tag), NumWindows: 1, Windows: []byte(t.Window),
 			Fire: t.Fire, Hold: t.Hold, Pane: t.Pane,
@@ -82,7 +85,7 @@ func (o *timerOutput) add(family string, data []byte) error {
 	for len(data) > 0 {
 		err := o.layout.Next(data, &v)
 		if errors.Is(err, coders.ErrShort) {
-			o.carry[i] = data
+			o.carry[i] = slices.Clip(data) // what lies behind may belong to others
 			break
 		}
 		if err != nil {

@@ -35,10 +35,40 @@ type Config struct {
 	ConnectTimeout time.Duration
 	// Attempts of a bundle before its job fails; default 4.
 	Attempts int
+	// Splits says when running bundles are split for idle tasks.
+	Splits Splits
 	// Logger for the operator; default slog.Default.
 	Logger *slog.Logger
 	// Hooks watch the work.
 	Hooks Hooks
+}
+
+// Splits says when running bundles are split for idle tasks.
+type Splits struct {
+	// After is how long a bundle runs before it may be split; default 500 ms.
+	After time.Duration
+	// LookEvery is how often a task that runs bundles looks whether others are
+	// idle; default 250 ms.
+	LookEvery time.Duration
+	// StuckAfter is when a bundle counts as waiting and not as busy; default 2 s.
+	StuckAfter time.Duration
+	// Timeout is how long a harness may take to answer; default 30 s. What it
+	// gives away in an answer after that would be lost, so the bundle fails then.
+	Timeout time.Duration
+}
+
+func (s *Splits) setDefaults() {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&s.After, 500 * time.Millisecond}, {&s.LookEvery, 250 * time.Millisecond},
+		{&s.StuckAfter, 2 * time.Second}, {&s.Timeout, 30 * time.Second},
+	} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
 }
 
 // Hooks are called as work goes on, from many goroutines; nil ones are skipped.
@@ -69,6 +99,7 @@ func (c *Config) Validate() error {
 	if c.Attempts == 0 {
 		c.Attempts = 4
 	}
+	c.Splits.setDefaults()
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
