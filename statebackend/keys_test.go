@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -31,13 +32,43 @@ func TestLayoutIsFixed(t *testing.T) {
 		{"expiry", e.AppendKey(nil), "01 0102 05 540001 7ffffffffffffffe 770001 6b0001"},
 		{"task", sb.TaskKey("in"), "00 696e"},
 	} {
-		want, err := hex.DecodeString(string(bytes.ReplaceAll([]byte(x.want), []byte(" "), nil)))
-		if err != nil {
+		expectHex(t, x.what, x.got, x.want)
+	}
+
+	o := sb.NewOverlay(nothing{})
+	for d := range sb.ProcessingTime {
+		timer := sb.Timer{Key: []byte("k"), Window: []byte("w"), Family: "f", Tag: "t", Domain: d + 1, Fire: 5, Hold: -1, Pane: []byte("P")}
+		o.Reset(nothing{})
+		if _, _, err := sb.SetTimer(o, s, timer); err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(x.got, want) {
-			t.Errorf("%s: %x, want %x", x.what, x.got, want)
+		want := [][3]string{
+			{"timer", "01 0102 02 540001 8000000000000005 6b0001 770001 660001 740001", "7fffffffffffffff 50"},
+			{"look-up", "01 0102 04 540001 6b0001 770001 660001 740001", "01 8000000000000005 7fffffffffffffff"},
 		}
+		if timer.Domain == sb.ProcessingTime {
+			want[0][1], want[1][2] = "01 0102 03"+want[0][1][len("01 0102 02"):], "02"+want[1][2][len("02"):]
+		}
+		err := o.Scan(nil, nil, func(key, value []byte) bool {
+			expectHex(t, want[0][0], key, want[0][1])
+			expectHex(t, want[0][0]+" value", value, want[0][2])
+			want = want[1:]
+			return len(want) > 0
+		})
+		if err != nil || len(want) > 0 {
+			t.Errorf("a timer lacks the records %v; %v", want, err)
+		}
+	}
+}
+
+func expectHex(t *testing.T, what string, got []byte, want string) {
+	t.Helper()
+	w, err := hex.DecodeString(strings.ReplaceAll(want, " ", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, w) {
+		t.Errorf("%s: %x, want %x", what, got, w)
 	}
 }
 
