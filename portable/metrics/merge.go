@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"cmp"
 	"encoding/binary"
 	"math"
 	"slices"
@@ -18,9 +19,7 @@ func merge(urn string, a, b []byte) ([]byte, error) {
 	case urns.MetricTypeSumDouble:
 		return mergeDoubles(a, b)
 	case urns.MetricTypeDistributionInt64:
-		return mergeVarints(a, b, func(x, y []int64) []int64 {
-			return []int64{x[0] + y[0], x[1] + y[1], min(x[2], y[2]), max(x[3], y[3])}
-		}, 4)
+		return mergeVarints(a, b, mergeDistributions, 4)
 	case urns.MetricTypeDistributionDouble:
 		return mergeDoubleDistributions(a, b)
 	case urns.MetricTypeLatestInt64, urns.MetricTypeLatestDouble:
@@ -35,6 +34,18 @@ func merge(urn string, a, b []byte) ([]byte, error) {
 		return mergeHistograms(a, b)
 	}
 	return nil, fault.New(fault.Unsupported, "metric type %q", urn)
+}
+
+// mergeDistributions: count, sum, min and max. What the last two are where
+// nothing was counted differs between SDKs.
+func mergeDistributions(x, y []int64) []int64 {
+	switch {
+	case x[0] == 0:
+		return y
+	case y[0] == 0:
+		return x
+	}
+	return []int64{x[0] + y[0], x[1] + y[1], min(x[2], y[2]), max(x[3], y[3])}
 }
 
 var errPayload = fault.New(fault.Corruption, "metric payload of the wrong form")
@@ -80,7 +91,7 @@ func mergeDoubles(a, b []byte) ([]byte, error) {
 	return appendDouble(nil, double(a)+double(b)), nil
 }
 
-// mergeDoubleDistributions: count as a varint, then sum, min and max as doubles.
+// mergeDoubleDistributions: as mergeDistributions, but sum, min and max are doubles.
 func mergeDoubleDistributions(a, b []byte) ([]byte, error) {
 	n, i, err := coders.Varint(a)
 	if err != nil {
@@ -90,8 +101,13 @@ func mergeDoubleDistributions(a, b []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(a)-i != 24 || len(b)-j != 24 {
+	switch {
+	case len(a)-i != 24 || len(b)-j != 24:
 		return nil, errPayload
+	case n == 0:
+		return b, nil
+	case m == 0:
+		return a, nil
 	}
 	a, b = a[i:], b[j:]
 	out := coders.AppendVarint(nil, n+m)
@@ -178,12 +194,9 @@ func mergeSets(a, b []byte) ([]byte, error) {
 // mergeRanked: an iterable of numbers. How many the user asked for is not said;
 // the longer of both lists is at most that.
 func mergeRanked(urn string, a, b []byte) ([]byte, error) {
-	skip, value := skipVarint, func(s string) float64 {
-		v, _, _ := coders.Varint([]byte(s)) // items has walked it
-		return float64(v)
-	}
+	skip, compare := skipVarint, compareVarints
 	if urn == urns.MetricTypeTopNDouble || urn == urns.MetricTypeBottomNDouble {
-		skip, value = skipDouble, func(s string) float64 { return double([]byte(s)) }
+		skip, compare = skipDouble, compareDoubles
 	}
 	x, err := items(a, skip)
 	if err != nil {
@@ -195,18 +208,18 @@ func mergeRanked(urn string, a, b []byte) ([]byte, error) {
 	}
 	n := max(len(x), len(y))
 	all := append(x, y...)
-	sign := 1.0
 	if urn == urns.MetricTypeTopNInt64 || urn == urns.MetricTypeTopNDouble {
-		sign = -1
+		slices.SortFunc(all, func(p, q string) int { return compare(q, p) })
+	} else {
+		slices.SortFunc(all, compare)
 	}
-	slices.SortStableFunc(all, func(p, q string) int {
-		switch d := sign * (value(p) - value(q)); {
-		case d < 0:
-			return -1
-		case d > 0:
-			return 1
-		}
-		return 0
-	})
 	return appendItems(all[:n]), nil
 }
+
+func compareVarints(p, q string) int {
+	x, _, _ := coders.Varint([]byte(p)) // items has walked both
+	y, _, _ := coders.Varint([]byte(q))
+	return cmp.Compare(x, y)
+}
+
+func compareDoubles(p, q string) int { return cmp.Compare(double([]byte(p)), double([]byte(q))) }

@@ -81,14 +81,17 @@ func momentary(info *pipepb.MonitoringInfo) bool {
 	return info.GetType() == urns.MetricTypeProgress
 }
 
+// keyOf joins URN and labels so that they sort, and that no two metrics share a key.
 func keyOf(info *pipepb.MonitoringInfo) string {
 	var b strings.Builder
-	b.WriteString(info.GetUrn())
+	add := func(s string) {
+		b.WriteString("\x00\x00")
+		b.WriteString(strings.ReplaceAll(s, "\x00", "\x00\x01"))
+	}
+	add(info.GetUrn())
 	for _, l := range slices.Sorted(maps.Keys(info.GetLabels())) {
-		b.WriteByte(0)
-		b.WriteString(l)
-		b.WriteByte(0)
-		b.WriteString(info.GetLabels()[l])
+		add(l)
+		add(info.GetLabels()[l])
 	}
 	return b.String()
 }
