@@ -54,13 +54,17 @@ var owners = map[string]string{
 	"cloud.google.com/go":           "checkpointing/gcsstore",
 	"github.com/docker":             "fnapi/environment/docker",
 	"github.com/moby":               "fnapi/environment/docker",
+
+	// All others have a Tracer of go.opentelemetry.io/otel/trace, which does nothing by default.
+	"go.opentelemetry.io/otel/sdk":       "internal/tracing",
+	"go.opentelemetry.io/otel/exporters": "internal/tracing",
 }
 
 // pure packages have no I/O, clock or goroutines.
 var pure = []string{"runner/engine", "portable", "checkpointing/protocol"}
 
 // impure is what pure packages do not import.
-var impure = []string{"net", "os", "syscall", "golang.org/x/sys", "google.golang.org/grpc"}
+var impure = []string{"net", "os", "syscall", "golang.org/x/sys", "google.golang.org/grpc", "go.opentelemetry.io/otel"}
 
 // protobuf is what the engine does not import.
 var protobuf = []string{"google.golang.org/protobuf", "github.com/golang/protobuf", "github.com/apache/beam"}
@@ -172,6 +176,9 @@ func TestImportRules(t *testing.T) {
 		{"statebackend/pebblestate/p.go", "github.com/cockroachdb/pebble/v2", ""},
 		{"statebackend/memstate/p.go", "github.com/cockroachdb/pebble/v2", "imported by statebackend/pebblestate only"},
 		{"fnapi/environment/external/e_test.go", "github.com/docker/docker/client", "imported by fnapi/environment/docker only"},
+
+		{"runner/worker/w.go", "go.opentelemetry.io/otel/trace", ""},
+		{"runner/worker/w.go", "go.opentelemetry.io/otel/sdk/trace", "imported by internal/tracing only"},
 
 		{"portable/graph/g.go", "net/http", "pure: no net"},
 		{"portable/graph/g_test.go", "net/http", ""},
