@@ -1,7 +1,8 @@
 package metrics
 
 import (
-	"maps"
+	"cmp"
+	"container/heap"
 	"slices"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -20,9 +21,7 @@ func mergeTries(a, b []byte) ([]byte, error) {
 	}
 	root := join(rootOf(&x), rootOf(&y))
 	bound := max(x.GetBound(), y.GetBound(), 1)
-	for leaves(root) > int(bound) {
-		truncate(root)
-	}
+	trim(root, int(bound))
 	return proto.Marshal(&pipepb.BoundedTrie{Bound: bound, Root: root})
 }
 
@@ -64,21 +63,60 @@ func leaves(n *pipepb.BoundedTrieNode) int {
 	return max(total, 1)
 }
 
-// truncate cuts the fullest node that has only leaves below it.
-func truncate(n *pipepb.BoundedTrieNode) {
-	var fullest *pipepb.BoundedTrieNode
-	most := 0
-	for _, name := range slices.Sorted(maps.Keys(n.GetChildren())) {
-		if c := n.Children[name]; leaves(c) > most {
-			fullest, most = c, leaves(c)
-		}
-	}
-	if most <= 1 {
-		n.Truncated, n.Children = true, nil
+// trim truncates nodes until a trie has at most bound leaves: each time the
+// fullest child's fullest child, and so on down to one that has only leaves below it.
+func trim(root *pipepb.BoundedTrieNode, bound int) {
+	if leaves(root) <= bound {
 		return
 	}
-	truncate(fullest)
+	for f := newFullness("", root); f.leaves > bound; {
+		f.truncate()
+	}
 }
+
+// fullness is a node, how many leaves it has, and its children, the fullest first.
+type fullness struct {
+	node     *pipepb.BoundedTrieNode
+	name     string
+	leaves   int
+	children fullest
+}
+
+func newFullness(name string, n *pipepb.BoundedTrieNode) *fullness {
+	f := &fullness{node: n, name: name}
+	for name, c := range n.GetChildren() {
+		child := newFullness(name, c)
+		f.leaves += child.leaves
+		f.children = append(f.children, child)
+	}
+	f.leaves = max(f.leaves, 1)
+	heap.Init(&f.children)
+	return f
+}
+
+func (f *fullness) truncate() {
+	if len(f.children) == 0 || f.children[0].leaves == 1 {
+		f.node.Truncated, f.node.Children = true, nil
+		f.leaves, f.children = 1, nil
+		return
+	}
+	first := f.children[0]
+	f.leaves -= first.leaves
+	first.truncate()
+	f.leaves += first.leaves
+	heap.Fix(&f.children, 0)
+}
+
+// fullest is a heap; of equally full nodes the first by name counts as fuller.
+type fullest []*fullness
+
+func (h fullest) Len() int { return len(h) }
+func (h fullest) Less(i, j int) bool {
+	return cmp.Or(cmp.Compare(h[j].leaves, h[i].leaves), cmp.Compare(h[i].name, h[j].name)) < 0
+}
+func (h fullest) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *fullest) Push(x any)   { *h = append(*h, x.(*fullness)) }
+func (h *fullest) Pop() any     { panic("nothing is taken off") }
 
 // mergeHistograms adds HistogramValues (metrics.proto) of the same buckets.
 func mergeHistograms(a, b []byte) ([]byte, error) {

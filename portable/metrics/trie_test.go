@@ -1,9 +1,11 @@
 package metrics
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/proto"
@@ -77,8 +79,8 @@ func pathsOf(t testing.TB, payload []byte) (paths []string) {
 
 // covers reports whether a trie's path stands for a path that was added.
 func covers(path, added string) bool {
-	if prefix, truncated := strings.CutSuffix(path, "*"); truncated {
-		return strings.HasPrefix(added+"/", strings.TrimPrefix(prefix, "/"))
+	if prefix, truncated := strings.CutSuffix(path, "*"); truncated && strings.HasPrefix(added+"/", strings.TrimPrefix(prefix, "/")) {
+		return true
 	}
 	return path == added || strings.HasPrefix(path, added+"/") // a longer path stands for its beginnings
 }
@@ -136,5 +138,21 @@ func TestTries(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A hostile trie must not hold up the job: 20,000 paths are cut down to 100 in no time.
+func TestLargeTrieIsTrimmedQuickly(t *testing.T) {
+	var paths []string
+	for i := range 10_000 {
+		paths = append(paths, fmt.Sprint(i, "/a"), fmt.Sprint(i, "/b"))
+	}
+	began := time.Now()
+	got := pathsOf(t, total(t, urns.MetricTypeBoundedTrie, trieOf(100, paths...), trieOf(100, "x/y")))
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if !slices.Equal(got, []string{"/*"}) {
+		t.Errorf("%d paths are left", len(got))
 	}
 }
