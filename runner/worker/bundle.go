@@ -18,6 +18,7 @@ import (
 func (x *execTask) attempt(ctx context.Context, b engine.Bundle, turn int) {
 	defer x.bundles.Done()
 	began := time.Now()
+	x.e.spans.began(x.stage, began)
 	out := newStaging(x.routes, x.stage.Exec.Sinks, turn, spiller{dir: x.e.dir, budget: x.e.staging})
 	r := outcome{bundle: b.ID, attempt: b.Attempt, out: out}
 	l := x.enter(b.ID)
@@ -31,6 +32,7 @@ func (x *execTask) attempt(ctx context.Context, b engine.Bundle, turn int) {
 	out.spill.close()
 	x.e.cfg.Hooks.BundleDone(r.err == nil, b.Elements, b.Bytes, out.bytes, time.Since(began))
 	x.e.cfg.Hooks.Spilled(out.spill.spilled())
+	x.e.spans.bundle(x, &b, began, out.bytes, r.err)
 	x.results <- r
 }
 

@@ -30,6 +30,7 @@ type execution struct {
 	// running counts the bundles in flight of each stage, all tasks together.
 	running []atomic.Int32
 	stats   *progress
+	spans   *spans
 	// staging is the memory of output that is not yet committed or waits for credit.
 	staging *budget
 
@@ -74,7 +75,9 @@ func (e *execution) run(ctx context.Context) {
 		}
 	}()
 	defer e.closeSides()
-	if e.err = e.makePools(); e.err != nil {
+	e.err = e.makePools()
+	e.spans.expect(e.envs, e.err)
+	if e.err != nil {
 		return
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -95,6 +98,7 @@ func (e *execution) run(ctx context.Context) {
 		g.Go(func() error {
 			defer tasks.Done()
 			err := t.run(ctx)
+			e.spans.taskEnded(t.stage, err)
 			if err != nil && ctx.Err() == nil {
 				// Not the stage's name: it lists transforms that had no part in the
 				// failure, and the SDK's text names the one that had.

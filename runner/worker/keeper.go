@@ -25,7 +25,9 @@ const (
 func (e *execution) keep(ctx context.Context, p *pool) error {
 	defer p.change(func() { p.keepers-- })
 	for first := true; ; first = false {
+		started := e.spans.harness(p.name, first)
 		h, err := e.start(ctx, p)
+		started(h, err)
 		switch {
 		case err == nil:
 			err = e.attend(ctx, p, h)

@@ -69,6 +69,7 @@ func (t *task) collect(ctx context.Context, add func(frame.Frame) error) error {
 				wm.Advance(m.Channel, m.Watermark)
 				continue
 			}
+			t.e.spans.input(t.stage)
 			if err := add(m.Frame); err != nil {
 				return err
 			}
@@ -132,6 +133,7 @@ func (t *task) end(ctx context.Context) error {
 
 func (t *task) runImpulse(ctx context.Context) error {
 	if t.index == 0 {
+		t.e.spans.input(t.stage)
 		data := coders.AppendHeader(nil, frame.MinTimestamp, 1, nil, []byte{coders.PaneNoFiring})
 		data = append(data, 0) // no bytes, length-prefixed
 		f := frame.Frame{Data: data, Elements: 1, MinTimestamp: frame.MinTimestamp}

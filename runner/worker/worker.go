@@ -11,12 +11,17 @@ import (
 	"path/filepath"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/lintelrun/lintel/fnapi"
 	"github.com/lintelrun/lintel/fnapi/environment"
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/runner/rpc"
 	"github.com/lintelrun/lintel/statebackend"
 )
+
+// DefaultMemoryBytes is the budget of Config.MemoryBytes unless it says otherwise.
+const DefaultMemoryBytes = 512 << 20
 
 // Config of a Worker. Server, Launcher and State are needed; the rest has defaults.
 type Config struct {
@@ -29,7 +34,7 @@ type Config struct {
 	// Dir is for spilled data; it must exist. Default: the system's temporary folder.
 	Dir string
 	// MemoryBytes is the budget of all that a job may hold in memory before it
-	// spills; default 512 MiB.
+	// spills; default DefaultMemoryBytes.
 	MemoryBytes int64
 	// ConnectTimeout is how long a launched harness may take to connect; default 2 minutes.
 	ConnectTimeout time.Duration
@@ -41,6 +46,12 @@ type Config struct {
 	Logger *slog.Logger
 	// Hooks watch the work.
 	Hooks Hooks
+	// Tracer makes spans of deployments, stages and bundles, below what the context of
+	// Deploy has; nil for none, which costs nothing.
+	Tracer trace.Tracer
+	// TraceBundles is of how many bundles of a stage one gets a span; default 100.
+	// Those that fail have one always.
+	TraceBundles int
 }
 
 // Splits says when running bundles are split for idle tasks.
@@ -88,7 +99,7 @@ func (c *Config) Validate() error {
 		c.Dir = os.TempDir()
 	}
 	if c.MemoryBytes == 0 {
-		c.MemoryBytes = 512 << 20
+		c.MemoryBytes = DefaultMemoryBytes
 	}
 	if c.MemoryBytes < 16<<20 {
 		return fmt.Errorf("worker: a memory budget of %d bytes is too small, 16 MiB is the least", c.MemoryBytes)
@@ -100,6 +111,12 @@ func (c *Config) Validate() error {
 		c.Attempts = 4
 	}
 	c.Splits.setDefaults()
+	if c.TraceBundles == 0 {
+		c.TraceBundles = 100
+	}
+	if c.TraceBundles < 0 {
+		return fmt.Errorf("worker: one bundle in %d can't be traced", c.TraceBundles)
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
@@ -136,6 +153,7 @@ func (w *Worker) Deploy(ctx context.Context, d rpc.Deployment) (rpc.Execution, e
 		return nil, fmt.Errorf("make a folder for spilled data: %w", err)
 	}
 	e := newExecution(w.cfg, d, dir)
+	e.spans = e.newSpans(ctx)
 	go e.run(ctx)
 	return e, nil
 }
