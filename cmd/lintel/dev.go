@@ -14,7 +14,9 @@ import (
 )
 
 const (
-	defaultDataDir = "./.lintel"
+	defaultJobPort  = 8099
+	defaultHTTPPort = 8100
+	defaultDataDir  = "./.lintel"
 	// patience is how long running jobs and calls have to end when a server stops;
 	// all of it, harnesses included, is over within 10 s.
 	patience = 8 * time.Second
@@ -46,8 +48,8 @@ cancels all jobs and stops within 10 s, the second stops at once.`,
 	}
 	var f devFlags
 	fs := cmd.Flags()
-	fs.IntVar(&f.jobPort, "job-port", 8099, "port of the Beam Job API; 0 takes any free one")
-	fs.IntVar(&f.httpPort, "http-port", 8100, "port of HTTP; 0 takes any free one")
+	fs.IntVar(&f.jobPort, "job-port", defaultJobPort, "port of the Beam Job API; 0 takes any free one")
+	fs.IntVar(&f.httpPort, "http-port", defaultHTTPPort, "port of HTTP; 0 takes any free one")
 	fs.StringVar(&f.bind, "bind", "127.0.0.1", "address to listen on")
 	fs.BoolVar(&f.insecure, "insecure", false, "allow --bind to addresses that other machines reach: anyone there can run code here")
 	fs.StringVar(&f.dataDir, "data-dir", defaultDataDir, "directory of job records, artifacts and spilled data")
