@@ -29,6 +29,9 @@ type call struct {
 	transform string
 	element   []byte
 	emit      func(element []byte)
+	// timer is what fires; nil if an element is processed.
+	timer *firing
+	run   *running
 }
 
 // program is what a user wrote, and the SDK under it: a pipeline of bytes, KVs
@@ -93,13 +96,19 @@ func (p *program) process(b *fnapitest.Bundle) error {
 		if err != nil {
 			return err
 		}
+		if in.Timer != "" {
+			if err := run.fire(in); err != nil {
+				return err
+			}
+			continue
+		}
 		var el coders.Element
 		for rest := in.Data; len(rest) > 0; rest = rest[el.Size:] {
 			if err := s.In[0].Coder.Next(rest, &el); err != nil {
 				return err
 			}
 			header := el.Size - len(el.Key) - len(el.Value)
-			run.header = rest[:header]
+			run.header, run.key, run.window = rest[:header], el.Key, el.Windows
 			for _, pcollection := range source {
 				if err := run.consume(pcollection, rest[header:el.Size]); err != nil {
 					return err
@@ -111,6 +120,9 @@ func (p *program) process(b *fnapitest.Bundle) error {
 		if err := p.send(b, sink, run.out[sink]); err != nil {
 			return err
 		}
+	}
+	if err := run.sendTimers(); err != nil {
+		return err
 	}
 	if p.after != nil {
 		if err := p.after(b, s); err != nil {
@@ -157,6 +169,9 @@ type running struct {
 	*program
 	bundle    *fnapitest.Bundle
 	header    []byte // timestamp, windows and pane of the current element
+	// key and window of the current element or timer, of stages with keys.
+	key, window []byte
+	timers      map[[2]string][]byte // that were set or cleared, by transform and family
 	out       map[string][]byte
 	collected map[string][]string
 }
@@ -180,7 +195,12 @@ func (r *running) consume(pcollection string, element []byte) error {
 	return nil
 }
 
-func (r *running) call(id string, t *pipepb.PTransform, element []byte) (err error) {
+func (r *running) call(id string, t *pipepb.PTransform, element []byte) error {
+	return r.invoke(&call{transform: id, element: element}, t, string(element))
+}
+
+func (r *running) invoke(c *call, t *pipepb.PTransform, what string) (err error) {
+	id := c.transform
 	fn := r.fns[id]
 	if fn == nil {
 		return fmt.Errorf("no doFn %s", id)
@@ -188,14 +208,15 @@ func (r *running) call(id string, t *pipepb.PTransform, element []byte) (err err
 	if r.collected == nil {
 		r.collected = map[string][]string{}
 	}
-	r.collected[id] = append(r.collected[id], string(element))
-	c := &call{bundle: r.bundle, transform: id, element: element, emit: func(out []byte) {
+	r.collected[id] = append(r.collected[id], what)
+	c.bundle, c.run = r.bundle, r
+	c.emit = func(out []byte) {
 		for _, pcollection := range t.GetOutputs() {
 			if err == nil {
 				err = r.consume(pcollection, out)
 			}
 		}
-	}}
+	}
 	if failed := fn(c); failed != nil {
 		return failed
 	}
