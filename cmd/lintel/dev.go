@@ -32,6 +32,7 @@ type devFlags struct {
 	jobRetention       time.Duration
 	preparedRetention  time.Duration
 	environments       *environmentFlags
+	stateBackend       *choice
 	logLevel, logStyle *choice
 	readyFile          string
 }
@@ -59,6 +60,7 @@ cancels all jobs and stops within 10 s, the second stops at once.`,
 	fs.DurationVar(&f.preparedRetention, "prepared-retention", time.Hour, "how long a submitted job may wait to be run before it is forgotten")
 	fs.StringVar(&f.readyFile, "ready-file", "", "file to write the addresses to, as JSON, once the server takes jobs")
 	f.environments = addEnvironmentFlags(cmd)
+	f.stateBackend = choiceFlag(cmd, "state-backend", "", "where user state is kept; pebble keeps it in files under the data directory", stateInMemory, stateInPebble)
 	f.logLevel = choiceFlag(cmd, "log-level", "", "least level of the server's log", "info", "debug", "warn", "error")
 	f.logStyle = choiceFlag(cmd, "log-format", "", "format of the server's log, on standard error", "text", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -101,7 +103,7 @@ func (f *devFlags) run(ctx context.Context, out, logs io.Writer) error {
 	}
 	s, err := startServer(serverConfig{
 		bind: f.bind, jobPort: f.jobPort, httpPort: f.httpPort, dataDir: f.dataDir,
-		parallelism: f.parallelism, memoryBudget: int64(f.memory),
+		parallelism: f.parallelism, memoryBudget: int64(f.memory), stateBackend: f.stateBackend.value,
 		jobRetention: f.jobRetention, preparedRetention: f.preparedRetention,
 		environments: environments,
 		log:          newLog(logs, f.logLevel.value, f.logStyle.value),

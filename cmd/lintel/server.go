@@ -31,6 +31,7 @@ type serverConfig struct {
 	dataDir           string
 	parallelism       int   // tasks of a stage, 0: one a CPU
 	memoryBudget      int64 // bytes, 0: the worker's default
+	stateBackend      string
 	environments      environmentConfig
 	// How long jobs are remembered, 0: the job service's defaults.
 	jobRetention, preparedRetention time.Duration

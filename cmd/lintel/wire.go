@@ -16,7 +16,9 @@ import (
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/coordinator"
 	"github.com/lintelrun/lintel/runner/worker"
+	"github.com/lintelrun/lintel/statebackend"
 	"github.com/lintelrun/lintel/statebackend/memstate"
+	"github.com/lintelrun/lintel/statebackend/pebblestate"
 	"github.com/lintelrun/lintel/web/metrics"
 )
 
@@ -49,11 +51,28 @@ func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics) (*runner, e
 	return r, err
 }
 
+const (
+	stateInMemory = "memory"
+	stateInPebble = "pebble"
+)
+
+// openState has a line for each state backend.
+func openState(c serverConfig, spill string) (statebackend.Backend, error) {
+	if c.stateBackend == stateInPebble {
+		return pebblestate.New(pebblestate.Config{Dir: filepath.Join(spill, "state"), Logger: c.log})
+	}
+	return memstate.New(), nil
+}
+
 func newExecutor(c serverConfig, spill string, fn *fnapi.Server, live environment.Launcher, m *metrics.Metrics) (jobservice.Executor, error) {
+	state, err := openState(c, spill)
+	if err != nil {
+		return nil, err
+	}
 	w, err := worker.New(worker.Config{
 		Server:      fn,
 		Launcher:    live,
-		State:       memstate.New(),
+		State:       state,
 		Dir:         spill,
 		MemoryBytes: c.memoryBudget,
 		Logger:      c.log,

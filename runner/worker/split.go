@@ -75,7 +75,9 @@ func (x *execTask) split(ctx context.Context, req engine.SplitRequest) {
 	x.results <- outcome{bundle: req.ID, split: s}
 }
 
-// askSplit returns the zero split if there was none. After an error, be it that
+// askSplit returns the zero split if there was none, which is also what it means
+// when the harness answers with an error: TypeScript's does for bundles that it
+// has not begun or has just ended. After an error of ours, be it that
 // the answer does not come or that it can't be understood, the harness may have
 // given work away: then the bundle must not be committed, even if it has ended
 // well meanwhile.
@@ -85,6 +87,9 @@ func (x *execTask) askSplit(ctx context.Context, b *fnapi.Bundle, req engine.Spl
 	resp, err := b.Split(ctx, req.Fraction, int64(req.Elements), nil)
 	if err == nil {
 		err = ctx.Err() // the bundle has ended, but whether it was split is not known
+	}
+	if fault.ClassOf(err) == fault.UserCode {
+		return &engine.Split{}, nil
 	}
 	if err != nil {
 		return nil, fault.New(fault.Retryable, "split of a running bundle, to be answered within %v: %w", x.e.cfg.Splits.Timeout, err)
