@@ -32,7 +32,7 @@ func (r *running) fire(in fnapitest.Input) error {
 		}
 		r.header, r.key, r.window = coders.AppendHeader(nil, v.Hold, 1, v.Windows, v.Pane), v.Key, v.Windows
 		c := &call{transform: in.Transform, timer: &firing{in.Timer, string(v.Tag), v.Fire, v.Hold}}
-		if err := r.invoke(c, r.bundle.Descriptor.GetTransforms()[in.Transform], 
+		if err := r.invoke(c, r.bundle.Descriptor.GetTransforms()[in.Transform],
 			fmt.Sprintf("%s%s %s %d", v.Key, in.Timer, v.Tag, min(v.Fire, 99))); err != nil {
 			return err
 		}

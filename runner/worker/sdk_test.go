@@ -167,13 +167,13 @@ func (p *program) got(transform string) []string {
 // running is a bundle in execution.
 type running struct {
 	*program
-	bundle    *fnapitest.Bundle
-	header    []byte // timestamp, windows and pane of the current element
+	bundle *fnapitest.Bundle
+	header []byte // timestamp, windows and pane of the current element
 	// key and window of the current element or timer, of stages with keys.
 	key, window []byte
 	timers      map[[2]string][]byte // that were set or cleared, by transform and family
-	out       map[string][]byte
-	collected map[string][]string
+	out         map[string][]byte
+	collected   map[string][]string
 }
 
 // consume hands an element to all transforms that have a PCollection as main input.
