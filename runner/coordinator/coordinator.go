@@ -96,12 +96,12 @@ func (c *Coordinator) Start(ctx context.Context, s Spec) (rpc.Execution, error) 
 	if o.Parallelism > 0 {
 		d.Parallelism = o.Parallelism
 	}
-	if d.Parallelism > c.cfg.MaxParallelism {
-		return nil, fault.New(fault.Invalid, "parallelism %d is more than this server's maximum of %d", d.Parallelism, c.cfg.MaxParallelism)
-	}
 	d.Harnesses = d.Parallelism
 	if o.SDKWorkerParallelism > 0 {
 		d.Harnesses = o.SDKWorkerParallelism
+	}
+	if n := max(d.Parallelism, d.Harnesses); n > c.cfg.MaxParallelism {
+		return nil, fault.New(fault.Invalid, "parallelism %d is more than this server's maximum of %d", n, c.cfg.MaxParallelism)
 	}
 	for id := range s.Plan.Environments {
 		d.Dependencies[id] = s.Environments[id].GetDependencies()
