@@ -16,8 +16,23 @@ import (
 	"github.com/lintelrun/lintel/web/rest"
 )
 
+// sendGarbage sends garbage to all that is registered, which are at least so many methods.
+func sendGarbage(t *testing.T, s *grpc.Server, address string, least int, g *garbagetest.Generator) {
+	t.Helper()
+	methods, err := garbagetest.Methods(s)
+	if err != nil || len(methods) < least {
+		t.Fatalf("methods %v, %v", methods, err)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	garbagetest.Run(t, conn, methods, g, 50)
+}
+
 // TestServerTakesGarbage sends garbage to whatever a server has registered at its
-// Job API, and strange ids to its routes: it must be none the worse for it.
+// Job API and its Fn API, and strange ids to its routes: it must be none the worse for it.
 func TestServerTakesGarbage(t *testing.T) {
 	testkit.Leaks(t)
 	s, err := startServer(serverConfig{bind: "127.0.0.1", dataDir: t.TempDir(), log: slog.New(slog.DiscardHandler)})
@@ -25,21 +40,14 @@ func TestServerTakesGarbage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.stopWithin(patience)
-	methods, err := garbagetest.Methods(s.jobs)
-	if err != nil || len(methods) < 12 {
-		t.Fatalf("methods %v, %v", methods, err)
-	}
-	conn, err := grpc.NewClient("passthrough:///"+s.jobAddress, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	// Environments that could be started stay out of it.
-	garbagetest.Run(t, conn, methods, &garbagetest.Generator{Rand: rand.New(rand.NewPCG(seed, 0)), Strings: []string{
+	g := &garbagetest.Generator{Rand: rand.New(rand.NewPCG(seed, 0)), Strings: []string{
 		"t", "c", "w", "p", "beam:transform:impulse:v1", "beam:transform:flatten:v1", "beam:coder:bytes:v1", "beam:coder:global_window:v1",
-	}}, 50)
+	}}
+	sendGarbage(t, s.jobs, s.jobAddress, 12, g)
+	sendGarbage(t, s.fn.Registrar().(*grpc.Server), s.fn.Endpoint(), 8, g) // by nobody; package fnapi has the rest
 
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
 	for _, pattern := range rest.Routes() {

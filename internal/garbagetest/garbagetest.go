@@ -219,7 +219,7 @@ const patience = 5 * time.Second
 
 // sensible are the codes that garbage may be answered with.
 var sensible = []codes.Code{
-	codes.OK, codes.InvalidArgument, codes.NotFound, codes.FailedPrecondition, codes.ResourceExhausted, codes.Unimplemented, codes.AlreadyExists, codes.OutOfRange,
+	codes.OK, codes.InvalidArgument, codes.NotFound, codes.PermissionDenied, codes.FailedPrecondition, codes.ResourceExhausted, codes.Unimplemented, codes.AlreadyExists, codes.OutOfRange,
 }
 
 // CheckCall makes one call and fails the test if it hangs or is answered by a code
