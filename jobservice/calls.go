@@ -27,15 +27,18 @@ func (s *Service) Run(ctx context.Context, req *jobpb.RunJobRequest) (*jobpb.Run
 	if err != nil {
 		return nil, err
 	}
+	ctx, span := s.cfg.Tracer.Start(j.context(ctx), "Run")
+	defer span.End()
 	if err := s.artifacts.Seal(ctx, j.token); err != nil {
 		return nil, rpcstatus.Of(err)
 	}
 	if !s.begin() {
 		return nil, errStopped
 	}
-	runCtx, cancel := context.WithCancel(context.Background())
+	runCtx, cancel := context.WithCancel(j.context(context.Background()))
 	started, err := j.start(cancel)
 	if started {
+		s.staged(j)
 		go s.execute(runCtx, cancel, j)
 	} else {
 		cancel()

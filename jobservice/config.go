@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"google.golang.org/grpc"
 
 	"github.com/lintelrun/lintel/portable/options"
@@ -14,6 +16,9 @@ import (
 type Config struct {
 	// Logger receives the service's own news; discarded by default.
 	Logger *slog.Logger
+	// Tracer makes the spans of submissions, and the root span of each job, which the
+	// context of Executor.Start has. By default there are none.
+	Tracer trace.Tracer
 	// Options is what DescribePipelineOptions answers; empty by default.
 	Options []options.Descriptor
 	// Records keep jobs over a restart. Without them, the default, jobs are kept
@@ -98,6 +103,9 @@ func (c Config) withDefaults() Config {
 		if *d.duration == 0 {
 			*d.duration = d.value
 		}
+	}
+	if c.Tracer == nil {
+		c.Tracer = noop.NewTracerProvider().Tracer("")
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -12,6 +12,7 @@ import (
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/lintelrun/lintel/portable/plan"
@@ -24,6 +25,7 @@ type job struct {
 	token    string // staging and retrieval; empty for a job of an earlier process
 	size     int    // bytes of pipeline and options
 	prepared time.Time
+	span     trace.Span // root of the job's trace; nil for a job of an earlier process
 
 	mu             sync.Mutex
 	state          State
@@ -174,6 +176,7 @@ func (j *job) settle(last []Event) {
 	defer j.mu.Unlock()
 	j.recorder = nil
 	j.adopt(ending.Events)
+	j.endTrace()
 	j.journal.publish(last)
 	if recorded {
 		j.pipeline, j.journal, j.metrics = nil, nil, nil

@@ -9,6 +9,7 @@ import (
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
@@ -18,9 +19,8 @@ import (
 	"github.com/lintelrun/lintel/portable/plan"
 )
 
-// Prepare plans a pipeline and opens the staging of its artifacts. What can't be
-// run is refused here. Equal names make different jobs: Python names them all "job".
-func (s *Service) Prepare(ctx context.Context, req *jobpb.PrepareJobRequest) (*jobpb.PrepareJobResponse, error) {
+// prepare is Prepare below the root span of the job.
+func (s *Service) prepare(ctx context.Context, root trace.Span, req *jobpb.PrepareJobRequest) (*jobpb.PrepareJobResponse, error) {
 	if req.GetPipeline() == nil {
 		return nil, rpcstatus.Errorf(codes.InvalidArgument, "PrepareJobRequest.pipeline is missing")
 	}
@@ -35,7 +35,7 @@ func (s *Service) Prepare(ctx context.Context, req *jobpb.PrepareJobRequest) (*j
 	if nestedDeeper(structpb.NewStructValue(options), maxOptionsDepth) {
 		return nil, rpcstatus.Errorf(codes.InvalidArgument, "PrepareJobRequest.pipeline_options has values nested in more than %d others", maxOptionsDepth)
 	}
-	planned, err := s.planPipeline(ctx, req.GetPipeline(), options)
+	planned, err := s.planTraced(ctx, req.GetPipeline(), options)
 	if err != nil {
 		return nil, rpcstatus.Of(err)
 	}
@@ -45,6 +45,7 @@ func (s *Service) Prepare(ctx context.Context, req *jobpb.PrepareJobRequest) (*j
 	}
 	j := s.newJob(req, options, planned)
 	j.token, j.size = token, size
+	s.traced(j, root)
 	s.record(j)
 	if err := s.admit(j); err != nil {
 		j.expire("refused")
