@@ -32,6 +32,8 @@ type devFlags struct {
 	jobRetention       time.Duration
 	preparedRetention  time.Duration
 	environments       *environmentFlags
+	tracing            *traceConfig
+	userSeries         int
 	stateBackend       *choice
 	logLevel, logStyle *choice
 	readyFile          string
@@ -59,7 +61,9 @@ cancels all jobs and stops within 10 s, the second stops at once.`,
 	fs.DurationVar(&f.jobRetention, "job-retention", 168*time.Hour, "how long a job is remembered after its end")
 	fs.DurationVar(&f.preparedRetention, "prepared-retention", time.Hour, "how long a submitted job may wait to be run before it is forgotten")
 	fs.StringVar(&f.readyFile, "ready-file", "", "file to write the addresses to, as JSON, once the server takes jobs")
+	fs.IntVar(&f.userSeries, "metrics-user-series", 1000, "how many series of running jobs' own metrics /metrics shows at most")
 	f.environments = addEnvironmentFlags(cmd)
+	f.tracing = addTraceFlags(cmd)
 	f.stateBackend = choiceFlag(cmd, "state-backend", "", "where user state is kept; pebble keeps it in files under the data directory", stateInMemory, stateInPebble)
 	f.logLevel = choiceFlag(cmd, "log-level", "", "least level of the server's log", "info", "debug", "warn", "error")
 	f.logStyle = choiceFlag(cmd, "log-format", "", "format of the server's log, on standard error", "text", "json")
@@ -81,11 +85,13 @@ func (f *devFlags) check() error {
 		return fmt.Errorf("--job-retention %v: want more than 0", f.jobRetention)
 	case f.preparedRetention <= 0:
 		return fmt.Errorf("--prepared-retention %v: want more than 0", f.preparedRetention)
+	case f.userSeries < 0:
+		return fmt.Errorf("--metrics-user-series %d: want 0 or more", f.userSeries)
 	case !isLoopback(f.bind) && !f.insecure:
 		return fmt.Errorf("--bind %s: other machines would reach this server, which asks nobody who they are and runs the code they send; "+
 			"bind to 127.0.0.1, or say --insecure if the network is yours alone", f.bind)
 	}
-	return nil
+	return f.tracing.check()
 }
 
 func isLoopback(host string) bool {
@@ -106,6 +112,8 @@ func (f *devFlags) run(ctx context.Context, out, logs io.Writer) error {
 		parallelism: f.parallelism, memoryBudget: int64(f.memory), stateBackend: f.stateBackend.value,
 		jobRetention: f.jobRetention, preparedRetention: f.preparedRetention,
 		environments: environments,
+		tracing:      *f.tracing,
+		userSeries:   f.userSeries,
 		log:          newLog(logs, f.logLevel.value, f.logStyle.value),
 	})
 	if err != nil {

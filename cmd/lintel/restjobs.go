@@ -11,6 +11,7 @@ import (
 
 	"github.com/lintelrun/lintel/jobservice"
 	"github.com/lintelrun/lintel/web/jobview"
+	"github.com/lintelrun/lintel/web/metrics"
 	"github.com/lintelrun/lintel/web/rest"
 )
 
@@ -82,6 +83,20 @@ func (r restJobs) byState() map[string]int {
 		n[s.State.String()]++
 	}
 	return n
+}
+
+// running returns the metrics of jobs that run, for /metrics, oldest jobs first.
+func (r restJobs) running() []metrics.JobMetrics {
+	var out []metrics.JobMetrics
+	for _, s := range r.service.Jobs() {
+		if s.Started.IsZero() || jobservice.Terminal(s.State) {
+			continue
+		}
+		if ms, err := r.Metrics(context.Background(), s.ID); err == nil { // else it has just been forgotten
+			out = append(out, metrics.JobMetrics{Job: s.ID, Metrics: ms})
+		}
+	}
+	return out
 }
 
 func jobOf(s jobservice.Summary) jobview.Job {

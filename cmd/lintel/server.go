@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/lintelrun/lintel/fnapi"
+	"github.com/lintelrun/lintel/internal/tracing"
 	"github.com/lintelrun/lintel/jobservice"
 	"github.com/lintelrun/lintel/jobservice/artifact"
 	"github.com/lintelrun/lintel/jobservice/filerecords"
@@ -33,6 +34,8 @@ type serverConfig struct {
 	memoryBudget      int64 // bytes, 0: the worker's default
 	stateBackend      string
 	environments      environmentConfig
+	tracing           traceConfig
+	userSeries        int // of running jobs' own metrics, at most
 	// How long jobs are remembered, 0: the job service's defaults.
 	jobRetention, preparedRetention time.Duration
 	log                             *slog.Logger
@@ -43,6 +46,7 @@ type serverConfig struct {
 type server struct {
 	log       *slog.Logger
 	lock      *dataLock
+	tracing   *tracing.Provider // nil if spans go nowhere
 	artifacts *artifact.Service
 	fn        *fnapi.Server
 	runner    *runner
@@ -95,6 +99,9 @@ func startServer(c serverConfig) (s *server, err error) {
 // assemble makes all parts; only the Fn API listens yet.
 func (s *server) assemble(c serverConfig) (err error) {
 	b := readBuild()
+	if err := s.startTracing(c); err != nil {
+		return err
+	}
 	reg := metrics.NewRegistry(b.Version, b.Revision, b.Go)
 	if s.artifacts, err = artifact.New(artifact.Config{Dir: filepath.Join(c.dataDir, "artifacts"), Logger: c.log}); err != nil {
 		return err
@@ -105,7 +112,7 @@ func (s *server) assemble(c serverConfig) (err error) {
 		return err
 	}
 	s.artifacts.RegisterRetrieval(s.fn.Registrar())
-	if s.runner, err = newRunner(c, s.fn, metrics.New(reg)); err != nil {
+	if s.runner, err = newRunner(c, s.fn, metrics.New(reg), s.tracer()); err != nil {
 		return err
 	}
 	metrics.RegisterHarnesses(reg, s.runner.harnesses)
@@ -114,6 +121,7 @@ func (s *server) assemble(c serverConfig) (err error) {
 	}
 	config := jobservice.Config{
 		Logger: c.log, Endpoint: s.jobAddress, Options: options.Descriptors(), Records: s.records,
+		Tracer:       s.tracer(),
 		JobRetention: c.jobRetention, PreparedRetention: c.preparedRetention,
 	}
 	if s.service, err = jobservice.New(config, s.runner.plan, s.runner.executor, s.artifacts); err != nil {
@@ -122,6 +130,7 @@ func (s *server) assemble(c serverConfig) (err error) {
 	s.jobs = grpc.NewServer(config.ServerOptions()...)
 	s.service.Register(s.jobs)
 	metrics.RegisterJobs(reg, restJobs{s.service}.byState)
+	metrics.RegisterUserMetrics(reg, c.userSeries, restJobs{s.service}.running)
 	s.http, err = rest.New(rest.Config{Jobs: restJobs{s.service}, Gatherer: reg, Ready: s.ready, Version: b, Logger: c.log})
 	return err
 }
@@ -181,6 +190,9 @@ func (s *server) stop(ctx context.Context) {
 	}
 	if s.records != nil {
 		note("job records", s.records.Close())
+	}
+	if s.tracing != nil {
+		note("tracing", s.tracing.Shutdown())
 	}
 	if s.lock != nil {
 		note("lock", s.lock.release())

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/lintelrun/lintel/fnapi"
@@ -29,7 +30,7 @@ type runner struct {
 	live     *environment.Registry
 }
 
-func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics) (*runner, error) {
+func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics, tracer trace.Tracer) (*runner, error) {
 	spill := filepath.Join(c.dataDir, "spill")
 	// The data directory is ours alone: what is there was left by a server that was killed.
 	if err := os.RemoveAll(spill); err != nil {
@@ -47,7 +48,7 @@ func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics) (*runner, e
 		planner: planner{check: set.Check, overrides: c.environments.overrides, log: c.log},
 		live:    environment.NewRegistry(set),
 	}
-	r.executor, err = newExecutor(c, spill, fn, r.live, m)
+	r.executor, err = newExecutor(c, spill, fn, r.live, m, tracer)
 	return r, err
 }
 
@@ -64,7 +65,7 @@ func openState(c serverConfig, spill string) (statebackend.Backend, error) {
 	return memstate.New(), nil
 }
 
-func newExecutor(c serverConfig, spill string, fn *fnapi.Server, live environment.Launcher, m *metrics.Metrics) (jobservice.Executor, error) {
+func newExecutor(c serverConfig, spill string, fn *fnapi.Server, live environment.Launcher, m *metrics.Metrics, tracer trace.Tracer) (jobservice.Executor, error) {
 	state, err := openState(c, spill)
 	if err != nil {
 		return nil, err
@@ -77,6 +78,9 @@ func newExecutor(c serverConfig, spill string, fn *fnapi.Server, live environmen
 		MemoryBytes: c.memoryBudget,
 		Logger:      c.log,
 		Hooks:       worker.Hooks{BundleDone: m.BundleDone, Spilled: m.Spilled},
+
+		Tracer:       tracer,
+		TraceBundles: c.tracing.bundles,
 	})
 	if err != nil {
 		return nil, err
