@@ -3,7 +3,9 @@ package worker
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,8 +32,9 @@ var workerSerial atomic.Uint64
 // pool is the harnesses of one environment of a job. Each has a keeper, which
 // starts it, watches it and replaces it when it is lost.
 type pool struct {
-	name string
-	env  *pipepb.Environment
+	name  string
+	env   *pipepb.Environment
+	limit int // of bundles in flight on each harness
 
 	mu        sync.Mutex // protects what follows, and harness.bundles
 	harnesses []*harness // that are connected
@@ -60,7 +63,7 @@ func (e *execution) makePools() error {
 		if env == nil {
 			return fault.New(fault.Invalid, "stage %s needs environment %q, which the pipeline does not have", s.Name, s.Exec.Environment)
 		}
-		e.envs[s.Exec.Environment] = &pool{name: s.Exec.Environment, env: env, keepers: e.harnesses(env), changed: make(chan struct{})}
+		e.envs[s.Exec.Environment] = &pool{name: s.Exec.Environment, env: env, limit: e.bundleLimit(s.Exec.Environment, env), keepers: e.harnesses(env), changed: make(chan struct{})}
 	}
 	return nil
 }
@@ -72,6 +75,22 @@ func (e *execution) harnesses(env *pipepb.Environment) int {
 		return 1
 	}
 	return e.d.Harnesses
+}
+
+// bundleLimit is how many bundles a harness of an environment may have in flight: what its
+// resource hint says, which merged environments have the least of. DoFns that need much memory
+// or a device ask for it. A hint that can't be followed is said to be ignored.
+func (e *execution) bundleLimit(name string, env *pipepb.Environment) int {
+	hint, ok := env.GetResourceHints()[urns.HintMaxActiveBundlesPerWorker]
+	if !ok {
+		return math.MaxInt
+	}
+	if n, err := strconv.ParseFloat(string(hint), 64); err == nil && n >= 1 {
+		return int(min(n, math.MaxInt32))
+	}
+	e.d.Log(rpc.Message{Severity: rpc.Warn, Source: "environment " + name, Text: fmt.Sprintf(
+		"resource hint %s is %.40q and limits nothing: want a number of at least 1", urns.HintMaxActiveBundlesPerWorker, hint)})
+	return math.MaxInt
 }
 
 // wholeBundles tells an SDK that must get the input of a bundle in one message. The
@@ -130,8 +149,8 @@ func (e *execution) launch(ctx context.Context, p *pool) (*harness, error) {
 	return &harness{Harness: fn, worker: w, gone: make(chan struct{})}, nil
 }
 
-// acquire returns the harness with the fewest bundles in flight. If there is none
-// it waits, unless none will come any more.
+// acquire returns the harness with the fewest bundles in flight. If there is none, or
+// all have as many as they may, it waits, unless none will come any more.
 func (p *pool) acquire(ctx context.Context) (*harness, error) {
 	for {
 		h, changed, err := p.pick()
@@ -151,7 +170,7 @@ func (p *pool) pick() (*harness, <-chan struct{}, error) {
 	defer p.mu.Unlock()
 	var best *harness
 	for _, h := range p.harnesses {
-		if !h.lost() && (best == nil || h.bundles < best.bundles) {
+		if !h.lost() && h.bundles < p.limit && (best == nil || h.bundles < best.bundles) {
 			best = h
 		}
 	}
@@ -166,9 +185,7 @@ func (p *pool) pick() (*harness, <-chan struct{}, error) {
 }
 
 func (p *pool) release(h *harness) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	h.bundles--
+	p.change(func() { h.bundles-- })
 }
 
 // change does what f does to the pool and wakes those who wait for one.
