@@ -37,6 +37,17 @@ test: test-setup ## all quick tests, the examples end to end included
 test-setup: ## what the tests need beside Go: Python's Beam SDK in .cache/venv, if there is a Python
 	@if command -v python3 >/dev/null; then scripts/venv.sh beam >/dev/null; \
 	else echo 'no python3: the tests of Python pipelines will be skipped'; fi
+	@command -v dockerd >/dev/null || echo 'no dockerd: the tests of containers will be skipped (make setup-docker)'
+
+.PHONY: setup-docker
+setup-docker: ## install the Docker engine that tests start (Debian's docker.io; as root)
+	@command -v dockerd >/dev/null || { apt-get update -q; \
+	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends docker.io; }
+
+.PHONY: test-docker
+test-docker: test-setup ## pipelines in containers, with an image of Python made from .cache/venv
+	go vet -tags pythonimage ./integration/e2e
+	go run ./scripts/gotest -tags pythonimage -run Docker ./integration/e2e
 
 .PHONY: test-race
 test-race: ## the tests of our packages under the race detector (needs a C compiler)
