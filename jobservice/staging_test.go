@@ -10,10 +10,38 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/lintelrun/lintel/jobservice"
+	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/portable/urns"
 )
+
+// An alternative of an anyof environment has files of its own, which only the plan names.
+func TestStagingIsForTheEnvironmentsOfThePlan(t *testing.T) {
+	deps := []*pipepb.ArtifactInformation{{TypeUrn: urns.ArtifactFile, RoleUrn: urns.ArtifactRolePipRequirementsFile}}
+	r := newRig(t, jobservice.Config{}, func(p *pipepb.Pipeline, _ *structpb.Struct) (*plan.Plan, error) {
+		chosen := &pipepb.Environment{Urn: "beam:env:process:v1", Dependencies: deps}
+		return &plan.Plan{Components: p.GetComponents(), Environments: map[string]*pipepb.Environment{"py": chosen}}, nil
+	})
+	pipeline := &pipepb.Pipeline{Components: &pipepb.Components{
+		Environments: map[string]*pipepb.Environment{"py": {Urn: "beam:env:anyof:v1"}, "go": {Urn: "beam:env:external:v1"}},
+	}}
+	resp, err := r.client.Prepare(t.Context(), &jobpb.PrepareJobRequest{Pipeline: pipeline})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stage(t, r, resp.GetStagingSessionToken(), "numpy")
+	job := r.start(t, resp.GetPreparationId())
+	environments := job.job.Pipeline.GetComponents().GetEnvironments()
+	if got := environments["py"].GetDependencies(); len(got) != 1 || got[0].GetRoleUrn() != deps[0].GetRoleUrn() {
+		t.Errorf("dependencies are %v; want what was staged", got)
+	}
+	if got := environments["go"].GetDependencies(); len(got) != 0 {
+		t.Errorf("dependencies of another environment: %v", got)
+	}
+	job.end(nil)
+}
 
 func TestExecutorGetsStagedDependencies(t *testing.T) {
 	r := newRig(t, jobservice.Config{}, nil)

@@ -8,11 +8,16 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+
+	"github.com/lintelrun/lintel/fnapi/environment/docker/dockertest"
 )
 
 // built holds what the tests run, compiled at first use into one folder that
 // TestMain removes.
-var built struct{ dir string }
+var built struct {
+	dir    string
+	engine *dockertest.Engine // nil if no test has started it
+}
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "lintel-e2e")
@@ -22,6 +27,12 @@ func TestMain(m *testing.M) {
 	}
 	built.dir = dir
 	code := m.Run()
+	if built.engine != nil {
+		if err := built.engine.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
 	if err := os.RemoveAll(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
@@ -35,6 +46,10 @@ var (
 	windowedavg  = program("windowedavg", filepath.Join(root, "examples", "go"), "./windowedavg")
 	goBoot       = program("go-boot", root, "github.com/apache/beam/sdks/v2/go/container")
 	pythonBoot   = program("python-boot", root, "github.com/apache/beam/sdks/v2/python/container")
+	// Linked statically, for images of nothing else.
+	staticWordcount  = program("static-wordcount", filepath.Join(root, "examples", "go"), "./wordcount", "CGO_ENABLED=0")
+	staticGoBoot     = program("static-go-boot", root, "github.com/apache/beam/sdks/v2/go/container", "CGO_ENABLED=0")
+	staticPythonBoot = program("static-python-boot", root, "github.com/apache/beam/sdks/v2/python/container", "CGO_ENABLED=0")
 )
 
 // root is the repository's folder.
@@ -43,12 +58,14 @@ var root = func() string {
 	return filepath.Join(filepath.Dir(file), "..", "..")
 }()
 
-// program returns a function that builds a Go program once and gives its path.
-func program(name, dir, pkg string) func(t *testing.T) string {
+// program returns a function that builds a Go program once, with more entries in its
+// environment, and gives its path.
+func program(name, dir, pkg string, env ...string) func(t *testing.T) string {
 	build := sync.OnceValues(func() (string, error) {
 		path := filepath.Join(built.dir, name)
 		cmd := exec.Command("go", "build", "-o", path, pkg)
 		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), env...)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("building %s: %w\n%s", pkg, err, out)
 		}

@@ -36,13 +36,19 @@ type server struct {
 // its end, or if any process that it started is left then.
 func startServer(t *testing.T, env ...string) *server {
 	t.Helper()
+	return startServerWith(t, nil, env...)
+}
+
+// startServerWith is startServer with more flags of lintel dev.
+func startServerWith(t *testing.T, flags []string, env ...string) *server {
+	t.Helper()
 	testkit.Leaks(t)
 	s := &server{t: t, jobs: freeAddr(t), http: freeAddr(t), done: make(chan error, 1)}
 	_, jobPort, _ := net.SplitHostPort(s.jobs)
 	_, httpPort, _ := net.SplitHostPort(s.http)
 	dir := t.TempDir()
-	s.cmd = exec.Command(lintelBinary(t), "dev", "--job-port", jobPort, "--http-port", httpPort,
-		"--data-dir", filepath.Join(dir, "data"))
+	args := []string{"dev", "--job-port", jobPort, "--http-port", httpPort, "--data-dir", filepath.Join(dir, "data")}
+	s.cmd = exec.Command(lintelBinary(t), append(args, flags...)...)
 	s.cmd.Env = append(os.Environ(), append(env, "TMPDIR="+dir)...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
 	s.cmd.Dir = dir // Beam's boot program for Python writes to the working folder

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	dockerimage "github.com/docker/docker/api/types/image"
@@ -22,6 +23,9 @@ type Image struct {
 	// on this machine; folders come with all that is in them. An empty source makes an empty
 	// folder that all may write to.
 	Files map[string]string
+	// Skip are names of files and folders, wherever they are, and paths on this machine, that are
+	// left out.
+	Skip []string
 	// Changes are instructions as in a Dockerfile, such as `ENTRYPOINT ["/boot"]` and `ENV A="b c"`.
 	Changes []string
 }
@@ -53,6 +57,7 @@ func (e *Engine) Make(ctx context.Context, i Image) error {
 // Write writes the files as a tar.
 func (i Image) Write(to io.Writer) error {
 	w := tar.NewWriter(to)
+	written := map[string]bool{}
 	for target, source := range i.Files {
 		if source == "" {
 			header := &tar.Header{Typeflag: tar.TypeDir, Name: strings.TrimPrefix(target, "/") + "/", Mode: 0o1777}
@@ -65,11 +70,22 @@ func (i Image) Write(to io.Writer) error {
 			if err != nil {
 				return err
 			}
+			if slices.Contains(i.Skip, d.Name()) || slices.Contains(i.Skip, path) {
+				if d.IsDir() {
+					return fs.SkipDir
+				}
+				return nil
+			}
 			rel, err := filepath.Rel(source, path)
 			if err != nil {
 				return err
 			}
-			return add(w, filepath.Join(strings.TrimPrefix(target, "/"), rel), path)
+			name := filepath.Join(strings.TrimPrefix(target, "/"), rel)
+			if written[name] { // also within another folder of Files
+				return nil
+			}
+			written[name] = true
+			return add(w, name, path)
 		})
 		if err != nil {
 			return err
