@@ -71,11 +71,6 @@ func (t *Totals) Wire(wired map[string][]string) {
 	}
 }
 
-// Counted tells whether infos count elements at all. Some SDKs may not.
-func Counted(infos []*pipepb.MonitoringInfo) bool {
-	return slices.ContainsFunc(infos, func(info *pipepb.MonitoringInfo) bool { return info.GetUrn() == urns.MetricElementCount })
-}
-
 func counts(info *pipepb.MonitoringInfo) bool {
 	return info.GetUrn() == urns.MetricElementCount || info.GetUrn() == urns.MetricSampledByteSize
 }

@@ -37,10 +37,10 @@ type stageCounts struct {
 	// input is what an executable stage reads. SDKs count it too, but the stages that
 	// made it did so before.
 	input string
-	// outputs are what an executable stage makes. SDKs don't report what had no element.
+	// outputs are what an executable stage makes: nothing, until it has run a bundle.
+	// From then on we say what the SDK says, which may be silent about some of them.
 	outputs []string
-	// silent is true once a bundle was committed whose SDK does not count elements.
-	silent bool
+	ran     bool
 	// elements and bytes of what a runner stage has made, its encoded size with
 	// timestamps and windows; low and high are of the mean element of a frame.
 	elements, bytes, low, high int64
@@ -89,14 +89,11 @@ func (p *progress) end(t *tracked) {
 
 // commit adds what a committed bundle of a stage reported.
 func (p *progress) commit(s *plan.Stage, infos []*pipepb.MonitoringInfo) {
-	counted := metrics.Counted(infos)
 	infos = p.relabel(s, infos)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.committed.Add(infos)
-	if !counted {
-		p.stages[s.Index].silent = true
-	}
+	p.stages[s.Index].ran = true
 }
 
 // made counts what a runner stage has sent.
@@ -125,7 +122,7 @@ func (c *stageCounts) infos(s *plan.Stage) (infos []*pipepb.MonitoringInfo) {
 			infos = append(infos, metrics.SampledByteSize(s.Output, c.elements, c.bytes, c.low, c.high))
 		}
 	}
-	if !c.silent {
+	if !c.ran {
 		for _, id := range c.outputs {
 			infos = append(infos, metrics.ElementCount(id, 0))
 		}
