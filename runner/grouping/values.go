@@ -39,17 +39,17 @@ func newValues(cfg *Config) *Values {
 // is the whole values in maxBytes, or in as much more as one of them takes. A token or continuation that Values
 // did not make is a fault.Invalid. The bytes belong to the caller.
 func (v *Values) Read(token, continuation []byte, maxBytes int) (data, next []byte, err error) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	if v.closed {
+		return nil, nil, fault.New(fault.Invalid, "grouping: the values of a group are read after the end of all stages that read it")
+	}
 	at, ok := v.parse(token)
 	if ok && len(continuation) > 0 {
 		ok = v.resume(&at, token, continuation)
 	}
 	if !ok {
 		return nil, nil, fault.New(fault.Invalid, "grouping: %.64x, continued by %.32x, is no token of a group's values", token, continuation)
-	}
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	if v.closed {
-		return nil, nil, fault.New(fault.Invalid, "grouping: the values of a group are read after the end of all stages that read it")
 	}
 	for n := int64(max(maxBytes, 1)); ; n *= 2 {
 		last := n >= at.left
