@@ -42,15 +42,17 @@ func TestMain(m *testing.M) {
 
 var (
 	lintelBinary = program("lintel", root, "./cmd/lintel")
-	wordcount    = program("wordcount", filepath.Join(root, "examples", "go"), "./wordcount")
-	windowedavg  = program("windowedavg", filepath.Join(root, "examples", "go"), "./windowedavg")
-	goBoot       = program("go-boot", root, "github.com/apache/beam/sdks/v2/go/container")
-	pythonBoot   = program("python-boot", root, "github.com/apache/beam/sdks/v2/python/container")
+	wordcount    = program("wordcount", examples, "./wordcount")
+	windowedavg  = program("windowedavg", examples, "./windowedavg")
+	goBoot       = program("go-boot", examples, "github.com/apache/beam/sdks/v2/go/container")
+	pythonBoot   = program("python-boot", examples, "github.com/apache/beam/sdks/v2/python/container")
 	// Linked statically, for images of nothing else.
-	staticWordcount  = program("static-wordcount", filepath.Join(root, "examples", "go"), "./wordcount", "CGO_ENABLED=0")
-	staticGoBoot     = program("static-go-boot", root, "github.com/apache/beam/sdks/v2/go/container", "CGO_ENABLED=0")
-	staticPythonBoot = program("static-python-boot", root, "github.com/apache/beam/sdks/v2/python/container", "CGO_ENABLED=0")
+	staticWordcount = program("static-wordcount", examples, "./wordcount", "CGO_ENABLED=0")
+	staticGoBoot    = program("static-go-boot", examples, "github.com/apache/beam/sdks/v2/go/container", "CGO_ENABLED=0")
 )
+
+// examples is the module of pipelines, which has what Beam's boot programs need too.
+var examples = filepath.Join(root, "examples", "go")
 
 // root is the repository's folder.
 var root = func() string {

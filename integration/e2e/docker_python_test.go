@@ -13,6 +13,8 @@ import (
 	"github.com/lintelrun/lintel/fnapi/environment/docker/dockertest"
 )
 
+var staticPythonBoot = program("static-python-boot", examples, "github.com/apache/beam/sdks/v2/python/container", "CGO_ENABLED=0")
+
 // The image of this test has hundreds of megabytes: `make test-docker` runs it.
 func TestPythonDocker(t *testing.T) {
 	e, interpreter := dockerEngine(t), python(t)

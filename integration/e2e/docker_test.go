@@ -6,8 +6,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/lintelrun/lintel/fnapi/environment/docker/dockertest"
+	"github.com/lintelrun/lintel/internal/proctree"
+	"github.com/lintelrun/lintel/internal/testkit"
 )
 
 // engine is a Docker engine, started at first use, that TestMain stops.
@@ -83,4 +86,43 @@ func TestDockerWithoutEngineIsRefused(t *testing.T) {
 			t.Errorf("%v; the program's error output lacks %q:\n%s", out.err, want, out.stderr)
 		}
 	}
+}
+
+// neverConnects is a worker that does nothing.
+var neverConnects = program("never-connects", root, "./fnapi/environment/docker/testdata/worker", "CGO_ENABLED=0")
+
+func TestKilledServerLeavesNoContainers(t *testing.T) {
+	e := dockerEngine(t)
+	image := makeImage(t, e, dockertest.Image{
+		Name:    "127.0.0.1:1/never-connects:test",
+		Files:   map[string]string{"/worker": neverConnects(t)},
+		Changes: []string{`ENTRYPOINT ["/worker"]`, `ENV ENVIRONMENTTEST_BEHAVIOUR="never connects"`},
+	})
+	s := startServer(t, "DOCKER_HOST="+e.Host)
+	pipeline := make(chan outcome, 1)
+	go func() {
+		pipeline <- s.goPipeline(wordcount(t), "--input", textFolder(t), "--ext", ".txt",
+			"--environment_type", "DOCKER", "--environment_config", image, "--worker_binary", wordcount(t))
+	}()
+	containers := func() int {
+		names, err := e.Containers(t.Context(), "")
+		if err != nil {
+			t.Error(err)
+		}
+		return len(names)
+	}
+	testkit.Eventually(t, time.Minute, "a container", func() bool { return containers() > 0 })
+	if err := s.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-s.done
+	s.cmd = nil
+	testkit.Eventually(t, time.Minute, "the end of the containers", func() bool { return containers() == 0 })
+	if out := <-pipeline; out.err == nil {
+		t.Error("the pipeline succeeded")
+	}
+	testkit.Eventually(t, time.Minute, "the end of the guard", func() bool {
+		left, err := proctree.WithEnv("DOCKER_HOST=" + e.Host)
+		return err == nil && len(left) == 0
+	})
 }

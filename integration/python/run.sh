@@ -18,7 +18,7 @@ done
 SDK_PYTHON=$("$ROOT/scripts/venv.sh" test)
 SDK_BOOT=$CACHE/bin/python-boot
 export SDK_PYTHON SDK_BOOT
-[ -x "$SDK_BOOT" ] || (cd "$ROOT" && go build -o "$SDK_BOOT" github.com/apache/beam/sdks/v2/python/container)
+[ -x "$SDK_BOOT" ] || (cd "$ROOT/examples/go" && go build -o "$SDK_BOOT" github.com/apache/beam/sdks/v2/python/container)
 
 out=$CACHE/results/python
 mkdir -p "$out"

@@ -31,10 +31,10 @@ const (
 	ownerEnv = "DOCKER_TEST_OWNER" // makes the test binary a program that launches a worker
 )
 
-// engine is the one that all tests share; engineErr says why there is none.
+// engine is the one that all tests share; errEngine says why there is none.
 var (
 	engine    *dockertest.Engine
-	engineErr error
+	errEngine error
 )
 
 func TestMain(m *testing.M) {
@@ -54,7 +54,7 @@ func run(m *testing.M) (code int) {
 	scratch = dir
 	// Nothing of the tests depends on who runs them.
 	os.Setenv("DOCKER_CONFIG", dir)
-	engine, engineErr = dockertest.Start()
+	engine, errEngine = dockertest.Start()
 	code = m.Run()
 	err = os.RemoveAll(dir)
 	if err == nil && engine != nil {
@@ -69,8 +69,8 @@ func run(m *testing.M) (code int) {
 
 func needEngine(t *testing.T) {
 	t.Helper()
-	if engineErr != nil {
-		t.Skip(engineErr)
+	if errEngine != nil {
+		t.Skip(errEngine)
 	}
 }
 

@@ -74,9 +74,10 @@ func newWorker(name string, l *Launcher, engine *client.Client, r environment.Re
 
 // containerName keeps of a worker's id what engines accept in a name.
 func containerName(id string) string {
+	const accepted = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 	name := []byte(id[:min(len(id), 100)])
 	for i, c := range name {
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.') {
+		if strings.IndexByte(accepted, c) < 0 {
 			name[i] = '-'
 		}
 	}
@@ -163,7 +164,8 @@ func (w *worker) begin(ctx, life context.Context, ref image, r environment.Reque
 func drain(e exit) {
 	select {
 	case <-e.status:
-	case <-e.err:
+	case err := <-e.err:
+		_ = err // the start has failed already
 	}
 }
 

@@ -152,7 +152,8 @@ func processPool(t *testing.T) *pool {
 func TestConformance(t *testing.T) {
 	addr, _ := processPool(t).serve(t)
 	environmenttest.Run(t, environmenttest.Suite{
-		Launcher:    newLauncher(t, Config{}),
+		// Longer than the pool gives a worker that ignores SIGTERM.
+		Launcher:    newLauncher(t, Config{StopTimeout: 20 * time.Second}),
 		Environment: func(env map[string]string) *pipepb.Environment { return environmentAt(addr, env) },
 	})
 }
