@@ -91,7 +91,7 @@ func TestEveryMethodTakesGarbage(t *testing.T) {
 	run("from a worker with bundles", methods, func(t *testing.T, m garbagetest.Method) {
 		v := newVictim(t, s)
 		g.Strings = slices.Concat(known, v.bundles)
-		garbagetest.Run(t, as{conn, v.Harness.ID()}, []garbagetest.Method{m}, g, 1)
+		garbagetest.Run(t, as{conn, v.ID()}, []garbagetest.Method{m}, g, 1)
 		v.end(t)
 	})
 	// A worker that breaks the protocol on its state stream is lost, and who has its id is the worker.

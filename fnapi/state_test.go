@@ -77,7 +77,7 @@ func TestState(t *testing.T) {
 				return err
 			}
 			if _, err := b.StateGet(bag("broken")); err == nil || err.Error() != "disk on fire" {
-				return fmt.Errorf("got error %v from a broken state", err)
+				return fmt.Errorf("got error %w from a broken state", err)
 			}
 			return b.Drain()
 		},

@@ -183,7 +183,7 @@ func (s *server) stop(ctx context.Context) {
 		}
 	}
 	for ; s.serving > 0; s.serving-- {
-		<-s.failed
+		s.log.Debug("a server has ended", "error", <-s.failed)
 	}
 	if s.artifacts != nil {
 		note("artifacts", s.artifacts.Close())

@@ -39,7 +39,7 @@ var arrows = map[string][]string{
 	"runner/sideinput": {"runner/grouping/spillmap", "runner/keygroup", "portable/coders", "portable/windowing"},
 	"runner/worker": {
 		"runner/engine", "runner/exchange", "runner/frame", "runner/grouping", "runner/keygroup", "runner/rpc", "runner/sideinput",
-		"fnapi", "fnapi/environment", "statebackend", "checkpointing", "portable",
+		"fnapi", "fnapi/environment", "fnapi/fnapitest", "statebackend", "checkpointing", "portable",
 	},
 	"runner/coordinator": {"runner/rpc", "portable", "checkpointing", "coordination"},
 

@@ -16,11 +16,13 @@ type Kind int
 const (
 	// SDK transforms run in a harness of their environment.
 	SDK Kind = iota
-	// Impulse, GroupByKey: the runner's own stages.
+	// Impulse is a stage of the runner's own.
 	Impulse
+	// GroupByKey is one, too.
 	GroupByKey
-	// Flatten and Redistribute are no stages: they turn into edges.
+	// Flatten is no stage: it turns into edges.
 	Flatten
+	// Redistribute turns into edges, too.
 	Redistribute
 	// Combine is a combine_per_key; LiftCombines replaces all of them.
 	Combine

@@ -42,7 +42,7 @@ func (g *Groups) Next(maxBytes int) (frame.Frame, error) {
 	dst := g.room(maxBytes)
 	n := 0
 	for n == 0 || len(dst) < maxBytes && g.remote < remoteBytes {
-		added := 0
+		var added int
 		var err error
 		if dst, added, err = g.append(dst); err == io.EOF {
 			break

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -66,20 +67,20 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, l *live, r *ou
 	tracked := x.e.stats.begin(x.stage, fb)
 	defer x.e.stats.end(tracked)
 
-	fed := make(chan error, 1)
+	var feedErr error
+	fed := make(chan struct{})
 	go func() {
-		err := x.feed(fb, b)
-		if err != nil {
-			fb.Abort(err) // it would wait for the rest of its input for ever
+		defer close(fed)
+		if feedErr = x.feed(fb, b); feedErr != nil {
+			fb.Abort(feedErr) // it would wait for the rest of its input for ever
 		}
-		fed <- err
 	}()
-	if err := drain(ctx, fb, r); err != nil {
+	err = drain(ctx, fb, r)
+	if err != nil {
 		fb.Abort(err)
-		<-fed // its error is a consequence of this one
-		return h.explain(ctx, err)
 	}
-	if err := <-fed; err != nil {
+	<-fed
+	if err = cmp.Or(err, feedErr); err != nil {
 		return h.explain(ctx, err)
 	}
 	return x.conclude(ctx, h, fb, b, r)
