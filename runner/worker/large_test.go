@@ -67,7 +67,7 @@ func ungroupLarge(c *call) error {
 	}
 	second, err := c.bundle.StateGet(runnerKey(token))
 	if err != nil || !slices.Equal(first, second) {
-		return fmt.Errorf("%d bytes, then %d, error %v", len(first), len(second), err)
+		return fmt.Errorf("%d bytes, then %d, error %w", len(first), len(second), err)
 	}
 	for rest := first; len(rest) > 0; rest = rest[len(bytesOf(text(rest))):] {
 		c.emit(bytesOf(key + "=" + strings.TrimRight(text(rest), " ")))
@@ -143,7 +143,7 @@ func TestForgedTokensFailTheBundle(t *testing.T) {
 			largePrefix(0, 0), append(largePrefix(group, 1), "0123456789abcdef"...),
 		} {
 			if data, err := c.bundle.StateGet(runnerKey(token)); err == nil || !strings.Contains(err.Error(), "token") {
-				return fmt.Errorf("token %x gave %d bytes, error %v", token, len(data), err)
+				return fmt.Errorf("token %x gave %d bytes, error %w", token, len(data), err)
 			}
 		}
 		return nil
@@ -162,12 +162,14 @@ func TestLargeGroupsAreFreed(t *testing.T) {
 			return nil
 		}
 		<-deployed
-		deadline := time.Now().Add(patience)
-		for !freed(e, groupStage(p)) {
-			if time.Now().After(deadline) {
+		look := time.NewTicker(time.Millisecond)
+		defer look.Stop()
+		for late := time.After(patience); !freed(e, groupStage(p)); {
+			select {
+			case <-look.C:
+			case <-late:
 				return errors.New("large groups are held though nobody will read them")
 			}
-			time.Sleep(time.Millisecond)
 		}
 		return nil
 	}
