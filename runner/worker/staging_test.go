@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -98,7 +99,7 @@ func TestStagingRoutesEveryElement(t *testing.T) {
 		var elements []string
 		for i := range rapid.IntRange(0, 60).Draw(t, "elements") {
 			key := fmt.Sprint("k", rapid.IntRange(0, 5).Draw(t, "key"))
-			el := windowed(rapid.Int64Range(-100, 100).Draw(t, "ts"), kvOf(key, fmt.Sprint(i, bytes.Repeat([]byte{1}, rapid.IntRange(0, 90).Draw(t, "size")))))
+			el := windowed(rapid.Int64Range(-100, 100).Draw(t, "ts"), kvOf(key, fmt.Sprint(i, strings.Repeat("x", rapid.IntRange(0, 90).Draw(t, "size")))))
 			all = append(all, el...)
 			elements = append(elements, string(el))
 			group := keygroup.Of(keygroup.Hash(bytesOf(key)), keygroup.DefaultMax)
