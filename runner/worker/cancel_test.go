@@ -112,6 +112,27 @@ func TestCancel(t *testing.T) {
 			}
 		}
 	}))
+	t.Run("while output that was spilled waits", func(t *testing.T) {
+		p := shuffle(t, 6, 5, nil)
+		p.fns["split"] = func(c *call) error {
+			for range 8 {
+				c.emit(bytesOf(string(make([]byte, 3<<20))))
+			}
+			return nil
+		}
+		cancelled(t, p, func(r *rig, cancel func()) {
+			r.cfg.MemoryBytes = 16 << 20
+			r.launcher.script = func(me *process) fnapitest.Script {
+				return fnapitest.Script{Process: func(b *fnapitest.Bundle) error {
+					if p.stage(b).Transforms[0] == "split" {
+						return p.process(b)
+					}
+					cancel()
+					return never(p, me, b)
+				}}
+			}
+		})
+	})
 	t.Run("in a bundle whose harness dies", in("kv", func(_ *program, me *process, _ *fnapitest.Bundle) error {
 		me.die(errCrash)
 		return nil

@@ -151,6 +151,7 @@ func TestLostHarness(t *testing.T) {
 		{"another is left", 2, func(me *process) { me.die(errCrash) }},
 		{"it was the only one", 1, func(me *process) { me.die(errCrash) }},
 		{"only its streams end", 1, func(me *process) { me.dying.Go(me.kill) }},
+		{"only its process ends", 1, func(me *process) { me.end(errCrash) }},
 		{"it breaks the protocol", 1, func(me *process) {
 			<-me.started
 			me.fake.Send(&fnpb.Elements{Timers: []*fnpb.Elements_Timers{{InstructionId: "i1"}}})
@@ -236,6 +237,9 @@ func TestHarnessThatNeverConnects(t *testing.T) {
 		r.cfg.ConnectTimeout = 50 * time.Millisecond
 		_, err := r.run(p.plan)
 		wantError(t, err, fault.Retryable, "did not connect to "+r.server.Endpoint()+" within 50ms")
+		if got := len(r.launcher.processes()); got > r.deployment.Harnesses {
+			t.Errorf("%d harnesses were launched: the first ones are not tried again", got)
+		}
 	})
 	t.Run("because it has ended", func(t *testing.T) {
 		r := newRig(t, nil)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -102,6 +103,21 @@ func (r *rig) checkNothingLeft() {
 	for _, p := range r.launcher.processes() {
 		if !p.stopped() {
 			r.t.Errorf("harness %s has not been stopped", p.id)
+		}
+		again, err := r.server.Expect(p.id, fnapi.Worker{})
+		if err != nil {
+			r.t.Errorf("harness %s is still expected: %v", p.id, err)
+			continue
+		}
+		again.Close()
+	}
+	open, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		r.t.Error(err)
+	}
+	for _, fd := range open {
+		if file, err := os.Readlink(fd); err == nil && strings.HasPrefix(file, r.cfg.Dir) {
+			r.t.Errorf("%s is still open", file)
 		}
 	}
 }
