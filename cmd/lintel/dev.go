@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,9 +9,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/lintelrun/lintel/runner/worker"
 )
 
 const (
@@ -107,6 +111,7 @@ func (f *devFlags) run(ctx context.Context, out, logs io.Writer) error {
 	if err != nil {
 		return usageError(err)
 	}
+	limitMemory(int64(f.memory))
 	s, err := startServer(serverConfig{
 		bind: f.bind, jobPort: f.jobPort, httpPort: f.httpPort, dataDir: f.dataDir,
 		parallelism: f.parallelism, memoryBudget: int64(f.memory), stateBackend: f.stateBackend.value,
@@ -135,6 +140,14 @@ func (f *devFlags) run(ctx context.Context, out, logs io.Writer) error {
 		err = errors.Join(err, os.Remove(f.readyFile))
 	}
 	return err
+}
+
+// limitMemory has the garbage collector keep to the budget of a job, of which
+// most of a server's memory is, unless GOMEMLIMIT says otherwise.
+func limitMemory(budget int64) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(cmp.Or(budget, worker.DefaultMemoryBytes))
+	}
 }
 
 func (s *server) stopWithin(d time.Duration) {

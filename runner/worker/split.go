@@ -110,7 +110,8 @@ func (x *execTask) readSplit(resp *fnpb.ProcessBundleSplitResponse) (*engine.Spl
 		}
 		return s, nil
 	}
-	if len(channels) > 1 || channels[0].GetTransformId() != x.stage.Exec.Source {
+	// Java names no transform: a stage has one source.
+	if id := channels[0].GetTransformId(); len(channels) > 1 || id != "" && id != x.stage.Exec.Source {
 		return nil, fault.New(fault.Invalid, "a split of inputs that the stage does not have, %q", channels[0].GetTransformId())
 	}
 	s.LastPrimary = int(channels[0].GetLastPrimaryElement())
