@@ -4,8 +4,7 @@ package invariant
 
 import "fmt"
 
-// Check panics with the formatted text if ok is false. Call it behind Enabled
-// where the condition is costly to compute.
+// Check panics with the formatted text if ok is false.
 func Check(ok bool, format string, args ...any) {
 	if !ok {
 		panic("invariant broken: " + fmt.Sprintf(format, args...))

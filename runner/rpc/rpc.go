@@ -14,7 +14,8 @@ import (
 // Deployment asks a worker to run the tasks of a job.
 type Deployment struct {
 	JobID string
-	// Generation fences this run of the job: what an older one sends is refused.
+	// Generation numbers the runs of a job, from 1, for fencing older ones once
+	// workers are processes of their own. Nothing sends across runs yet.
 	Generation uint64
 	Plan       *plan.Plan
 	// Parallelism is the number of tasks of a stage that names none.
