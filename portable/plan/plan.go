@@ -47,6 +47,8 @@ const (
 	GroupByKey
 	// SideInput materialises a PCollection per window for look-ups by other stages.
 	SideInput
+	// TestStream replays events under the job's virtual clock (TestStreamPayload).
+	TestStream
 )
 
 // Stage is a unit of scheduling. Exactly one of the pointers below is set,
@@ -68,6 +70,7 @@ type Stage struct {
 	Exec  *ExecutableSpec
 	Group *GroupSpec
 	Side  *SideSpec
+	Test  *TestStreamSpec
 
 	// In are the edges that end here, main inputs first; Out those that begin here.
 	// The same PCollection may come several times, and then counts as often. A stage
@@ -159,6 +162,18 @@ type SideInputRef struct {
 	Transform, Name string
 	// Stage is the SideInput stage.
 	Stage *Stage
+	// Mapping takes windows of the main input to those of the side input.
+	Mapping WindowMapping
+}
+
+// WindowMapping takes a window of a main input to the one of a side input that
+// its elements read (SideInput.window_mapping_fn).
+type WindowMapping struct {
+	// Call computes it in the SDK; nil where Windowing does.
+	Call *WindowCall
+	// Windowing of the side input: the window is the one, the latest if there are
+	// several, that it assigns to the maximum timestamp of the main window.
+	Windowing *windowing.Strategy
 }
 
 // GroupSpec is how a GroupByKey stage groups.
@@ -169,6 +184,35 @@ type GroupSpec struct {
 	Windowing *windowing.Strategy
 	// StateBacked is true where all readers take state-backed iterables.
 	StateBacked bool
+	// Panes is true where groups leave as triggers and the watermark say: where the
+	// input is unbounded or a trigger may fire more than once. Else each key and
+	// window leaves once, when all input has come.
+	Panes bool
+	// Name is the transform's unique name in the pipeline, by which its state is kept.
+	Name string
+	// Merge is how the SDK merges windows, nil where the runner knows how or none merge.
+	Merge *WindowCall
+}
+
+// WindowCall is a function of windows that only the SDK can compute: merging
+// them (beam:transform:merge_windows:v1) or mapping those of a main input to
+// those of a side input (beam:transform:map_windows:v1).
+type WindowCall struct {
+	Environment string
+	// Descriptor as in ExecutableSpec, with one source, the call and one sink.
+	Descriptor   *fnpb.ProcessBundleDescriptor
+	Source, Sink string
+}
+
+// TestStreamSpec is what a TestStream stage replays.
+type TestStreamSpec struct {
+	// Outputs are the PCollections that it makes, by the tag of their events. The
+	// out edges of the stage carry them (Edge.PCollection).
+	Outputs map[string]string
+	// Events in order; nil if Endpoint is set.
+	Events []*pipepb.TestStreamPayload_Event
+	// Endpoint of a TestStreamService that streams the events, or nil.
+	Endpoint *pipepb.ApiServiceDescriptor
 }
 
 // SideSpec is what a SideInput stage materialises.
