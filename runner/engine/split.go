@@ -13,7 +13,7 @@ import (
 // SplitRequest asks the harness of a running bundle to give a part of it back.
 type SplitRequest struct {
 	ID BundleID
-	// Fraction of what remains that the bundle should keep.
+	// Fraction of what remains that the bundle should keep: 0 interrupts it.
 	Fraction float64
 	// Elements of the bundle's input in all, sent or not.
 	Elements int
@@ -61,12 +61,13 @@ func (t *Task) Idle(n int) {
 // splits picks a bundle to split, if the stage has idle tasks and there is
 // nothing else to start for them; wake is when to look again.
 func (t *Task) splits(now time.Time) (requests []SplitRequest, wake time.Time) {
-	if t.idle == 0 || t.blocked || t.inbox.len() > 0 || len(t.retries) > 0 {
-		return nil, wake
+	requests, wake = t.checkpoints(now)
+	if len(requests) > 0 || t.idle == 0 || t.blocked || t.inbox.len() > 0 || len(t.retries) > 0 {
+		return requests, wake
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.running)) {
 		b := t.running[id]
-		if b.splitting {
+		if b.splitting || t.pace.Unbounded && !b.bounded() {
 			continue
 		}
 		if !now.Before(b.nextSplit) {
@@ -87,10 +88,14 @@ func (t *Task) splits(now time.Time) (requests []SplitRequest, wake time.Time) {
 // begin notes that an attempt of b starts.
 func (t *Task) begin(b *Bundle, now time.Time) {
 	b.started = now
-	b.sent, b.sentElements, b.bound = b.Frames, b.Elements, b.Elements
+	b.Truncate = t.draining && t.pace.Truncates && !b.truncated
+	b.sent, b.sentOrigins, b.sentElements, b.bound = b.Frames, b.origins, b.Elements, b.Elements
 	b.splitting, b.cut = false, false
 	b.splitPause = t.cfg.SplitAfter
 	b.nextSplit = now.Add(b.splitPause)
+	b.interrupted, b.moved = time.Time{}, false
+	b.checkpointPause = t.pace.interval
+	b.nextCheckpoint = now.Add(b.checkpointPause)
 	t.running[b.ID] = b
 }
 
@@ -124,40 +129,71 @@ func (t *Task) Split(id BundleID, s Split, now time.Time) error {
 	}
 	b.cut = b.cut || roots > 0
 	b.nextSplit = now.Add(t.cfg.SplitAfter)
-	kept, err := t.slice(b.sent, 0, min(s.LastPrimary+1, b.sentElements))
+	kept, err := t.slice(b, 0, min(s.LastPrimary+1, b.sentElements))
 	if err != nil {
 		return err
 	}
-	given, err := t.slice(b.sent, min(s.FirstResidual, b.bound), b.bound)
+	parted, err := t.slice(b, min(s.LastPrimary+1, b.bound), min(s.FirstResidual, b.bound))
+	if err != nil {
+		return err
+	}
+	given, err := t.slice(b, min(s.FirstResidual, b.bound), b.bound)
 	if err != nil {
 		return err
 	}
 	b.bound = min(b.bound, s.FirstResidual)
-	b.Frames = append(kept, s.Primaries...)
-	b.Elements = 0
-	for _, f := range b.Frames {
-		b.Elements += f.Elements
-	}
-	for _, f := range given {
+	b.keep(kept, parted, s.Primaries)
+	for _, p := range given {
 		if b.residual {
 			// Residuals were consumed once: their credit is gone already.
-			t.delayed = append(t.delayed, delayed{now, Residual{Frame: f, OutputWatermark: b.hold}})
+			t.delay(Residual{Frame: p.frame, OutputWatermark: p.origin.hold, Bounded: p.origin.bounded, truncated: b.truncated}, now)
 			continue
 		}
-		b.Bytes -= f.Bytes()
-		t.inbox.push(f)
+		b.Bytes -= p.frame.Bytes()
+		t.inbox.push(p.frame)
 	}
 	for _, r := range s.Residuals {
-		t.delayed = append(t.delayed, delayed{now.Add(max(r.Delay, 0)), r})
+		b.note(&r)
+		r.truncated = b.Truncate || b.truncated
+		t.delay(r, now)
 	}
 	return nil
 }
 
-// slice returns the elements [from, to) of frames, as frames of their own.
-func (t *Task) slice(frames []frame.Frame, from, to int) ([]frame.Frame, error) {
-	var out []frame.Frame
+// keep makes b's input what a split leaves of it: whole elements and parts of
+// those that it has cut.
+func (b *Bundle) keep(whole, parted []piece, parts []frame.Frame) {
+	b.Frames, b.origins, b.Elements = nil, nil, 0
+	for _, p := range whole {
+		b.Frames = append(b.Frames, p.frame)
+		b.origins = append(b.origins, p.origin)
+	}
+	of := origin{hold: frame.MaxTimestamp, bounded: true}
+	for _, p := range parted {
+		of = origin{min(of.hold, p.origin.hold), of.bounded && p.origin.bounded}
+	}
+	for _, f := range parts {
+		b.Frames = append(b.Frames, f)
+		b.origins = append(b.origins, of)
+	}
+	for _, f := range b.Frames {
+		b.Elements += f.Elements
+	}
+	b.rehold()
+	b.hold = min(b.hold, of.hold) // the attempt that runs may still put out more of them
+}
+
+// piece is a frame of a bundle, or a part of one.
+type piece struct {
+	frame  frame.Frame
+	origin origin
+}
+
+// slice returns the elements [from, to) of what an attempt of b was sent.
+func (t *Task) slice(b *Bundle, from, to int) ([]piece, error) {
+	var out []piece
 	at := 0
-	for _, f := range frames {
+	for i, f := range b.sent {
 		lo, hi := max(from-at, 0), min(to-at, f.Elements)
 		at += f.Elements
 		if lo >= hi {
@@ -171,7 +207,11 @@ func (t *Task) slice(frames []frame.Frame, from, to int) ([]frame.Frame, error) 
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, frame.Frame{Data: f.Data[begin:end:end], Elements: hi - lo, MinTimestamp: f.MinTimestamp})
+		p := piece{frame: frame.Frame{Data: f.Data[begin:end:end], Elements: hi - lo, MinTimestamp: f.MinTimestamp}, origin: unheld}
+		if b.residual {
+			p.origin = b.sentOrigins[i]
+		}
+		out = append(out, p)
 	}
 	return out, nil
 }

@@ -17,7 +17,8 @@ type Config struct {
 	// Main and Side are the numbers of input channels with elements and with
 	// the watermarks of side inputs.
 	Main, Side int
-	// InFlight is the number of bundles that may run at once (default 2).
+	// InFlight is the number of bundles that may run at once (default 2, or 8 of
+	// unbounded work, which often waits for something outside).
 	InFlight int
 	// Attempts is how often a bundle is tried before the task fails (default 4).
 	Attempts int
@@ -26,6 +27,10 @@ type Config struct {
 	// SplitAfter is how long a bundle runs before it may be split for idle
 	// tasks (default 500 ms).
 	SplitAfter time.Duration
+	// Splittable is true where the stage's root is a splittable DoFn, whose bundles
+	// are interrupted as Checkpoints says and when the job is drained.
+	Splittable  bool
+	Checkpoints Checkpoints
 	// Timers of a stateful task, which runs one bundle at a time unless InFlight
 	// says otherwise; nil for others.
 	Timers *Timers
@@ -35,16 +40,6 @@ type Config struct {
 
 // BundleID numbers the bundles of a task; an attempt keeps its bundle's number.
 type BundleID uint64
-
-// Residual is work that a harness gave back: the rest of an element.
-type Residual struct {
-	Frame frame.Frame
-	// OutputWatermark (ms) is a lower bound of what the residual will emit; it
-	// holds the task's output watermark until the residual is done.
-	OutputWatermark int64
-	// Delay before the residual may be processed.
-	Delay time.Duration
-}
 
 // Result of a bundle that succeeded.
 type Result struct {
@@ -67,18 +62,29 @@ type Bundle struct {
 	// Remote bytes of all frames: they count as work, and take no memory here.
 	Remote int64
 
-	hold     int64 // of the output watermark, by residuals in it
-	minTime  int64
-	residual bool // made of residuals
+	// Truncate is true where the job is drained: the harness truncates the
+	// elements before it processes them.
+	Truncate bool
+
+	hold      int64 // of the output watermark, by residuals in it
+	minTime   int64
+	residual  bool     // made of residuals
+	origins   []origin // of residuals, by frame
+	truncated bool     // they come of truncated elements
 
 	// Of the attempt that runs: what was sent, and how many elements of it the
 	// bundle still has after splits.
 	started             time.Time
 	sent                []frame.Frame
+	sentOrigins         []origin
 	sentElements, bound int
 	splitting, cut      bool
 	splitPause          time.Duration
 	nextSplit           time.Time
+	checkpointPause     time.Duration
+	nextCheckpoint      time.Time
+	interrupted         time.Time // when it was asked first to give back what remains
+	moved               bool      // what it gave back is other work than it got
 }
 
 // Ready is what the worker has to do next, in the order of the fields.
@@ -109,6 +115,9 @@ type Task struct {
 	delayed  []delayed
 	running  map[BundleID]*Bundle
 	sizer    sizer
+	pace     pace
+	draining bool
+	turn     bool // of residuals, before new input
 	nextID   BundleID
 	consumed int
 	output   int64
@@ -117,17 +126,15 @@ type Task struct {
 	done     bool
 }
 
-type delayed struct {
-	at time.Time
-	r  Residual
-}
-
 // NewTask returns a task at the beginning of time.
 func NewTask(cfg Config) *Task {
 	if cfg.InFlight == 0 {
 		cfg.InFlight = 2
-		if cfg.Timers != nil {
+		switch {
+		case cfg.Timers != nil:
 			cfg.InFlight = 1
+		case cfg.Checkpoints.Unbounded:
+			cfg.InFlight = 8
 		}
 	}
 	if cfg.Attempts == 0 {
@@ -142,6 +149,7 @@ func NewTask(cfg Config) *Task {
 		side:    NewWatermarks(cfg.Side),
 		running: map[BundleID]*Bundle{},
 		sizer:   newSizer(cfg.Limits),
+		pace:    newPace(cfg.Checkpoints),
 		output:  frame.MinTimestamp,
 	}
 }
@@ -183,8 +191,11 @@ func (t *Task) Succeeded(id BundleID, r Result, now time.Time) {
 		t.cfg.Timers.Apply(r.Timers)
 	}
 	for _, res := range r.Residuals {
-		t.delayed = append(t.delayed, delayed{now.Add(max(res.Delay, 0)), res})
+		b.note(&res)
+		res.truncated = b.Truncate || b.truncated
+		t.delay(res, now)
 	}
+	t.pace.observe(b, r.OutputBytes, now)
 }
 
 // Failed gives a bundle back for another attempt, or returns the error that
@@ -247,8 +258,11 @@ func (t *Task) next(now time.Time) (*Bundle, error) {
 		t.retries = t.retries[1:]
 		return b, nil
 	}
-	if b := t.due(now); b != nil {
-		return b, nil
+	// Unbounded work comes back for ever: new input must have its turn.
+	if t.turn = !t.turn || t.inbox.len() == 0 || !t.pace.Unbounded; t.turn {
+		if b := t.due(now); b != nil {
+			return b, nil
+		}
 	}
 	if b := t.timers(now); b != nil {
 		return b, nil
@@ -257,9 +271,10 @@ func (t *Task) next(now time.Time) (*Bundle, error) {
 		return nil, nil
 	}
 	b := t.newBundle()
-	for t.inbox.len() > 0 && b.Elements < t.sizer.elements && int64(b.Bytes)+b.Remote < int64(t.sizer.limits.Bytes) {
+	most := t.share(t.inbox.elements)
+	for t.inbox.len() > 0 && b.Elements < most && int64(b.Bytes)+b.Remote < int64(t.sizer.limits.Bytes) {
 		f := t.inbox.front()
-		room := t.sizer.elements - b.Elements
+		room := most - b.Elements
 		if f.Elements <= room {
 			b.add(t.inbox.pop())
 			continue
@@ -273,28 +288,6 @@ func (t *Task) next(now time.Time) (*Bundle, error) {
 		t.inbox.shrink(frame.Frame{Data: f.Data[n:], Elements: f.Elements - room, Remote: f.Remote - remote})
 	}
 	return b, nil
-}
-
-// due makes a bundle of the residuals whose delay is over. Residuals were
-// consumed input once; their bytes give no credit back.
-func (t *Task) due(now time.Time) *Bundle {
-	var b *Bundle
-	rest := t.delayed[:0]
-	for _, d := range t.delayed {
-		if d.at.After(now) || b != nil && b.Elements >= t.sizer.elements {
-			rest = append(rest, d)
-			continue
-		}
-		if b == nil {
-			b = t.newBundle()
-			b.hold, b.residual = frame.MaxTimestamp, true
-		}
-		b.Frames = append(b.Frames, d.r.Frame)
-		b.Elements += d.r.Frame.Elements
-		b.hold = min(b.hold, d.r.OutputWatermark)
-	}
-	t.delayed = rest
-	return b
 }
 
 // timers makes a bundle of the timers that are due. They fire before elements,

@@ -1,0 +1,136 @@
+package engine
+
+import (
+	"bytes"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/lintelrun/lintel/runner/frame"
+)
+
+// Checkpoints says when bundles of a splittable DoFn are interrupted: the harness
+// gives back what it has not done yet, so that what it has done can be committed.
+type Checkpoints struct {
+	// Unbounded is true where an element may stand for work without end. Then
+	// bundles are interrupted as time goes by, more bundles run beside each other,
+	// and work is not split for idle tasks unless it is known to be bounded.
+	Unbounded bool
+	// Least and Most are how long a bundle runs before it is interrupted (defaults
+	// 10 ms and 1 s). It is the shorter the more often that yields output, and long
+	// enough for interruptions to take a small part of the time. Bundles in which
+	// nothing at all has happened may take longer yet: a source may need time to start.
+	Least, Most time.Duration
+	// Truncates is true where the harness can truncate what remains when the job
+	// is drained. Elsewhere unbounded residuals are dropped then, which is what
+	// truncation does unless a DoFn says otherwise.
+	Truncates bool
+}
+
+const (
+	// costShare is how many times longer a bundle runs than its interruption takes.
+	costShare = 20
+	// startShare bounds the time that a bundle gets in which nothing happens, in Most.
+	startShare = 30
+)
+
+// pace is how often the bundles of a task are interrupted.
+type pace struct {
+	Checkpoints
+	interval time.Duration
+	cost     time.Duration // of an interruption, smoothed
+}
+
+func newPace(c Checkpoints) pace {
+	if c.Least == 0 {
+		c.Least = 10 * time.Millisecond
+	}
+	if c.Most == 0 {
+		c.Most = time.Second
+	}
+	return pace{Checkpoints: c, interval: c.Least}
+}
+
+// observe learns from a bundle that was interrupted and has ended.
+func (p *pace) observe(b *Bundle, outputBytes int, now time.Time) {
+	if b.interrupted.IsZero() {
+		return
+	}
+	took := now.Sub(b.interrupted)
+	p.cost += (took - p.cost) / 4
+	switch {
+	case outputBytes > 0:
+		p.interval /= 2
+	case b.moved:
+		p.interval = min(2*p.interval, p.Most)
+	default:
+		p.interval = min(2*p.interval, startShare*p.Most)
+	}
+	p.interval = max(p.interval, p.Least, min(costShare*p.cost, p.Most))
+}
+
+// Produced tells that a running bundle has put out what is worth a commit. It is
+// interrupted soon, if it may be; bundles that have ended are none of our business.
+func (t *Task) Produced(id BundleID, now time.Time) {
+	if b := t.running[id]; b != nil && b.nextCheckpoint.After(now) {
+		b.nextCheckpoint = now
+	}
+}
+
+// Drain asks the task to come to an end: running bundles are interrupted, and
+// bundles that start from now on truncate their elements, each once. It is for
+// tasks of splittable DoFns, and does nothing to others.
+func (t *Task) Drain(now time.Time) {
+	if t.draining || !t.cfg.Splittable {
+		return
+	}
+	t.draining = true
+	for _, b := range t.running {
+		b.nextCheckpoint = now
+	}
+}
+
+// forgo drops the residuals that a job which is drained does without.
+func (t *Task) forgo() {
+	if t.draining && t.pace.Unbounded && !t.pace.Truncates {
+		t.delayed = slices.DeleteFunc(t.delayed, func(d delayed) bool { return !d.r.Bounded })
+	}
+}
+
+// interruptible reports whether b has to be interrupted when its time has come.
+func (t *Task) interruptible(b *Bundle) bool {
+	return !b.cut && (t.pace.Unbounded && !b.bounded() || t.draining && !b.Truncate && !b.truncated)
+}
+
+// checkpoints asks for the bundles to be interrupted whose time has come; wake is
+// when the next one's does.
+func (t *Task) checkpoints(now time.Time) (requests []SplitRequest, wake time.Time) {
+	if !t.cfg.Splittable {
+		return nil, wake
+	}
+	for _, id := range slices.Sorted(maps.Keys(t.running)) {
+		b := t.running[id]
+		switch {
+		case b.splitting || !t.interruptible(b):
+		case !now.Before(b.nextCheckpoint):
+			b.splitting = true
+			if b.interrupted.IsZero() {
+				b.interrupted = now
+			}
+			b.checkpointPause = min(2*b.checkpointPause, t.pace.Most)
+			b.nextCheckpoint = now.Add(b.checkpointPause)
+			requests = append(requests, SplitRequest{b.ID, 0, b.sentElements})
+		case wake.IsZero() || b.nextCheckpoint.Before(wake):
+			wake = b.nextCheckpoint
+		}
+	}
+	return requests, wake
+}
+
+// note sees whether a residual of b is other work than b was given.
+func (b *Bundle) note(r *Residual) {
+	if r.OutputWatermark > max(b.hold, frame.MinTimestamp) && b.residual {
+		b.moved = true
+	}
+	b.moved = b.moved || !slices.ContainsFunc(b.sent, func(f frame.Frame) bool { return bytes.Equal(f.Data, r.Frame.Data) })
+}
