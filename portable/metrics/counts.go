@@ -36,6 +36,17 @@ func SampledByteSize(pcollection string, count, sum, low, high int64) *pipepb.Mo
 	}
 }
 
+// LateDropped says how many elements a transform has dropped, once for each of their
+// windows, because they came too late. The model has no metric for it: it is a counter of
+// the name that Beam's Java runners give theirs.
+func LateDropped(transform string, n int64) *pipepb.MonitoringInfo {
+	return &pipepb.MonitoringInfo{
+		Urn: urns.MetricUserSumInt64, Type: urns.MetricTypeSumInt64,
+		Labels:  map[string]string{"PTRANSFORM": transform, "NAMESPACE": "lintel", "NAME": "droppedDueToLateness"},
+		Payload: coders.AppendVarint(nil, n),
+	}
+}
+
 // WithoutCounts returns infos but for the element counts and byte sizes of a PCollection:
 // both ends of an edge count what travels there, and it must count once.
 func WithoutCounts(infos []*pipepb.MonitoringInfo, pcollection string) []*pipepb.MonitoringInfo {

@@ -11,10 +11,10 @@ import (
 //
 // A stage has id, name, kind (executable, impulse, group-by-key, side-input),
 // environment (of executable ones), parallelism (if fixed), flags ("splittable",
-// "finalizes", "multimap"), inputs and transforms. An input has from (a stage's
+// "finalizes", "multimap", "merges-in:ENVIRONMENT"), inputs and transforms. An input has from (a stage's
 // id), kind (forward, keyed, rebalance, broadcast), pcollection (as the producer
 // calls it) and coder (the elements' layout). A transform has id, name (the user's),
-// urn and side_inputs, each with name and stage.
+// urn and side_inputs, each with name, stage and, where the SDK must map windows, mapped.
 func (p *Plan) JSON() ([]byte, error) { return json.Marshal(p.view()) }
 
 type planView struct {
@@ -49,6 +49,8 @@ type transformView struct {
 type sideView struct {
 	Name  string `json:"name"`
 	Stage string `json:"stage"`
+	// Mapped is true where the SDK maps windows.
+	Mapped bool `json:"mapped,omitempty"`
 }
 
 // view is what all ways to show a plan have in common.
@@ -78,6 +80,8 @@ func viewStage(s *Stage) *stageView {
 			v.Flags = append(v.Flags, "finalizes")
 		}
 		v.Transforms = viewTransforms(s.Exec)
+	case s.Group != nil && s.Group.Merge != nil:
+		v.Flags = append(v.Flags, "merges-in:"+s.Group.Merge.Environment)
 	case s.Side != nil && s.Side.Multimap:
 		v.Flags = append(v.Flags, "multimap")
 	}
@@ -92,7 +96,7 @@ func viewTransforms(x *ExecutableSpec) []*transformView {
 		v := &transformView{ID: id, Name: t.GetUniqueName(), URN: t.GetSpec().GetUrn()}
 		for _, side := range x.SideInputs {
 			if side.Transform == id {
-				v.SideInputs = append(v.SideInputs, &sideView{side.Name, side.Stage.ID})
+				v.SideInputs = append(v.SideInputs, &sideView{side.Name, side.Stage.ID, side.Mapping.Call != nil})
 			}
 		}
 		views = append(views, v)

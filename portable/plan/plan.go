@@ -18,9 +18,12 @@ type Plan struct {
 	Stages []*Stage
 	// Edges of all stages; Edge.Index is the position in this slice.
 	Edges []*Edge
-	// Environments used by executable stages, by the pipeline's own ids
+	// Environments used by executable stages and window calls, by the pipeline's own ids
 	// (ids of equal environments are merged into one).
 	Environments map[string]*pipepb.Environment
+	// WindowCalls are all functions of windows that the plan needs SDKs for. Those of
+	// several stages that ask for the same are one.
+	WindowCalls []*WindowCall
 	// Components of the pipeline as submitted, for names in metrics and
 	// messages. Never changed.
 	Components *pipepb.Components
@@ -126,6 +129,13 @@ type ExecutableSpec struct {
 	// Splittable is true where the stage's root is an SDF's process transform;
 	// its elements stand for work of unknown size, so bundles start small.
 	Splittable bool
+	// Unbounded is true where the root of a Splittable stage may work on an element
+	// without end, as far as the pipeline says.
+	Unbounded bool
+	// Draining takes the place of Descriptor where a job is drained: the elements of
+	// a Splittable stage are truncated before they are processed. Nil in other stages
+	// and where the SDK can't.
+	Draining *fnpb.ProcessBundleDescriptor
 	// Finalizes is true where a transform asks for bundle finalisation.
 	Finalizes bool
 	// Stateful is set where the stage's root keeps state or sets timers.
@@ -169,10 +179,15 @@ type SideInputRef struct {
 // WindowMapping takes a window of a main input to the one of a side input that
 // its elements read (SideInput.window_mapping_fn).
 type WindowMapping struct {
-	// Call computes it in the SDK; nil where Windowing does.
+	// Call computes it in the SDK; nil where the runner can.
 	Call *WindowCall
-	// Windowing of the side input: the window is the one, the latest if there are
-	// several, that it assigns to the maximum timestamp of the main window.
+	// Identity is true where the windows are the same.
+	Identity bool
+	// Main is the windowing of the main input.
+	Main *windowing.Strategy
+	// Windowing of the side input. Unless there is a Call, or Identity, the window is the
+	// one, the earliest if there are several, that it assigns to the maximum timestamp of
+	// the main window (windowing.Strategy.WindowAt).
 	Windowing *windowing.Strategy
 }
 
@@ -198,10 +213,20 @@ type GroupSpec struct {
 // them (beam:transform:merge_windows:v1) or mapping those of a main input to
 // those of a side input (beam:transform:map_windows:v1).
 type WindowCall struct {
+	// ID is unique among the ids of calls and stages of the plan, and stable for the
+	// same pipeline ("w0").
+	ID          string
 	Environment string
 	// Descriptor as in ExecutableSpec, with one source, the call and one sink.
 	Descriptor   *fnpb.ProcessBundleDescriptor
 	Source, Sink string
+	// Input is the layout of what goes in, one global windowed value for each call:
+	// KV<nonce, iterable<W>> to merge, KV<nonce, W> to map. Nonces are any bytes.
+	Input *coders.Windowed
+	// Output is the layout of what comes back: KV<nonce, KV<iterable<W>,
+	// iterable<KV<W, iterable<W>>>>>, the windows that stay and those made of others, and of
+	// which; or KV<nonce, W>.
+	Output *coders.Windowed
 }
 
 // TestStreamSpec is what a TestStream stage replays.
@@ -209,6 +234,9 @@ type TestStreamSpec struct {
 	// Outputs are the PCollections that it makes, by the tag of their events. The
 	// out edges of the stage carry them (Edge.PCollection).
 	Outputs map[string]string
+	// Delimited is true where the elements of events are encoded as on the wire. Else
+	// they lack the length prefix that they have there: SDKs write them in the outer context.
+	Delimited bool
 	// Events in order; nil if Endpoint is set.
 	Events []*pipepb.TestStreamPayload_Event
 	// Endpoint of a TestStreamService that streams the events, or nil.

@@ -35,7 +35,10 @@ type entry struct {
 // Outbox is all that a task sends. One owner.
 type Outbox struct {
 	// Credit receives a token when a refused frame may be offered again.
-	Credit  chan struct{}
+	Credit chan struct{}
+	// Sent, if not nil, is called for each message before it may arrive. A watermark that
+	// replaces one which waits for credit is not another message.
+	Sent    func()
 	outlets []*Outlet
 	waiting int // bytes
 }
@@ -50,22 +53,36 @@ func (o *Outbox) Send(outlet int, s Stored) error {
 	out := o.outlets[outlet]
 	out.waiting = append(out.waiting, entry{stored: s})
 	o.waiting += s.Bytes()
+	o.sent()
 	return o.push(out)
 }
 
 // Watermark puts a watermark on all outlets, behind all frames sent before.
 func (o *Outbox) Watermark(ts int64) error {
-	for _, out := range o.outlets {
-		if n := len(out.waiting); n > 0 && out.waiting[n-1].stored == nil {
-			out.waiting[n-1].watermark = ts
-			continue
-		}
-		out.waiting = append(out.waiting, entry{watermark: ts})
-		if err := o.push(out); err != nil {
+	for i := range o.outlets {
+		if err := o.WatermarkOn(i, ts); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// WatermarkOn puts a watermark on one outlet.
+func (o *Outbox) WatermarkOn(outlet int, ts int64) error {
+	out := o.outlets[outlet]
+	if n := len(out.waiting); n > 0 && out.waiting[n-1].stored == nil {
+		out.waiting[n-1].watermark = ts
+		return nil
+	}
+	out.waiting = append(out.waiting, entry{watermark: ts})
+	o.sent()
+	return o.push(out)
+}
+
+func (o *Outbox) sent() {
+	if o.Sent != nil {
+		o.Sent()
+	}
 }
 
 // Flush offers again what waits for credit.

@@ -153,6 +153,7 @@ func (x *execTask) conclude(ctx context.Context, h *harness, fb *fnapi.Bundle, b
 		x.e.stats.commit(x.stage, infos)
 		if resp.GetRequiresFinalization() {
 			x.bundles.Add(1)
+			x.e.clock.begin(1)
 			go x.finalize(ctx, fb)
 		}
 	}
@@ -163,6 +164,7 @@ func (x *execTask) conclude(ctx context.Context, h *harness, fb *fnapi.Bundle, b
 // task waits for it unless the job is cancelled.
 func (x *execTask) finalize(ctx context.Context, fb *fnapi.Bundle) {
 	defer x.bundles.Done()
+	defer x.e.clock.end(1)
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := fb.Finalize(ctx); err != nil {

@@ -63,6 +63,9 @@ func newExecTask(t *task) (*execTask, error) {
 	}
 	x := &execTask{task: t, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main}
 	cfg := engine.Config{Main: main, Side: side, Attempts: t.e.cfg.Attempts, Limits: limits, SplitAfter: t.e.cfg.Splits.After, Cut: x.cut}
+	if t.e.clock.virtual {
+		cfg.InFlight = 1
+	}
 	if spec := t.stage.Exec.Stateful; spec != nil {
 		var err error
 		if x.keyed, err = t.openKeyed(spec); err != nil {
@@ -73,7 +76,7 @@ func newExecTask(t *task) (*execTask, error) {
 	x.core = engine.NewTask(cfg)
 	x.results = make(chan outcome, 16)
 	x.live = map[engine.BundleID]*live{}
-	x.parked.spill = spiller{dir: t.e.dir, budget: newBudget(outboxBytes)}
+	x.parked.spill = spiller{dir: t.e.dir, budget: t.e.staging}
 	return x, nil
 }
 
@@ -101,8 +104,8 @@ func (x *execTask) run(ctx context.Context) error {
 }
 
 func (x *execTask) loop(ctx context.Context) error {
-	wake := time.NewTimer(time.Hour)
-	defer wake.Stop()
+	wake := x.e.clock.newAlarm()
+	defer wake.stop()
 	for {
 		// Cancelled bundles come back as failed ones; they are no reason to try again.
 		if err := ctx.Err(); err != nil {
@@ -112,6 +115,7 @@ func (x *execTask) loop(ctx context.Context) error {
 		if err != nil || done {
 			return err
 		}
+		x.settle()
 		select {
 		case <-x.inbox.C:
 			err = x.receive()
@@ -120,6 +124,7 @@ func (x *execTask) loop(ctx context.Context) error {
 		case <-x.outbox.Credit:
 			err = x.outbox.Flush()
 		case <-wake.C:
+			x.held++
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
@@ -130,12 +135,12 @@ func (x *execTask) loop(ctx context.Context) error {
 }
 
 // act does what the core asks for.
-func (x *execTask) act(ctx context.Context, wake *time.Timer) (done bool, err error) {
+func (x *execTask) act(ctx context.Context, wake *alarm) (done bool, err error) {
 	if err := x.unpark(); err != nil {
 		return false, err
 	}
-	x.core.Block(x.outbox.Waiting() > outboxBytes)
-	now := time.Now()
+	x.core.Block(x.outbox.Waiting() > x.e.outboxBytes())
+	now := x.e.clock.Now()
 	running := &x.e.running[x.stage.Index]
 	x.core.Idle(x.idle(int(running.Load()), now))
 	ready, err := x.core.Ready(now)
@@ -143,6 +148,7 @@ func (x *execTask) act(ctx context.Context, wake *time.Timer) (done bool, err er
 		return false, err
 	}
 	x.repay(ready.Consumed)
+	x.e.clock.begin(len(ready.Start) + len(ready.Splits))
 	for _, b := range ready.Start {
 		x.turn++
 		x.bundles.Add(1)
@@ -165,7 +171,7 @@ func (x *execTask) act(ctx context.Context, wake *time.Timer) (done bool, err er
 	if look := now.Add(x.e.cfg.Splits.LookEvery); x.core.Splittable() && (at.IsZero() || at.After(look)) {
 		at = look
 	}
-	arm(wake, at, now)
+	wake.set(at)
 	return false, nil
 }
 
@@ -173,6 +179,9 @@ func (x *execTask) act(ctx context.Context, wake *time.Timer) (done bool, err er
 // and twice as many where a bundle takes so long that it may be waiting for
 // something outside, perhaps even for an element that it has not come to.
 func (x *execTask) idle(running int, now time.Time) int {
+	if x.e.clock.virtual {
+		return 0 // one bundle after the other
+	}
 	tasks := x.e.parallelism(x.stage)
 	if running >= tasks && running < 2*tasks && x.core.Longest(now) > x.e.cfg.Splits.StuckAfter {
 		return 1
@@ -220,7 +229,7 @@ func (x *execTask) deliver(m exchange.Message) {
 
 // unpark brings parked input back as the core has use for it.
 func (x *execTask) unpark() error {
-	for x.core.SidesReady() && !x.parked.empty() && x.core.Pending() < 2*outboxBytes {
+	for x.core.SidesReady() && !x.parked.empty() && x.core.Pending() < 2*x.e.outboxBytes() {
 		m, prepaid, err := x.parked.pop()
 		if err != nil {
 			return err
@@ -235,8 +244,9 @@ func (x *execTask) unpark() error {
 
 // finished commits an attempt's output, or hands the bundle back to the core.
 func (x *execTask) finished(r outcome) error {
+	x.held++ // what the attempt was is ours now
 	if r.split != nil {
-		return x.core.Split(r.bundle, *r.split, time.Now())
+		return x.core.Split(r.bundle, *r.split, x.e.clock.Now())
 	}
 	x.e.running[x.stage.Index].Add(-1)
 	if r.err != nil {
@@ -262,7 +272,7 @@ func (x *execTask) finished(r outcome) error {
 			return err
 		}
 	}
-	x.core.Succeeded(r.bundle, r.result, time.Now())
+	x.core.Succeeded(r.bundle, r.result, x.e.clock.Now())
 	if r.commit != nil {
 		r.commit()
 	}

@@ -29,6 +29,7 @@ type execution struct {
 	large []largeGroups                    // by stage index
 	// running counts the bundles in flight of each stage, all tasks together.
 	running []atomic.Int32
+	clock   *clock
 	stats   *progress
 	spans   *spans
 	// staging is the memory of output that is not yet committed or waits for credit.
@@ -47,11 +48,11 @@ func newExecution(cfg Config, d rpc.Deployment, dir string) *execution {
 		envs:    map[string]*pool{},
 		running: make([]atomic.Int32, len(d.Plan.Stages)),
 		sides:   make([]atomic.Pointer[sideinput.View], len(d.Plan.Stages)),
+		clock:   newClock(d.Plan),
 		stats:   newProgress(d.Plan),
 		done:    make(chan struct{}),
-
-		staging: newBudget(cfg.MemoryBytes / 4),
 	}
+	e.staging = newBudget(e.share(stagingShare))
 	e.large = e.newLargeGroups()
 	return e
 }
@@ -118,8 +119,11 @@ func (e *execution) run(ctx context.Context) {
 	e.err = g.Wait()
 }
 
-// parallelism of a stage.
+// parallelism of a stage. What a TestStream makes is to come in order.
 func (e *execution) parallelism(s *plan.Stage) int {
+	if e.clock.virtual {
+		return 1
+	}
 	if s.Parallelism > 0 {
 		return s.Parallelism
 	}
@@ -136,7 +140,7 @@ func (e *execution) tasks() []*task {
 		inboxes[i] = make([]*exchange.Inbox, e.parallelism(s))
 		n += len(inboxes[i])
 	}
-	capacity := min(max(int(e.cfg.MemoryBytes)/4/max(n, 1), 1<<20), 16<<20)
+	capacity := e.inboxBytes(n)
 	for i := range inboxes {
 		for j := range inboxes[i] {
 			inboxes[i][j] = exchange.NewInbox(capacity)
@@ -157,6 +161,11 @@ func (e *execution) tasks() []*task {
 				}
 			}
 			t.outbox = exchange.NewOutbox(outlets)
+			if e.clock.virtual {
+				t.outbox.Sent = func() { e.clock.begin(1) }
+				t.held = 1 // it is about to look around
+				e.clock.begin(1)
+			}
 			all = append(all, t)
 		}
 	}

@@ -54,7 +54,7 @@ func (t *task) runGroup(ctx context.Context) error {
 			return err
 		}
 		t.e.stats.made(t.stage, f)
-		if err := t.room(ctx, outboxBytes); err != nil {
+		if err := t.room(ctx, t.e.outboxBytes()); err != nil {
 			return err
 		}
 	}
@@ -74,21 +74,6 @@ func (t *task) sendGroups(f frame.Frame) error {
 		}
 	}
 	return nil
-}
-
-// tableBytes is the memory of one grouping task, and of one side input twice: while it is built
-// it takes as much again. All of them share half of the job's memory.
-func (e *execution) tableBytes() int64 {
-	n := 0
-	for _, s := range e.d.Plan.Stages {
-		switch s.Kind {
-		case plan.GroupByKey:
-			n += e.parallelism(s)
-		case plan.SideInput:
-			n += 2
-		}
-	}
-	return max(e.cfg.MemoryBytes/2/int64(max(n, 1)), 2<<20)
 }
 
 // runSide materialises a PCollection and lets its readers begin.

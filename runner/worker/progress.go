@@ -44,6 +44,8 @@ type stageCounts struct {
 	// elements and bytes of what a runner stage has made, its encoded size with
 	// timestamps and windows; low and high are of the mean element of a frame.
 	elements, bytes, low, high int64
+	// late elements that were dropped, once for each window.
+	late int64
 }
 
 // tracked is a bundle in flight.
@@ -114,8 +116,21 @@ func (p *progress) made(s *plan.Stage, f frame.Frame) {
 	c.bytes += bytes
 }
 
+// lateDropped counts elements that a stage has dropped because they came too late.
+func (p *progress) lateDropped(s *plan.Stage, n int64) {
+	if n == 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stages[s.Index].late += n
+}
+
 // infos are the counts of a stage that no SDK reports.
 func (c *stageCounts) infos(s *plan.Stage) (infos []*pipepb.MonitoringInfo) {
+	if c.late > 0 {
+		infos = append(infos, metrics.LateDropped(s.Transforms[0], c.late))
+	}
 	if s.Output != "" {
 		infos = append(infos, metrics.ElementCount(s.Output, c.elements))
 		if c.elements > 0 {

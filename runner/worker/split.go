@@ -58,11 +58,13 @@ func (x *execTask) split(ctx context.Context, req engine.SplitRequest) {
 	l := x.live[req.ID]
 	x.mu.Unlock()
 	if l == nil {
+		x.e.clock.end(1)
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended {
+		x.e.clock.end(1)
 		return
 	}
 	s := &engine.Split{}

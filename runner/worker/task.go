@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"log/slog"
-	"time"
 
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/plan"
@@ -11,10 +10,6 @@ import (
 	"github.com/lintelrun/lintel/runner/exchange"
 	"github.com/lintelrun/lintel/runner/frame"
 )
-
-// outboxBytes is how much output may wait for credit before a task starts no
-// more work.
-const outboxBytes = 4 << 20
 
 // task is one parallel instance of a stage. Its run method is the owner
 // goroutine; what it holds is touched by no other.
@@ -28,14 +23,22 @@ type task struct {
 	log    *slog.Logger
 
 	taken []exchange.Message // reused by take
+	// held counts what this task is at, by a virtual clock.
+	held int
 }
 
 func (t *task) run(ctx context.Context) error {
+	defer t.settle()
 	defer t.outbox.Drop()
 	switch t.stage.Kind {
 	case plan.Impulse:
 		return t.runImpulse(ctx)
+	case plan.TestStream:
+		return t.runTestStream(ctx)
 	case plan.GroupByKey:
+		if t.stage.Group.Panes {
+			return t.runPanes(ctx)
+		}
 		return t.runGroup(ctx)
 	case plan.SideInput:
 		return t.runSide(ctx)
@@ -51,7 +54,14 @@ func (t *task) run(ctx context.Context) error {
 // take returns the messages that have arrived; they are valid until the next call.
 func (t *task) take() []exchange.Message {
 	t.taken = t.inbox.Take(t.taken)
+	t.held += len(t.taken)
 	return t.taken
+}
+
+// settle notes that all is done that the task was at: it is about to wait for something new.
+func (t *task) settle() {
+	t.e.clock.end(t.held)
+	t.held = 0
 }
 
 // collect hands all input to add and returns when the final watermark has come.
@@ -59,6 +69,7 @@ func (t *task) collect(ctx context.Context, add func(frame.Frame) error) error {
 	main, _ := t.e.channels(t.stage)
 	wm := engine.NewWatermarks(main)
 	for !wm.Final() {
+		t.settle()
 		select {
 		case <-t.inbox.C:
 		case <-ctx.Done():
@@ -80,8 +91,11 @@ func (t *task) collect(ctx context.Context, add func(frame.Frame) error) error {
 }
 
 // send puts a frame of a runner stage on all of its edges.
-func (t *task) send(f frame.Frame) error {
-	for _, r := range t.routes {
+func (t *task) send(f frame.Frame) error { return t.sendOn(t.routes, f) }
+
+// sendOn puts a frame of a runner stage on some of its edges.
+func (t *task) sendOn(routes []route, f frame.Frame) error {
+	for _, r := range routes {
 		if r.edge.Kind == plan.Broadcast {
 			continue
 		}
@@ -143,13 +157,4 @@ func (t *task) runImpulse(ctx context.Context) error {
 		t.e.stats.made(t.stage, f)
 	}
 	return t.end(ctx)
-}
-
-// timer that can be re-armed without a goroutine of its own.
-func arm(tm *time.Timer, at, now time.Time) {
-	if at.IsZero() {
-		tm.Stop()
-		return
-	}
-	tm.Reset(at.Sub(now))
 }

@@ -1,0 +1,150 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"time"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+
+	"github.com/lintelrun/lintel/fnapi"
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/runner/frame"
+)
+
+// runTestStream acts the events of a TestStream (TestStreamPayload), each when all that
+// the ones before have caused is done. At the end, watermarks go to the end of time.
+func (t *task) runTestStream(ctx context.Context) error {
+	events, err := t.testEvents(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		// An endpoint may let us wait; meanwhile others go on.
+		t.settle()
+		event, err := events()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if err := t.turn(ctx); err != nil {
+			return err
+		}
+		if err := t.actEvent(ctx, event); err != nil {
+			return err
+		}
+	}
+	if err := t.turn(ctx); err != nil {
+		return err
+	}
+	t.e.clock.streamEnded()
+	return t.end(ctx)
+}
+
+// turn waits until all else is idle.
+func (t *task) turn(ctx context.Context) error {
+	t.settle()
+	if err := t.e.clock.turn(ctx); err != nil {
+		return err
+	}
+	t.held++
+	return nil
+}
+
+// testEvents returns what yields one event after the other, and io.EOF after the last.
+func (t *task) testEvents(ctx context.Context) (func() (*pipepb.TestStreamPayload_Event, error), error) {
+	spec := t.stage.Test
+	if spec.Endpoint != nil {
+		var tags []string
+		for tag := range spec.Outputs {
+			tags = append(tags, tag)
+		}
+		slices.Sort(tags)
+		return fnapi.TestStreamEvents(ctx, spec.Endpoint, tags)
+	}
+	next := 0
+	return func() (*pipepb.TestStreamPayload_Event, error) {
+		if next == len(spec.Events) {
+			return nil, io.EOF
+		}
+		next++
+		return spec.Events[next-1], nil
+	}, nil
+}
+
+func (t *task) actEvent(ctx context.Context, event *pipepb.TestStreamPayload_Event) error {
+	switch e := event.GetEvent().(type) {
+	case *pipepb.TestStreamPayload_Event_ElementEvent:
+		routes, err := t.tagged(e.ElementEvent.GetTag())
+		if err != nil {
+			return err
+		}
+		return t.sendTest(ctx, routes, e.ElementEvent.GetElements())
+	case *pipepb.TestStreamPayload_Event_WatermarkEvent:
+		routes, err := t.tagged(e.WatermarkEvent.GetTag())
+		if err != nil {
+			return err
+		}
+		return t.watermark(routes, e.WatermarkEvent.GetNewWatermark())
+	case *pipepb.TestStreamPayload_Event_ProcessingTimeEvent:
+		t.e.clock.advance(time.Duration(e.ProcessingTimeEvent.GetAdvanceDuration()) * time.Millisecond)
+		return nil
+	}
+	return fault.New(fault.Unsupported, "a TestStream event of type %T", event.GetEvent())
+}
+
+// tagged returns the routes of the PCollection that events of a tag are for.
+func (t *task) tagged(tag string) (routes []route, err error) {
+	out, ok := t.stage.Test.Outputs[tag]
+	if !ok {
+		return nil, fault.New(fault.Invalid, "an event of a TestStream is for output %q, which it does not have", tag)
+	}
+	for _, r := range t.routes {
+		if r.edge.PCollection == out {
+			routes = append(routes, r)
+		}
+	}
+	return routes, nil
+}
+
+// watermark sends the watermark of one output. Elements may have the last timestamps of
+// all, so that none is the end of time before the TestStream has ended.
+func (t *task) watermark(routes []route, ts int64) error {
+	for _, r := range routes {
+		for i := range r.tasks {
+			if err := t.outbox.WatermarkOn(r.first+i, min(ts, frame.MaxTimestamp-1)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sendTest sends elements in the global window, of which the plan has it that they are
+// length-prefixed on the wire.
+func (t *task) sendTest(ctx context.Context, routes []route, elements []*pipepb.TestStreamPayload_TimestampedElement) error {
+	f := frame.Frame{Elements: len(elements), MinTimestamp: frame.MaxTimestamp}
+	for _, el := range elements {
+		f.Data = coders.AppendHeader(f.Data, el.GetTimestamp(), 1, nil, []byte{coders.PaneNoFiring})
+		if t.stage.Test.Delimited {
+			f.Data = append(f.Data, el.GetEncodedElement()...)
+		} else {
+			f.Data = coders.AppendBytes(f.Data, el.GetEncodedElement())
+		}
+		f.MinTimestamp = min(f.MinTimestamp, el.GetTimestamp())
+	}
+	if f.Elements == 0 {
+		return nil
+	}
+	t.e.spans.input(t.stage)
+	if err := t.sendOn(routes, f); err != nil {
+		return err
+	}
+	t.e.stats.made(t.stage, f)
+	return t.room(ctx, t.e.outboxBytes())
+}
