@@ -45,6 +45,7 @@ type assembler struct {
 	// of Flattens and redistributions.
 	producer map[string]*node
 	sides    map[side]*node
+	calls    map[callKey]*plan.WindowCall
 	ids      endpointIDs
 }
 
@@ -62,6 +63,7 @@ func assemble(g *graph.Graph, wire *wireCoders, fused []*fusion.Stage, component
 		},
 		producer: map[string]*node{},
 		sides:    map[side]*node{},
+		calls:    map[callKey]*plan.WindowCall{},
 		ids:      newEndpointIDs(g),
 	}
 	a.addNodes(fused)
@@ -277,11 +279,15 @@ func (a *assembler) specify(n *node) error {
 		if err != nil {
 			return err
 		}
-		ws, err := a.wire.windowing(n.input)
+		ws, err := a.wire.endingWindows(n.input)
 		if err != nil {
 			return err
 		}
-		n.stage.Group = &plan.GroupSpec{Input: layout, Windowing: ws, StateBacked: len(n.stage.Out) > 0}
+		merge, err := a.merging(n.input, ws)
+		if err != nil {
+			return err
+		}
+		n.stage.Group = &plan.GroupSpec{Input: layout, Windowing: ws, StateBacked: len(n.stage.Out) > 0, Merge: merge}
 		for _, e := range n.stage.Out {
 			n.stage.Group.StateBacked = n.stage.Group.StateBacked && a.nodes[e.To.Index].backed
 		}
@@ -302,6 +308,7 @@ func (a *assembler) specifyExecutable(n *node) error {
 		Environment: n.fused.Environment,
 		Source:      a.ids.source,
 		Splittable:  n.fused.Transforms[0].Splittable,
+		Unbounded:   a.unbounded(n.fused.Transforms[0]),
 	}
 	for _, s := range n.sinks {
 		spec.Sinks = append(spec.Sinks, s.id)
@@ -311,10 +318,15 @@ func (a *assembler) specifyExecutable(n *node) error {
 		spec.Transforms = append(spec.Transforms, t.ID)
 		spec.Finalizes = spec.Finalizes || t.ParDo.GetRequestsFinalization()
 		for _, in := range t.Sides {
+			mapping, err := a.mapping(t, in)
+			if err != nil {
+				return err
+			}
 			spec.SideInputs = append(spec.SideInputs, plan.SideInputRef{
 				Transform: t.ID,
 				Name:      in.Local,
 				Stage:     a.sides[side{in.PCollection, in.Multimap}].stage,
+				Mapping:   mapping,
 			})
 		}
 	}
@@ -326,9 +338,12 @@ func (a *assembler) specifyExecutable(n *node) error {
 	}
 	env := n.fused.Environment
 	a.plan.Environments[env] = a.g.Components.Environments[env]
-	spec.Descriptor, err = a.describe(n, spec)
+	if spec.Descriptor, err = a.describe(n, spec); err != nil {
+		return err
+	}
+	a.addDraining(n, spec)
 	n.stage.Exec = spec
-	return err
+	return nil
 }
 
 // distinct returns s without repetitions, in order.

@@ -15,8 +15,9 @@ import (
 
 // endpointIDs makes the ids of sources and sinks, which no pipeline's transform has.
 type endpointIDs struct {
-	source     string
-	sinkPrefix string
+	source         string
+	sinkPrefix     string
+	truncatePrefix string
 }
 
 func newEndpointIDs(g *graph.Graph) endpointIDs {
@@ -29,7 +30,7 @@ func newEndpointIDs(g *graph.Graph) endpointIDs {
 			}
 		}
 	}
-	return endpointIDs{source: prefix + "source", sinkPrefix: prefix + "sink/"}
+	return endpointIDs{source: prefix + "source", sinkPrefix: prefix + "sink/", truncatePrefix: prefix + "truncate/"}
 }
 
 // describe writes what a harness needs to run a stage. PCollections keep the
@@ -81,6 +82,12 @@ type descriptor struct {
 
 // addPort adds the source or a sink of a PCollection, encoded by a windowed coder.
 func (d *descriptor) addPort(id, urn, pcollection, coder string) error {
+	d.addPCollection(pcollection)
+	return d.addEnd(id, urn, pcollection, coder)
+}
+
+// addEnd adds a source or sink of a PCollection that the descriptor has.
+func (d *descriptor) addEnd(id, urn, pcollection, coder string) error {
 	payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(&fnpb.RemoteGrpcPort{CoderId: coder})
 	if err != nil {
 		return fault.New(fault.Invalid, "PCollection %q: coder id %q: %w", pcollection, coder, err)
@@ -94,7 +101,6 @@ func (d *descriptor) addPort(id, urn, pcollection, coder string) error {
 	}
 	d.d.Transforms[id] = t
 	d.addCoder(coder)
-	d.addPCollection(pcollection)
 	return nil
 }
 

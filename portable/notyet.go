@@ -5,7 +5,6 @@ import (
 
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/graph"
-	"github.com/lintelrun/lintel/portable/windowing"
 )
 
 // notYet lists what the runner doesn't do yet. Each entry returns what of a
@@ -86,9 +85,6 @@ func refuseGrouping(g *graph.Graph, wire *wireCoders, t *graph.Transform) error 
 	s, err := wire.windowing(in)
 	if err != nil {
 		return fault.New(fault.ClassOf(err), "%v: %w", t, err)
-	}
-	if s.Kind == windowing.Custom && s.Merging {
-		return refuse("a custom window function that merges windows")
 	}
 	if !s.FiresOnceOnBoundedInput() {
 		return refuse("a trigger that fires more than once")

@@ -56,6 +56,12 @@ func TestInvalid(t *testing.T) {
 	bad("two outputs of a GroupByKey", func(p *Pipeline) { p.PCollection("x", Groups); p.Get("gbk").Outputs["j"] = "x" }, `"gbk"`)
 	bad("no environment", func(p *Pipeline) { p.Get("a").EnvironmentId = "x" }, `"a"`, `"x"`)
 	bad("no coder", func(p *Pipeline) { p.PCollection("a.out", "x") }, `"a.out"`, `"x"`)
+	bad("merging in no environment", func(p *Pipeline) {
+		p.Coder("interval", urns.CoderIntervalWindow)
+		ws := windowed(p, "own", &pipepb.FunctionSpec{Urn: "test:windows"}, "interval")
+		ws.MergeStatus, ws.EnvironmentId = pipepb.MergeStatus_NEEDS_MERGE, "gone"
+		in(p, "own", "a.out", "gbk.out")
+	}, `"own"`, `"gone"`)
 	bad("no component coder", func(p *Pipeline) { p.Coder("y", urns.CoderKV, "x") }, `"x"`)
 	bad("no strategy", func(p *Pipeline) { p.PCollection("a.out", KV).WindowingStrategyId = "x" }, `"a.out"`, `"x"`)
 	bad("no window coder", func(p *Pipeline) { p.Proto.Components.WindowingStrategies[Global].WindowCoderId = "x" }, `"x"`)
@@ -102,10 +108,10 @@ func TestUnsupported(t *testing.T) {
 	not("TestStream", func(p *Pipeline) { p.Transform("x", urns.TransformTestStream, "", nil, Bytes) }, `"x"`, "TestStream")
 	not("unbounded", func(p *Pipeline) { p.PCollection("a.out", KV).IsBounded = pipepb.IsBounded_UNBOUNDED }, "unbounded", `"a.out"`)
 	not("retracting", strategy(func(ws *pipepb.WindowingStrategy) { ws.AccumulationMode = pipepb.AccumulationMode_RETRACTING }), `"gbk"`, "RETRACTING")
-	not("custom merging windows", strategy(func(ws *pipepb.WindowingStrategy) {
+	not("windows that end who knows when", strategy(func(ws *pipepb.WindowingStrategy) {
 		ws.WindowFn = &pipepb.FunctionSpec{Urn: "x"}
-		ws.MergeStatus = pipepb.MergeStatus_NEEDS_MERGE
-	}), `"gbk"`, "merges")
+		ws.WindowCoderId = Opaque
+	}), `"a.out"`, "end", `"env"`, urns.CoderCustomWindow)
 	not("early firings", strategy(func(ws *pipepb.WindowingStrategy) {
 		count := &pipepb.Trigger{Trigger: &pipepb.Trigger_ElementCount_{ElementCount: &pipepb.Trigger_ElementCount{ElementCount: 3}}}
 		ws.Trigger = &pipepb.Trigger{Trigger: &pipepb.Trigger_Repeat_{Repeat: &pipepb.Trigger_Repeat{Subtrigger: count}}}

@@ -24,7 +24,7 @@ func (a *assembler) stateful(n *node, t *graph.Transform) (*plan.StatefulSpec, e
 	if !in.Keyed() {
 		return nil, fault.New(fault.Invalid, "%v keeps state or sets timers, but its input %q has no keys", t, n.input)
 	}
-	ws, err := a.wire.windowing(n.input)
+	ws, err := a.wire.endingWindows(n.input)
 	if err != nil {
 		return nil, err
 	}

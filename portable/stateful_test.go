@@ -103,7 +103,7 @@ func TestKeysOfStateAndTimersAreThoseOfElements(t *testing.T) {
 		"unknown key":   {Opaque, Global, "timer(length_prefix(opaque),global_window)"},
 		"other's key":   {"varint", Global, "timer(length_prefix(varint),global_window)"},
 		"unknown parts": {"list", Global, "timer(iterable(length_prefix(opaque)),global_window)"},
-		"unknown both":  {Opaque, "opaqueWindow", "timer(length_prefix(opaque),length_prefix(opaque))"},
+		"unknown both":  {Opaque, "opaqueWindow", "timer(length_prefix(opaque),custom_window(length_prefix(opaque)))"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := New()
@@ -115,6 +115,8 @@ func TestKeysOfStateAndTimersAreThoseOfElements(t *testing.T) {
 			p.Proto.Components.WindowingStrategies[Global].WindowCoderId = c.window
 			if c.window != Global {
 				p.Proto.Components.WindowingStrategies[Global].WindowFn.Urn = "test:windows"
+				env := p.Proto.Components.Environments[Env]
+				env.Capabilities = append(env.Capabilities, urns.CoderCustomWindow)
 			}
 			from := Env
 			if c.key == "varint" {

@@ -1,6 +1,7 @@
 package portable
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -25,8 +26,10 @@ type wireCoders struct {
 	// environments are those that touch a class of PCollections, by its root.
 	environments map[string][]string
 	known        map[string]map[string]bool // coder URNs by environment
-	rewritten    map[rewriting]string
-	windowed     map[string]*coders.Windowed // by coder id
+	// windowers are the environments that see windows of custom functions.
+	windowers []string
+	rewritten map[rewriting]string
+	windowed  map[string]*coders.Windowed // by coder id
 }
 
 type rewriting struct{ coder, environments string }
@@ -70,7 +73,38 @@ func newWireCoders(g *graph.Graph) *wireCoders {
 		}
 		w.known[id] = known
 	}
+	w.windowers = w.findWindowers()
 	return w
+}
+
+// findWindowers finds the environments that see windows which aren't of the model.
+func (w *wireCoders) findWindowers() []string {
+	found := map[string]bool{}
+	see := func(pcollection, environment string) {
+		ws := w.g.Strategy(pcollection)
+		if !modelWindow(w.g.Components.Coders[ws.GetWindowCoderId()].GetSpec().GetUrn()) {
+			found[environment] = true
+			found[w.g.Environment(ws.GetEnvironmentId())] = true
+		}
+	}
+	for _, t := range w.g.Transforms {
+		if t.Environment == "" {
+			continue
+		}
+		for in := range t.Inputs() {
+			see(in, t.Environment)
+		}
+		for out := range t.Outputs() {
+			see(out, t.Environment)
+		}
+	}
+	delete(found, "")
+	return slices.Sorted(maps.Keys(found))
+}
+
+// modelWindow tells whether all SDKs know windows encoded so, and the runner their ends.
+func modelWindow(coder string) bool {
+	return coder == urns.CoderGlobalWindow || coder == urns.CoderIntervalWindow
 }
 
 // tie finds which PCollections must be encoded alike, and who touches them.
@@ -220,28 +254,20 @@ func (w *wireCoders) allKnow(urn string, environments []string) bool {
 	return true
 }
 
-// window returns the id of a window coder on the wire, for all environments
-// alike, as windows cross from PCollection to PCollection. One that isn't known
-// is wrapped so that its maximum timestamp can be seen where all know custom_window.
+// window returns the id of a window coder on the wire, for all environments that see
+// windows of custom functions alike, as windows cross from PCollection to PCollection.
+// Other windows than the model's are wrapped so that their maximum timestamp can be seen,
+// if those environments know custom_window.
 func (w *wireCoders) window(id string) string {
-	environments := w.allEnvironments()
-	to := w.rewrite(id, environments)
-	if to != id && w.g.Components.Coders[to].GetSpec().GetUrn() == urns.CoderLengthPrefix &&
-		w.allKnow(urns.CoderCustomWindow, environments) {
+	urn := w.g.Components.Coders[id].GetSpec().GetUrn()
+	if modelWindow(urn) {
+		return id
+	}
+	to := w.rewrite(id, w.windowers)
+	if w.g.Components.Coders[to].GetSpec().GetUrn() != urns.CoderCustomWindow && w.allKnow(urns.CoderCustomWindow, w.windowers) {
 		return w.add("custom:"+id, urns.CoderCustomWindow, nil, to)
 	}
 	return to
-}
-
-func (w *wireCoders) allEnvironments() []string {
-	var all []string
-	for id := range w.known {
-		if w.g.Environment(id) == id {
-			all = append(all, id)
-		}
-	}
-	slices.Sort(all)
-	return all
 }
 
 // strategy returns a windowing strategy with its window coder as on the wire.
@@ -264,6 +290,22 @@ func (w *wireCoders) windowing(pcollection string) (*windowing.Strategy, error) 
 		return nil, fault.New(fault.ClassOf(err), "windowing strategy %q of PCollection %q: %w", id, pcollection, err)
 	}
 	return s, nil
+}
+
+// endingWindows is windowing where the runner must know when windows end.
+func (w *wireCoders) endingWindows(pcollection string) (*windowing.Strategy, error) {
+	s, err := w.windowing(pcollection)
+	if err != nil || s.KnowsEnds() {
+		return s, err
+	}
+	var lacking []string
+	for _, env := range w.windowers {
+		if !w.known[env][urns.CoderCustomWindow] {
+			lacking = append(lacking, env)
+		}
+	}
+	return nil, fault.New(fault.Unsupported, "PCollection %q: when its windows, encoded by coder %q, end can't be known: environments %q do not know %s",
+		pcollection, w.g.Strategy(pcollection).GetWindowCoderId(), lacking, urns.CoderCustomWindow)
 }
 
 // keyValue returns the components of a KV coder.

@@ -135,6 +135,8 @@ func TestOwnWindows(t *testing.T) {
 	}{
 		"known as custom": {[]string{urns.CoderBytes, urns.CoderCustomWindow}, "windowed_value(kv(bytes,bytes),custom_window(length_prefix(opaque)))"},
 		"opaque":          {[]string{urns.CoderBytes}, "windowed_value(kv(bytes,bytes),length_prefix(opaque))"},
+		"known coder":     {[]string{urns.CoderCustomWindow, urns.CoderVarint}, "windowed_value(kv(bytes,bytes),custom_window(varint))"},
+		"custom already":  {[]string{urns.CoderCustomWindow}, "windowed_value(kv(bytes,bytes),custom_window(length_prefix(opaque)))"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := New()
@@ -143,7 +145,13 @@ func TestOwnWindows(t *testing.T) {
 			ws := p.Proto.Components.WindowingStrategies[Global]
 			ws.WindowFn = &pipepb.FunctionSpec{Urn: "test:windows"}
 			ws.WindowCoderId = Opaque
-			p.GroupByKey("gbk", p.ParDo("a", Env, KV, p.Impulse("i")))
+			switch name {
+			case "known coder":
+				ws.WindowCoderId = p.Coder("varint", urns.CoderVarint)
+			case "custom already":
+				ws.WindowCoderId = p.Coder("wrapped", urns.CoderCustomWindow, Opaque)
+			}
+			p.ParDo("b", Env, KV, p.Reshuffle("r", KV, p.ParDo("a", Env, KV, p.Impulse("i"))))
 			s := stageOf(t, compile(t, p), "a")
 			wantCoder(t, "sink", portCoder(t, s, s.Exec.Sinks[0]), test.want)
 			d := s.Exec.Descriptor
@@ -151,6 +159,24 @@ func TestOwnWindows(t *testing.T) {
 			wantCoder(t, "windows in the strategy", "windowed_value(kv(bytes,bytes),"+got+")", test.want)
 		})
 	}
+}
+
+// Only environments that see windows of an SDK's own must know how they are wrapped.
+func TestOwnWindowsOfOneEnvironment(t *testing.T) {
+	p := New()
+	p.Environment(Env, "localhost:1", urns.CoderBytes, urns.CoderCustomWindow)
+	p.Environment(Other, "localhost:2", urns.CoderBytes)
+	p.ParDo("elsewhere", Other, KV, p.Impulse("j"))
+	ws := proto.Clone(p.Proto.Components.WindowingStrategies[Global]).(*pipepb.WindowingStrategy)
+	ws.WindowFn = &pipepb.FunctionSpec{Urn: "test:windows"}
+	ws.WindowCoderId = Opaque
+	p.Proto.Components.WindowingStrategies["own"] = ws
+	p.GroupByKey("gbk", p.ParDo("a", Env, KV, p.Impulse("i")))
+	for _, id := range []string{"a.out", "gbk.out"} {
+		p.Proto.Components.Pcollections[id].WindowingStrategyId = "own"
+	}
+	s := stageOf(t, compile(t, p), "a")
+	wantCoder(t, "sink", portCoder(t, s, s.Exec.Sinks[0]), "windowed_value(kv(bytes,bytes),custom_window(length_prefix(opaque)))")
 }
 
 func TestEqualEnvironmentsAreMerged(t *testing.T) {

@@ -184,6 +184,47 @@ func (s *Strategy) MaxTimestamp(window []byte) (int64, error) {
 		s.WindowCoder.URN(), urns.CoderCustomWindow)
 }
 
+// KnowsEnds tells whether MaxTimestamp can tell when windows end.
+func (s *Strategy) KnowsEnds() bool {
+	switch s.WindowCoder.URN() {
+	case urns.CoderGlobalWindow, urns.CoderIntervalWindow, urns.CoderCustomWindow:
+		return true
+	}
+	return false
+}
+
+// WindowAt appends the encoding of the window that the function assigns to a timestamp in
+// ms, the earliest if there are several, as side inputs are read by default. It returns false
+// if there is none, or if only an SDK can tell: for session and custom windows.
+func (s *Strategy) WindowAt(dst []byte, timestamp int64) ([]byte, bool) {
+	var w Interval
+	switch s.Kind {
+	case Global:
+		return dst, true
+	case Fixed:
+		w.Start = timestamp - floorMod(timestamp-s.Offset, s.Size)
+	case Sliding:
+		// The least start above timestamp - size.
+		first := timestamp - s.Size + 1
+		w.Start = first + floorMod(s.Offset-first, s.Period)
+		if w.Start > timestamp {
+			return dst, false
+		}
+	default:
+		return dst, false
+	}
+	w.End = w.Start + s.Size
+	return w.Append(dst), true
+}
+
+// floorMod is a mod n, never negative. n is positive.
+func floorMod(a, n int64) int64 {
+	if a %= n; a < 0 {
+		a += n
+	}
+	return a
+}
+
 // FiresOnceOnBoundedInput tells whether each key and window fires exactly
 // once, on time and with all its elements, when the watermark goes from the
 // beginning to the end of time after all input has come: no element is late

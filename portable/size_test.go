@@ -1,0 +1,98 @@
+package portable_test
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+
+	"github.com/lintelrun/lintel/portable"
+	. "github.com/lintelrun/lintel/portable/portabletest"
+	"github.com/lintelrun/lintel/portable/urns"
+)
+
+// large are pipelines of n transforms, in the shapes that machines make.
+var large = map[string]func(n int) *Pipeline{
+	"chain": func(n int) *Pipeline {
+		p := New()
+		in := p.Impulse("impulse")
+		for i := range n {
+			in = p.ParDo(fmt.Sprintf("t%06d", i), Env, Opaque, in)
+		}
+		return p
+	},
+	"star": func(n int) *Pipeline {
+		p := New()
+		in := p.ParDo("read", Env, KV, p.Impulse("impulse"))
+		for i := range n {
+			p.ParDo(fmt.Sprintf("t%06d", i), Env, KV, in)
+		}
+		return p
+	},
+	// Each transform its own stage, and no two alike.
+	"groups": func(n int) *Pipeline {
+		p := New()
+		in := p.ParDo("read", Env, KV, p.Impulse("impulse"))
+		for i := range n / 3 {
+			in = p.ParDo(fmt.Sprintf("p%06d", i), Env, KV, p.GroupByKey(fmt.Sprintf("g%06d", i), p.Combine(fmt.Sprintf("c%06d", i), Env, in)))
+		}
+		return p
+	},
+	"coders": func(n int) *Pipeline {
+		p := New()
+		in := p.Impulse("impulse")
+		for i := range n {
+			opaque := p.Coder(fmt.Sprintf("opaque%06d", i), fmt.Sprintf("test:coder:%d", i))
+			env := Env
+			if i%2 == 1 {
+				env = Other
+			}
+			in = p.ParDo(fmt.Sprintf("t%06d", i), env, p.Coder(fmt.Sprintf("coder%06d", i), urns.CoderKV, Bytes, opaque), in)
+		}
+		return p
+	},
+	"sides": func(n int) *Pipeline {
+		p := New()
+		main := p.ParDo("main", Env, KV, p.Impulse("impulse"))
+		side := p.ParDo("side", Env, KV, main)
+		for i := range n {
+			side = p.ParDo(fmt.Sprintf("t%06d", i), Env, KV, main, side)
+		}
+		return p
+	},
+	"flattens": func(n int) *Pipeline {
+		p := New()
+		in := p.Impulse("impulse")
+		for i := range n / 2 {
+			a := p.ParDo(fmt.Sprintf("t%06d", i), Env, Bytes, in)
+			in = p.Flatten(fmt.Sprintf("f%06d", i), Bytes, a, in)
+		}
+		return p
+	},
+	"splittable": func(n int) *Pipeline {
+		p := New()
+		in := p.Impulse("impulse")
+		for i := range n {
+			in = p.ParDoWith(fmt.Sprintf("t%06d", i), Env, &pipepb.ParDoPayload{RestrictionCoderId: Opaque}, Bytes, in)
+		}
+		return p
+	},
+}
+
+func BenchmarkCompile(b *testing.B) {
+	for _, shape := range slices.Sorted(maps.Keys(large)) {
+		for _, n := range []int{1_000, 10_000, 100_000} {
+			b.Run(fmt.Sprintf("%s/%d", shape, n), func(b *testing.B) {
+				p := large[shape](n).Proto
+				b.ReportAllocs()
+				for b.Loop() {
+					if _, err := portable.Compile(p, portable.Options{}); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
