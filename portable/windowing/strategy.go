@@ -82,6 +82,12 @@ type Strategy struct {
 	Trigger         *pipepb.Trigger // as in the proto; never nil; must not be changed
 	DefaultTrigger  bool
 	Accumulating    bool
+	// EmptyFinal is true where a window that has had elements ends with a pane that is
+	// last, even if that has none (ClosingBehavior.EMIT_ALWAYS).
+	EmptyFinal bool
+	// EmptyOnTime is true where a window that has had elements has a pane on time, even if
+	// that has none (OnTimeBehavior.FIRE_ALWAYS).
+	EmptyOnTime bool
 
 	WindowCoder *coders.Coder
 }
@@ -125,7 +131,8 @@ func (k Kind) windowCoder() string {
 	return ""
 }
 
-// readModes reads the enumerations of ws, all of which are required.
+// readModes reads the enumerations of ws. All are required, but for the closing and on-time
+// behaviours, which are younger than the message.
 func (s *Strategy) readModes(ws *pipepb.WindowingStrategy) error {
 	switch m := ws.GetMergeStatus(); m {
 	case pipepb.MergeStatus_NON_MERGING, pipepb.MergeStatus_ALREADY_MERGED:
@@ -149,6 +156,8 @@ func (s *Strategy) readModes(ws *pipepb.WindowingStrategy) error {
 	default:
 		return fault.New(fault.Invalid, "windowing: accumulation mode %v", m)
 	}
+	s.EmptyFinal = ws.GetClosingBehavior() == pipepb.ClosingBehavior_EMIT_ALWAYS
+	s.EmptyOnTime = ws.GetOnTimeBehavior() != pipepb.OnTimeBehavior_FIRE_IF_NONEMPTY
 	switch o := ws.GetOutputTime(); o {
 	case pipepb.OutputTime_END_OF_WINDOW:
 		s.Combiner = EndOfWindow

@@ -46,6 +46,8 @@ func strategy(t testing.TB, urn string, payload proto.Message, windowCoder strin
 		Trigger:          defaultTrigger,
 		AccumulationMode: pipepb.AccumulationMode_DISCARDING,
 		OutputTime:       pipepb.OutputTime_END_OF_WINDOW,
+		ClosingBehavior:  pipepb.ClosingBehavior_EMIT_IF_NONEMPTY,
+		OnTimeBehavior:   pipepb.OnTimeBehavior_FIRE_IF_NONEMPTY,
 	}
 	if payload != nil {
 		b, err := proto.Marshal(payload)
@@ -76,6 +78,8 @@ func TestFromProto(t *testing.T) {
 	rich.AccumulationMode = pipepb.AccumulationMode_ACCUMULATING
 	rich.OutputTime = pipepb.OutputTime_EARLIEST_IN_PANE
 	rich.AllowedLateness = 7
+	rich.ClosingBehavior = pipepb.ClosingBehavior_EMIT_ALWAYS
+	rich.OnTimeBehavior = pipepb.OnTimeBehavior_FIRE_ALWAYS
 	rich.Trigger = always
 	sliding := strategy(t, urns.WindowFnSliding, &pipepb.SlidingWindowsPayload{
 		Size: durationpb.New(time.Minute), Period: durationpb.New(250 * time.Millisecond), Offset: timestamppb.New(time.UnixMilli(5))}, "interval")
@@ -89,7 +93,7 @@ func TestFromProto(t *testing.T) {
 		want Strategy
 	}{
 		"global":  {global(t), Strategy{Kind: Global, DefaultTrigger: true}},
-		"fixed":   {rich, Strategy{Kind: Fixed, Size: 60000, Offset: -1500, Accumulating: true, Combiner: Earliest, AllowedLateness: 7}},
+		"fixed":   {rich, Strategy{Kind: Fixed, Size: 60000, Offset: -1500, Accumulating: true, Combiner: Earliest, AllowedLateness: 7, EmptyFinal: true, EmptyOnTime: true}},
 		"sliding": {sliding, Strategy{Kind: Sliding, Size: 60000, Period: 250, Offset: 5, Combiner: Latest, DefaultTrigger: true}},
 		"session": {sessions(t), Strategy{Kind: Session, Merging: true, Gap: 60000, DefaultTrigger: true}},
 		"merged":  {merged, Strategy{Kind: Session, Gap: 60000, DefaultTrigger: true}},
