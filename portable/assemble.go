@@ -24,6 +24,7 @@ type node struct {
 	source string
 	// backed is true where it is of groups that may be state-backed iterables.
 	backed bool
+	live   bool    // of a side input: its contents change
 	sinks  []*sink // of executable stages, in the order of the edges
 	order  int
 }
@@ -96,6 +97,11 @@ func (a *assembler) addNodes(fused []*fusion.Stage) {
 		switch t.Kind {
 		case graph.Impulse:
 			a.add(&node{stage: &plan.Stage{Kind: plan.Impulse, Parallelism: 1}}, t)
+		case graph.TestStream:
+			test := &plan.TestStreamSpec{
+				Outputs: t.Tags(), Delimited: a.g.Delimited(t), Events: t.Test.GetEvents(), Endpoint: t.Test.GetEndpoint(),
+			}
+			a.add(&node{stage: &plan.Stage{Kind: plan.TestStream, Parallelism: 1, Test: test}}, t)
 		case graph.GroupByKey:
 			a.add(&node{stage: &plan.Stage{Kind: plan.GroupByKey}, input: t.Main[0].PCollection}, t)
 		case graph.SDK:
@@ -137,7 +143,7 @@ func (a *assembler) add(n *node, transforms ...*graph.Transform) *node {
 		names = append(names, a.g.Components.Transforms[t.Origin].GetUniqueName())
 		for out := range t.Outputs() {
 			a.producer[out] = n
-			if n.fused == nil {
+			if n.fused == nil && t.Kind != graph.TestStream {
 				n.stage.Output = out
 			}
 		}
@@ -157,6 +163,7 @@ func (a *assembler) addSides(n *node) {
 				from = a.add(&node{stage: &plan.Stage{Kind: plan.SideInput, Parallelism: 1}, input: in.PCollection})
 				from.stage.Name = "side input " + a.g.PCollection(in.PCollection).GetUniqueName()
 				from.stage.Side = &plan.SideSpec{Multimap: in.Multimap}
+				from.live = in.Live
 				a.sides[key] = from
 			}
 			if !slices.Contains(n.sides, from) {
@@ -287,16 +294,18 @@ func (a *assembler) specify(n *node) error {
 		if err != nil {
 			return err
 		}
-		n.stage.Group = &plan.GroupSpec{Input: layout, Windowing: ws, StateBacked: len(n.stage.Out) > 0, Merge: merge}
+		unbounded := a.g.PCollection(n.input).GetIsBounded() == pipepb.IsBounded_UNBOUNDED
+		n.stage.Group = &plan.GroupSpec{
+			Input: layout, Windowing: ws, Merge: merge,
+			Panes: unbounded || !ws.FiresOnceOnBoundedInput(),
+			Name:  a.g.Producer(n.stage.Output).Proto.GetUniqueName(),
+		}
+		n.stage.Group.StateBacked = len(n.stage.Out) > 0 && !n.stage.Group.Panes
 		for _, e := range n.stage.Out {
 			n.stage.Group.StateBacked = n.stage.Group.StateBacked && a.nodes[e.To.Index].backed
 		}
 	case plan.SideInput:
-		layout, err := a.wire.compile(n.input)
-		if err != nil {
-			return err
-		}
-		n.stage.Side.Input = layout
+		return a.specifySide(n)
 	case plan.Executable:
 		return a.specifyExecutable(n)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"slices"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 )
@@ -41,6 +42,9 @@ type SideInput struct {
 	Local, PCollection string
 	// Multimap is true for look-ups by key, false for iteration.
 	Multimap bool
+	// Live is true where the contents of a window may change while they are read: where
+	// the input is unbounded, or its trigger may fire more than once.
+	Live bool
 }
 
 // Transform is one leaf.
@@ -61,6 +65,8 @@ type Transform struct {
 	Sides []SideInput
 	// ParDo is the payload of ParDos and of the parts of splittable ones, else nil.
 	ParDo *pipepb.ParDoPayload
+	// Test is the payload of a TestStream, else nil.
+	Test *pipepb.TestStreamPayload
 	// Splittable is true for the process part of a splittable DoFn, which must
 	// read its input from the runner.
 	Splittable bool
@@ -71,8 +77,12 @@ func (t *Transform) Stateful() bool {
 	return len(t.ParDo.GetStateSpecs()) > 0 || len(t.ParDo.GetTimerFamilySpecs()) > 0 || t.ParDo.GetOnWindowExpirationTimerFamilySpec() != ""
 }
 
-// Root tells whether the transform must read its input from the runner.
-func (t *Transform) Root() bool { return t.Splittable || t.Stateful() }
+// Root tells whether the transform must read its input from the runner. So it is with live
+// side inputs: which elements may be processed depends on their windows, and those that wait
+// must not keep what else reads the same input.
+func (t *Transform) Root() bool {
+	return t.Splittable || t.Stateful() || slices.ContainsFunc(t.Sides, func(s SideInput) bool { return s.Live })
+}
 
 // URN of the transform.
 func (t *Transform) URN() string { return t.Proto.GetSpec().GetUrn() }

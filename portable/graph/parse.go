@@ -6,6 +6,7 @@ import (
 
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/urns"
+	"github.com/lintelrun/lintel/portable/windowing"
 )
 
 // parse makes a leaf of the transform called id and checks what it refers to.
@@ -19,6 +20,11 @@ func (g *Graph) parse(id string) (*Transform, error) {
 	case urns.TransformParDo, urns.TransformSDFPairWithRestriction, urns.TransformSDFSplitAndSize,
 		urns.TransformSDFTruncateSized, urns.TransformSDFProcessSized:
 		if err := g.parseParDo(t); err != nil {
+			return nil, err
+		}
+	}
+	if t.Kind == TestStream {
+		if err := g.parseTest(t); err != nil {
 			return nil, err
 		}
 	}
@@ -77,7 +83,7 @@ func (g *Graph) parseParDo(t *Transform) error {
 		if !ok {
 			return fault.New(fault.Invalid, "%v: side input %q is none of the inputs", t, local)
 		}
-		side := SideInput{Local: local, PCollection: in}
+		side := SideInput{Local: local, PCollection: in, Live: g.live(in)}
 		switch urn := t.ParDo.SideInputs[local].GetAccessPattern().GetUrn(); urn {
 		case urns.SideInputIterable:
 		case urns.SideInputMultimap:
@@ -99,6 +105,13 @@ func (g *Graph) parseParDo(t *Transform) error {
 		return fault.New(fault.Invalid, "%v: there is no restriction coder %q", t, id)
 	}
 	return nil
+}
+
+// live tells whether the contents of a PCollection's windows may change while they are read
+// as a side input.
+func (g *Graph) live(pcollection string) bool {
+	fires := windowing.Strategy{Trigger: g.Strategy(pcollection).GetTrigger()}
+	return g.PCollection(pcollection).GetIsBounded() == pipepb.IsBounded_UNBOUNDED || !fires.FiresOnceOnBoundedInput()
 }
 
 // checkStateful checks what state and timers need: keys, and families that exist.

@@ -9,9 +9,9 @@ import (
 
 // JSON returns the plan as one object: {"stages": [...]} in topological order.
 //
-// A stage has id, name, kind (executable, impulse, group-by-key, side-input),
+// A stage has id, name, kind (executable, impulse, group-by-key, side-input, test-stream),
 // environment (of executable ones), parallelism (if fixed), flags ("splittable",
-// "finalizes", "multimap", "merges-in:ENVIRONMENT"), inputs and transforms. An input has from (a stage's
+// "finalizes", "multimap", "panes", "merges-in:ENVIRONMENT"), inputs and transforms. An input has from (a stage's
 // id), kind (forward, keyed, rebalance, broadcast), pcollection (as the producer
 // calls it) and coder (the elements' layout). A transform has id, name (the user's),
 // urn and side_inputs, each with name, stage and, where the SDK must map windows, mapped.
@@ -80,10 +80,20 @@ func viewStage(s *Stage) *stageView {
 			v.Flags = append(v.Flags, "finalizes")
 		}
 		v.Transforms = viewTransforms(s.Exec)
-	case s.Group != nil && s.Group.Merge != nil:
-		v.Flags = append(v.Flags, "merges-in:"+s.Group.Merge.Environment)
-	case s.Side != nil && s.Side.Multimap:
-		v.Flags = append(v.Flags, "multimap")
+	case s.Group != nil:
+		if s.Group.Panes {
+			v.Flags = append(v.Flags, "panes")
+		}
+		if s.Group.Merge != nil {
+			v.Flags = append(v.Flags, "merges-in:"+s.Group.Merge.Environment)
+		}
+	case s.Side != nil:
+		if s.Side.Multimap {
+			v.Flags = append(v.Flags, "multimap")
+		}
+		if s.Side.Group != nil {
+			v.Flags = append(v.Flags, "panes")
+		}
 	}
 	return v
 }

@@ -249,4 +249,11 @@ type SideSpec struct {
 	Input *coders.Windowed
 	// Multimap is true where the access pattern is by key.
 	Multimap bool
+	// Group is set where the contents of a window may change while they are read: where the
+	// input is unbounded, or its trigger may fire more than once. The elements are grouped
+	// under one empty key, and what a window has is its latest pane. Input is KV<bytes, E>.
+	// Where it is nil there is one version, complete when all of the input has come.
+	Group *GroupSpec
+	// Panes is the layout of the panes, KV<bytes, iterable<E>>, if Group is set.
+	Panes *coders.Windowed
 }
