@@ -59,6 +59,10 @@ type Execution interface {
 	// Wait returns when all tasks are done and the job's harnesses are gone:
 	// nil, the error that failed the first task, or the context's error.
 	Wait() error
+	// Drain asks the job to come to an end without loss: sources stop, what they
+	// have given is processed, and windows close. It returns at once; asking twice is
+	// asking once.
+	Drain()
 	// Metrics returns what bundles reported: committed ones only, and with those in flight.
 	Metrics() (attempted, committed []*pipepb.MonitoringInfo)
 }

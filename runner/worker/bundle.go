@@ -14,6 +14,9 @@ import (
 	"github.com/lintelrun/lintel/runner/frame"
 )
 
+// plentyBytes of output in a bundle of unbounded work are worth a commit.
+const plentyBytes = 4 << 20
+
 // attempt runs one attempt of a bundle and reports its outcome. It owns nothing
 // of the task but what it is given.
 func (x *execTask) attempt(ctx context.Context, b engine.Bundle, turn int) {
@@ -50,7 +53,7 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, l *live, r *ou
 		}
 	}
 	fb, err := h.NewBundle(fnapi.BundleSpec{
-		Descriptor: x.e.descriptorID(x.stage),
+		Descriptor: x.e.descriptorID(x.stage, b.Truncate),
 		Source:     spec.Source,
 		Sinks:      spec.Sinks,
 		Timers:     x.families(),
@@ -64,7 +67,13 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, l *live, r *ou
 	stop := context.AfterFunc(ctx, func() { fb.Abort(ctx.Err()) })
 	defer stop()
 	l.set(fb)
-	tracked := x.e.stats.begin(x.stage, fb)
+	output := func() {}
+	if spec.Unbounded {
+		l := x.watch(b.ID)
+		defer l.end()
+		output = l.hint
+	}
+	tracked := x.e.stats.begin(x.stage, fb, output)
 	defer x.e.stats.end(tracked)
 
 	var feedErr error
@@ -75,7 +84,7 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, l *live, r *ou
 			fb.Abort(feedErr) // it would wait for the rest of its input for ever
 		}
 	}()
-	err = drain(ctx, fb, r)
+	err = drain(ctx, fb, r, output)
 	if err != nil {
 		fb.Abort(err)
 	}
@@ -100,8 +109,12 @@ func (x *execTask) feed(fb *fnapi.Bundle, b *engine.Bundle) error {
 	return fb.CloseSend()
 }
 
-func drain(ctx context.Context, fb *fnapi.Bundle, r *outcome) error {
+// drain reads the bundle's output to its end, and calls plenty when there is much of it.
+func drain(ctx context.Context, fb *fnapi.Bundle, r *outcome, plenty func()) error {
 	for {
+		if r.out.bytes > plentyBytes {
+			plenty()
+		}
 		o, err := fb.Recv(ctx)
 		switch {
 		case errors.Is(err, io.EOF):
@@ -109,7 +122,7 @@ func drain(ctx context.Context, fb *fnapi.Bundle, r *outcome) error {
 		case err != nil:
 			return err
 		case o.Timer != "":
-			err = r.keyed.timers.add(o.Timer, o.Data)
+			err = r.keyed.output.add(o.Timer, o.Data)
 		default:
 			err = r.out.add(o.Transform, o.Data)
 		}
@@ -122,10 +135,9 @@ func drain(ctx context.Context, fb *fnapi.Bundle, r *outcome) error {
 // finish checks that all output has come to its end.
 func (r *outcome) finish() error {
 	if r.keyed != nil {
-		if err := r.keyed.timers.finish(); err != nil {
+		if err := r.keyed.output.finish(); err != nil {
 			return err
 		}
-		r.result.Timers = r.keyed.timers.changes
 	}
 	return r.out.finish()
 }
@@ -142,11 +154,9 @@ func (x *execTask) conclude(ctx context.Context, h *harness, fb *fnapi.Bundle, b
 		return err
 	}
 	if r.keyed != nil {
-		expiries, err := x.keyed.expirations(x.stage.In[0].Coder, b.Frames)
-		if err != nil {
+		if err := r.keyed.conclude(x.stage.In[0].Coder, b); err != nil {
 			return err
 		}
-		r.result.Timers = append(expiries, r.result.Timers...)
 	}
 	r.result.Residuals, r.result.OutputBytes = res, r.out.bytes
 	r.commit = func() {

@@ -38,12 +38,15 @@ type outcome struct {
 	bundle engine.BundleID
 	// split is the answer to a split request while the bundle goes on; then
 	// nothing else is set.
-	split   *engine.Split
-	out     *staging
-	keyed   *keyedAttempt
-	result  engine.Result
-	err     error
-	attempt int
+	split *engine.Split
+	// produced is true where a running bundle has put out what is worth a commit;
+	// then nothing else is set.
+	produced bool
+	out      *staging
+	keyed    *keyedAttempt
+	result   engine.Result
+	err      error
+	attempt  int
 	// commit is what remains to be done with the harness after the commit.
 	commit func()
 }
@@ -62,7 +65,8 @@ func newExecTask(t *task) (*execTask, error) {
 		limits.Bytes = wholeBundleBytes
 	}
 	x := &execTask{task: t, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main}
-	cfg := engine.Config{Main: main, Side: side, Attempts: t.e.cfg.Attempts, Limits: limits, SplitAfter: t.e.cfg.Splits.After, Cut: x.cut}
+	cfg := engine.Config{Main: main, Side: side, Attempts: t.e.cfg.Attempts, Limits: limits, SplitAfter: t.e.cfg.Splits.After, Cut: x.cut,
+		Splittable: t.stage.Exec.Splittable, Checkpoints: x.checkpoints()}
 	if t.e.clock.virtual {
 		cfg.InFlight = 1
 	}
@@ -106,6 +110,7 @@ func (x *execTask) run(ctx context.Context) error {
 func (x *execTask) loop(ctx context.Context) error {
 	wake := x.e.clock.newAlarm()
 	defer wake.stop()
+	drain := x.e.draining.asked
 	for {
 		// Cancelled bundles come back as failed ones; they are no reason to try again.
 		if err := ctx.Err(); err != nil {
@@ -125,6 +130,9 @@ func (x *execTask) loop(ctx context.Context) error {
 			err = x.outbox.Flush()
 		case <-wake.C:
 			x.held++
+		case <-drain:
+			x.core.Drain(x.e.clock.Now())
+			drain = nil
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
@@ -245,6 +253,10 @@ func (x *execTask) unpark() error {
 // finished commits an attempt's output, or hands the bundle back to the core.
 func (x *execTask) finished(r outcome) error {
 	x.held++ // what the attempt was is ours now
+	if r.produced {
+		x.core.Produced(r.bundle, x.e.clock.Now())
+		return nil
+	}
 	if r.split != nil {
 		return x.core.Split(r.bundle, *r.split, x.e.clock.Now())
 	}

@@ -28,10 +28,11 @@ type execution struct {
 	reads gate                             // before all that state requests read
 	large []largeGroups                    // by stage index
 	// running counts the bundles in flight of each stage, all tasks together.
-	running []atomic.Int32
-	clock   *clock
-	stats   *progress
-	spans   *spans
+	running  []atomic.Int32
+	clock    *clock
+	draining *draining
+	stats    *progress
+	spans    *spans
 	// staging is the memory of output that is not yet committed or waits for credit.
 	staging *budget
 
@@ -41,16 +42,17 @@ type execution struct {
 
 func newExecution(cfg Config, d rpc.Deployment, dir string) *execution {
 	e := &execution{
-		cfg:     cfg,
-		d:       d,
-		dir:     dir,
-		log:     cfg.Logger.With("job", d.JobID),
-		envs:    map[string]*pool{},
-		running: make([]atomic.Int32, len(d.Plan.Stages)),
-		sides:   make([]atomic.Pointer[sideinput.View], len(d.Plan.Stages)),
-		clock:   newClock(d.Plan),
-		stats:   newProgress(d.Plan),
-		done:    make(chan struct{}),
+		cfg:      cfg,
+		d:        d,
+		dir:      dir,
+		log:      cfg.Logger.With("job", d.JobID),
+		envs:     map[string]*pool{},
+		running:  make([]atomic.Int32, len(d.Plan.Stages)),
+		sides:    make([]atomic.Pointer[sideinput.View], len(d.Plan.Stages)),
+		clock:    newClock(d.Plan),
+		draining: newDraining(),
+		stats:    newProgress(d.Plan),
+		done:     make(chan struct{}),
 	}
 	e.staging = newBudget(e.share(stagingShare))
 	e.large = e.newLargeGroups()

@@ -125,12 +125,14 @@ func (e *execution) launch(ctx context.Context, p *pool) (*harness, error) {
 	}
 	for _, s := range e.d.Plan.Stages {
 		if s.Exec != nil && s.Exec.Environment == p.name {
-			d, err := e.descriptor(s)
+			ds, err := e.descriptors(s)
 			if err != nil {
 				fn.Close()
 				return nil, err
 			}
-			fn.AddDescriptor(d)
+			for _, d := range ds {
+				fn.AddDescriptor(d)
+			}
 		}
 	}
 	at := e.cfg.Server.Endpoint()
@@ -219,12 +221,22 @@ func (h *harness) explain(ctx context.Context, err error) error {
 	}
 }
 
-// descriptor completes the plan's descriptor with its id and our endpoints. The
-// id holds the job's, since harnesses cache descriptors for ever.
-func (e *execution) descriptor(s *plan.Stage) (*fnpb.ProcessBundleDescriptor, error) {
-	d := proto.Clone(s.Exec.Descriptor).(*fnpb.ProcessBundleDescriptor)
+// descriptors completes the plan's descriptors of a stage.
+func (e *execution) descriptors(s *plan.Stage) ([]*fnpb.ProcessBundleDescriptor, error) {
+	d, err := e.descriptor(s, s.Exec.Descriptor, false)
+	if err != nil || s.Exec.Draining == nil {
+		return []*fnpb.ProcessBundleDescriptor{d}, err
+	}
+	draining, err := e.descriptor(s, s.Exec.Draining, true)
+	return []*fnpb.ProcessBundleDescriptor{d, draining}, err
+}
+
+// descriptor completes a descriptor with its id and our endpoints. The id holds
+// the job's, since harnesses cache descriptors for ever.
+func (e *execution) descriptor(s *plan.Stage, of *fnpb.ProcessBundleDescriptor, draining bool) (*fnpb.ProcessBundleDescriptor, error) {
+	d := proto.Clone(of).(*fnpb.ProcessBundleDescriptor)
 	at := &pipepb.ApiServiceDescriptor{Url: e.cfg.Server.Endpoint()}
-	d.Id = e.descriptorID(s)
+	d.Id = e.descriptorID(s, draining)
 	d.StateApiServiceDescriptor = at
 	d.TimerApiServiceDescriptor = at
 	for _, id := range append([]string{s.Exec.Source}, s.Exec.Sinks...) {
@@ -243,7 +255,12 @@ func (e *execution) descriptor(s *plan.Stage) (*fnpb.ProcessBundleDescriptor, er
 	return d, nil
 }
 
-func (e *execution) descriptorID(s *plan.Stage) string { return e.d.JobID + "/" + s.ID }
+func (e *execution) descriptorID(s *plan.Stage, draining bool) string {
+	if draining {
+		return e.d.JobID + "/draining/" + s.ID
+	}
+	return e.d.JobID + "/" + s.ID
+}
 
 // harnessLog hands a harness's log entries to the job's log.
 func (e *execution) harnessLog(id string) func(*fnpb.LogEntry) {

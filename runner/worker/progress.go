@@ -54,6 +54,8 @@ type tracked struct {
 	stage  *plan.Stage
 	began  time.Time
 	infos  []*pipepb.MonitoringInfo // guarded by progress.mu
+	// output is called when the bundle turns out to have put out elements.
+	output func()
 }
 
 func newProgress(p *plan.Plan) *progress {
@@ -75,8 +77,8 @@ func newProgress(p *plan.Plan) *progress {
 	return out
 }
 
-func (p *progress) begin(s *plan.Stage, b *fnapi.Bundle) *tracked {
-	t := &tracked{bundle: b, stage: s, began: time.Now()}
+func (p *progress) begin(s *plan.Stage, b *fnapi.Bundle, output func()) *tracked {
+	t := &tracked{bundle: b, stage: s, began: time.Now(), output: output}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.running[t] = struct{}{}
@@ -202,6 +204,9 @@ func (p *progress) poll(ctx context.Context, t *tracked) {
 		return
 	}
 	infos := p.relabel(t.stage, got.Infos)
+	if hasElements(infos) {
+		t.output()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t.infos = infos

@@ -42,6 +42,8 @@ type Config struct {
 	Attempts int
 	// Splits says when running bundles are split for idle tasks.
 	Splits Splits
+	// Checkpoints says when bundles of unbounded splittable DoFns are interrupted.
+	Checkpoints Checkpoints
 	// Logger for the operator; default slog.Default.
 	Logger *slog.Logger
 	// Hooks watch the work.
@@ -66,6 +68,20 @@ type Splits struct {
 	// Timeout is how long a harness may take to answer; default 30 s. What it
 	// gives away in an answer after that would be lost, so the bundle fails then.
 	Timeout time.Duration
+}
+
+// Checkpoints says how long bundles of unbounded splittable DoFns run before they
+// are interrupted, so that their output can be committed: between Least (default
+// 10 ms) and Most (default 1 s), by what it costs and yields.
+type Checkpoints struct{ Least, Most time.Duration }
+
+func (c *Checkpoints) setDefaults() {
+	if c.Least == 0 {
+		c.Least = 10 * time.Millisecond
+	}
+	if c.Most == 0 {
+		c.Most = max(time.Second, c.Least)
+	}
 }
 
 func (s *Splits) setDefaults() {
@@ -111,6 +127,7 @@ func (c *Config) Validate() error {
 		c.Attempts = 4
 	}
 	c.Splits.setDefaults()
+	c.Checkpoints.setDefaults()
 	if c.TraceBundles == 0 {
 		c.TraceBundles = 100
 	}

@@ -1,0 +1,102 @@
+package worker
+
+import (
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+
+	"github.com/lintelrun/lintel/portable/urns"
+	"github.com/lintelrun/lintel/runner/engine"
+)
+
+// draining tells all tasks that the job is to come to an end: sources stop, the
+// rest of it flows out, and the final watermark closes what is open.
+type draining struct {
+	once  sync.Once
+	asked chan struct{} // closed once the job is drained
+}
+
+func newDraining() *draining { return &draining{asked: make(chan struct{})} }
+
+// Drain is part of rpc.Execution.
+func (e *execution) Drain() { e.draining.once.Do(func() { close(e.draining.asked) }) }
+
+// checkpoints is how a task's bundles are interrupted.
+func (x *execTask) checkpoints() engine.Checkpoints {
+	spec := x.stage.Exec
+	return engine.Checkpoints{
+		Unbounded: spec.Unbounded,
+		Least:     x.e.cfg.Checkpoints.Least,
+		Most:      x.e.cfg.Checkpoints.Most,
+		Truncates: spec.Draining != nil,
+	}
+}
+
+// lookout is beside an attempt of unbounded work and tells the task when it has put
+// out something that is worth a commit.
+type lookout struct {
+	hints chan struct{}
+	ended chan struct{} // closed when the attempt ends
+	done  chan struct{} // closed when the lookout has
+}
+
+// watch begins a lookout. Where time stands still while bundles run, it asks for
+// the bundle to be interrupted once its time is over by the machine's clock.
+func (x *execTask) watch(id engine.BundleID) *lookout {
+	l := &lookout{hints: make(chan struct{}, 1), ended: make(chan struct{}), done: make(chan struct{})}
+	go func() {
+		defer close(l.done)
+		var over <-chan time.Time
+		if x.e.clock.virtual {
+			timer := time.NewTimer(x.e.cfg.Checkpoints.Most)
+			defer timer.Stop()
+			over = timer.C
+		}
+		for {
+			select {
+			case <-l.hints:
+			case <-over:
+			case <-l.ended:
+				return
+			}
+			x.e.clock.begin(1)
+			select {
+			case x.results <- outcome{bundle: id, produced: true}:
+			case <-l.ended:
+				x.e.clock.end(1)
+				return
+			}
+		}
+	}()
+	return l
+}
+
+// hint that there is output; never waits.
+func (l *lookout) hint() {
+	select {
+	case l.hints <- struct{}{}:
+	default:
+	}
+}
+
+// end ends the lookout and returns when nothing of it is left.
+func (l *lookout) end() {
+	close(l.ended)
+	<-l.done
+}
+
+// hasElements reports whether a bundle's metrics have any elements.
+func hasElements(infos []*pipepb.MonitoringInfo) bool {
+	for _, info := range infos {
+		if info.GetUrn() != urns.MetricElementCount {
+			continue
+		}
+		if n, k := protowire.ConsumeVarint(info.GetPayload()); k > 0 && n > 0 {
+			return true
+		}
+	}
+	return false
+}
