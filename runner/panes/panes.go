@@ -15,10 +15,7 @@ import (
 )
 
 // Merged is one window that windows of a key merge into, and those it is made of.
-type Merged struct {
-	Window []byte
-	From   [][]byte
-}
+type Merged = windowing.Merged
 
 // MergeFunc merges windows of one key, as encoded. Windows that stay as they are need not be in
 // the result. It returns a window once at most in all From. The slices that it is given are

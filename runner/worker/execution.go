@@ -27,6 +27,8 @@ type execution struct {
 	sides []atomic.Pointer[sideinput.View] // by stage index, set when complete
 	reads gate                             // before all that state requests read
 	large []largeGroups                    // by stage index
+	// windows is what SDKs have said of windows.
+	windows windowCache
 	// running counts the bundles in flight of each stage, all tasks together.
 	running  []atomic.Int32
 	clock    *clock

@@ -33,6 +33,7 @@ func (t *task) runPanes(ctx context.Context) (err error) {
 	p, err := panes.New(panes.Config{
 		Input: g.Input, Windowing: g.Windowing, Scope: g.Name, Store: store,
 		MemoryBytes: t.e.tableBytes(), FirstGroup: first, EndGroup: end,
+		Merge: t.merge(ctx),
 	})
 	if err != nil {
 		return err

@@ -56,15 +56,31 @@ type harness struct {
 // makePools makes the pools of all environments, which wait for their keepers.
 func (e *execution) makePools() error {
 	for _, s := range e.d.Plan.Stages {
-		if s.Exec == nil || e.envs[s.Exec.Environment] != nil {
+		if s.Exec == nil {
 			continue
 		}
-		env := e.d.Plan.Environments[s.Exec.Environment]
-		if env == nil {
-			return fault.New(fault.Invalid, "stage %s needs environment %q, which the pipeline does not have", s.Name, s.Exec.Environment)
+		if err := e.makePool(s.Exec.Environment, "stage "+s.Name); err != nil {
+			return err
 		}
-		e.envs[s.Exec.Environment] = &pool{name: s.Exec.Environment, env: env, limit: e.bundleLimit(s.Exec.Environment, env), keepers: e.harnesses(env), changed: make(chan struct{})}
 	}
+	for _, c := range e.d.Plan.WindowCalls {
+		if err := e.makePool(c.Environment, "a window function"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makePool makes the pool of an environment, which someone needs, unless there is one.
+func (e *execution) makePool(name, who string) error {
+	if e.envs[name] != nil {
+		return nil
+	}
+	env := e.d.Plan.Environments[name]
+	if env == nil {
+		return fault.New(fault.Invalid, "%s needs environment %q, which the pipeline does not have", who, name)
+	}
+	e.envs[name] = &pool{name: name, env: env, limit: e.bundleLimit(name, env), keepers: e.harnesses(env), changed: make(chan struct{})}
 	return nil
 }
 
@@ -134,6 +150,17 @@ func (e *execution) launch(ctx context.Context, p *pool) (*harness, error) {
 				fn.AddDescriptor(d)
 			}
 		}
+	}
+	for _, c := range e.d.Plan.WindowCalls {
+		if c.Environment != p.name {
+			continue
+		}
+		d, err := e.complete(c.Descriptor, e.callID(c), []string{c.Source, c.Sink})
+		if err != nil {
+			fn.Close()
+			return nil, err
+		}
+		fn.AddDescriptor(d)
 	}
 	at := e.cfg.Server.Endpoint()
 	w, err := e.cfg.Launcher.Launch(ctx, environment.Request{
@@ -234,21 +261,26 @@ func (e *execution) descriptors(s *plan.Stage) ([]*fnpb.ProcessBundleDescriptor,
 // descriptor completes a descriptor with its id and our endpoints. The id holds
 // the job's, since harnesses cache descriptors for ever.
 func (e *execution) descriptor(s *plan.Stage, of *fnpb.ProcessBundleDescriptor, draining bool) (*fnpb.ProcessBundleDescriptor, error) {
+	return e.complete(of, e.descriptorID(s, draining), append([]string{s.Exec.Source}, s.Exec.Sinks...))
+}
+
+// complete returns a plan's descriptor with an id and our endpoints, also in its ports.
+func (e *execution) complete(of *fnpb.ProcessBundleDescriptor, descriptor string, ports []string) (*fnpb.ProcessBundleDescriptor, error) {
 	d := proto.Clone(of).(*fnpb.ProcessBundleDescriptor)
 	at := &pipepb.ApiServiceDescriptor{Url: e.cfg.Server.Endpoint()}
-	d.Id = e.descriptorID(s, draining)
+	d.Id = descriptor
 	d.StateApiServiceDescriptor = at
 	d.TimerApiServiceDescriptor = at
-	for _, id := range append([]string{s.Exec.Source}, s.Exec.Sinks...) {
+	for _, id := range ports {
 		spec := d.Transforms[id].GetSpec()
 		var port fnpb.RemoteGrpcPort
 		if err := proto.Unmarshal(spec.GetPayload(), &port); err != nil {
-			return nil, fmt.Errorf("stage %s: port %s: %w", s.ID, id, err)
+			return nil, fmt.Errorf("descriptor %s: port %s: %w", d.Id, id, err)
 		}
 		port.ApiServiceDescriptor = at
 		b, err := proto.Marshal(&port)
 		if err != nil {
-			return nil, fmt.Errorf("stage %s: port %s: %w", s.ID, id, err)
+			return nil, fmt.Errorf("descriptor %s: port %s: %w", d.Id, id, err)
 		}
 		spec.Payload = b
 	}
