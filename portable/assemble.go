@@ -288,7 +288,7 @@ func (a *assembler) specify(n *node) error {
 		}
 		ws, err := a.wire.endingWindows(n.input)
 		if err != nil {
-			return err
+			return fault.New(fault.ClassOf(err), "%v: %w", a.g.Producer(n.stage.Output), err)
 		}
 		merge, err := a.merging(n.input, ws)
 		if err != nil {

@@ -32,7 +32,7 @@ func Compile(p *pipepb.Pipeline, opts Options) (*plan.Plan, error) {
 		return nil, err
 	}
 	wire := newWireCoders(g)
-	if err := refuseNotYet(g, wire); err != nil {
+	if err := refuseNotYet(g); err != nil {
 		return nil, err
 	}
 	for _, rewrite := range []func() error{g.LiftCombines, g.ExpandSDFs, g.Encode} {

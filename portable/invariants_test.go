@@ -69,6 +69,10 @@ func checkRunnerOutput(t failer, e *plan.Edge) {
 		if element.URN() != urns.CoderBytes {
 			t.Errorf("edge %d: an Impulse is read as %s", e.Index, element.URN())
 		}
+	case plan.TestStream:
+		if element.URN() != urns.CoderLengthPrefix {
+			t.Errorf("edge %d: the elements of a TestStream are read as %s", e.Index, element.URN())
+		}
 	case plan.GroupByKey:
 		in := e.From.Group.Input
 		out := element.Components()

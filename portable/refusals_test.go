@@ -104,18 +104,11 @@ func TestUnsupported(t *testing.T) {
 		p.Transform("c", urns.TransformParDo, Env, payload, Bytes, "a.out", "impulse.out")
 	}, `"c"`, `"i1"`)
 	not("time-sorted input", pardo(&pipepb.ParDoPayload{RequiresTimeSortedInput: true}), `"x"`, "time-sorted")
-	not("stable input", pardo(&pipepb.ParDoPayload{RequiresStableInput: true}), `"x"`, "stable")
-	not("TestStream", func(p *Pipeline) { p.Transform("x", urns.TransformTestStream, "", nil, Bytes) }, `"x"`, "TestStream")
-	not("unbounded", func(p *Pipeline) { p.PCollection("a.out", KV).IsBounded = pipepb.IsBounded_UNBOUNDED }, "unbounded", `"a.out"`)
 	not("retracting", strategy(func(ws *pipepb.WindowingStrategy) { ws.AccumulationMode = pipepb.AccumulationMode_RETRACTING }), `"gbk"`, "RETRACTING")
 	not("windows that end who knows when", strategy(func(ws *pipepb.WindowingStrategy) {
 		ws.WindowFn = &pipepb.FunctionSpec{Urn: "x"}
 		ws.WindowCoderId = Opaque
 	}), `"a.out"`, "end", `"env"`, urns.CoderCustomWindow)
-	not("early firings", strategy(func(ws *pipepb.WindowingStrategy) {
-		count := &pipepb.Trigger{Trigger: &pipepb.Trigger_ElementCount_{ElementCount: &pipepb.Trigger_ElementCount{ElementCount: 3}}}
-		ws.Trigger = &pipepb.Trigger{Trigger: &pipepb.Trigger_Repeat_{Repeat: &pipepb.Trigger_Repeat{Subtrigger: count}}}
-	}), `"gbk"`, "fires")
 }
 
 func TestHostileSizes(t *testing.T) {

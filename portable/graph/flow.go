@@ -85,6 +85,8 @@ func (g *Graph) Encode() error {
 			return []*Transform{t}, g.encodeGroups(t, out, touched, runners[t.Main[0].PCollection])
 		case Flatten, Redistribute:
 			return g.reencode(t, runners)
+		case TestStream:
+			return g.encodeTest(t)
 		}
 		return []*Transform{t}, nil
 	})

@@ -77,11 +77,12 @@ func (t *Transform) Stateful() bool {
 	return len(t.ParDo.GetStateSpecs()) > 0 || len(t.ParDo.GetTimerFamilySpecs()) > 0 || t.ParDo.GetOnWindowExpirationTimerFamilySpec() != ""
 }
 
-// Root tells whether the transform must read its input from the runner. So it is with live
-// side inputs: which elements may be processed depends on their windows, and those that wait
-// must not keep what else reads the same input.
+// Root tells whether the transform must read its input from the runner. So it is where it
+// wants the same input again when it is tried again, and with live side inputs: which
+// elements may be processed depends on their windows, and those that wait must not keep
+// what else reads the same input.
 func (t *Transform) Root() bool {
-	return t.Splittable || t.Stateful() || slices.ContainsFunc(t.Sides, func(s SideInput) bool { return s.Live })
+	return t.Splittable || t.Stateful() || t.ParDo.GetRequiresStableInput() || slices.ContainsFunc(t.Sides, func(s SideInput) bool { return s.Live })
 }
 
 // URN of the transform.
@@ -170,8 +171,13 @@ func Name(id string, t *pipepb.PTransform) string {
 // Outputs yields the PCollections that t produces, by the order of their local names.
 func (t *Transform) Outputs() iter.Seq[string] {
 	return func(yield func(string) bool) {
-		for _, local := range sortedKeys(t.Proto.GetOutputs()) {
-			if !yield(t.Proto.Outputs[local]) {
+		outputs := t.Proto.GetOutputs()
+		if len(outputs) == 1 { // most have one, and it needs no order
+			yield(only(outputs))
+			return
+		}
+		for _, local := range sortedKeys(outputs) {
+			if !yield(outputs[local]) {
 				return
 			}
 		}
@@ -213,13 +219,18 @@ func (g *Graph) addPCollection(id string, like *pipepb.PCollection, coder string
 // rewrite replaces each transform by what f returns for it, in order, which must
 // be well ordered among itself and take and give the same PCollections.
 func (g *Graph) rewrite(f func(*Transform) ([]*Transform, error)) error {
-	var out []*Transform
+	out := make([]*Transform, 0, len(g.Transforms))
+	changed := false
 	for _, t := range g.Transforms {
 		ts, err := f(t)
 		if err != nil {
 			return err
 		}
+		changed = changed || len(ts) != 1 || ts[0] != t
 		out = append(out, ts...)
+	}
+	if !changed {
+		return nil
 	}
 	g.Transforms = out
 	return g.index()

@@ -7,7 +7,7 @@ import (
 
 // String returns the kind as plans show it.
 func (k StageKind) String() string {
-	return name([]string{"executable", "impulse", "group-by-key", "side-input"}, int(k))
+	return name([]string{"executable", "impulse", "group-by-key", "side-input", "test-stream"}, int(k))
 }
 
 // String returns the kind as plans show it.
