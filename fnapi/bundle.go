@@ -52,7 +52,6 @@ type Bundle struct {
 
 	over chan struct{} // closed when the bundle has ended, well or not
 	wake chan struct{} // for Recv: something has changed
-	room chan struct{} // for receive: the queue has shrunk
 
 	mu         sync.Mutex
 	ended      bool  // over is closed
@@ -86,7 +85,6 @@ func (h *Harness) NewBundle(spec BundleSpec) (*Bundle, error) {
 		spec:    spec,
 		over:    make(chan struct{}),
 		wake:    make(chan struct{}, 1),
-		room:    make(chan struct{}, 1),
 	}
 	for _, sink := range spec.Sinks {
 		b.outputs = append(b.outputs, output{Target: data.Target{Transform: sink}})
@@ -236,7 +234,7 @@ func (b *Bundle) Recv(ctx context.Context) (Output, error) {
 		b.mu.Unlock()
 		switch {
 		case ok:
-			signal(b.room)
+			b.harness.unqueue(len(out.Data))
 			return out, nil
 		case err != nil:
 			return Output{}, err
@@ -273,7 +271,7 @@ func (b *Bundle) Abort(err error) {
 	}
 	b.mu.Lock()
 	if b.ended && !b.queue.empty() { // it went well, but nobody will read it
-		b.queue.clear()
+		b.drop()
 		b.err = err
 	}
 	b.mu.Unlock()
@@ -289,7 +287,7 @@ func (b *Bundle) end(err error) {
 	}
 	b.ended, b.err, b.held = true, err, nil
 	if err != nil {
-		b.queue.clear()
+		b.drop()
 	}
 	release := err != nil && !b.sealed
 	b.sealed = true

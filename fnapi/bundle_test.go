@@ -132,7 +132,7 @@ func TestOneMessageMayHoldPartsOfSeveralBundles(t *testing.T) {
 }
 
 func TestManyBundlesAtOnce(t *testing.T) {
-	h, _ := newHarness(t, newServer(t, fnapi.Config{BundleBytes: 256 << 10}), fnapi.Worker{}, fnapitest.Script{Process: echo})
+	h, _ := newHarness(t, newServer(t, fnapi.Config{QueueBytes: 256 << 10}), fnapi.Worker{}, fnapitest.Script{Process: echo})
 	var all sync.WaitGroup
 	for i := range 20 {
 		b := newBundle(t, h, timers)
@@ -202,7 +202,7 @@ func TestUserErrorKeepsItsWholeText(t *testing.T) {
 // until it is aborted.
 func TestAbortWhileDataFloods(t *testing.T) {
 	released := make(chan error, 1)
-	h, _ := newHarness(t, newServer(t, fnapi.Config{BundleBytes: 1 << 20}), fnapi.Worker{}, fnapitest.Script{
+	h, _ := newHarness(t, newServer(t, fnapi.Config{QueueBytes: 1 << 20}), fnapi.Worker{}, fnapitest.Script{
 		Process: func(b *fnapitest.Bundle) error {
 			first, flood := true, false
 			for in, err := range b.Input() {
@@ -276,7 +276,7 @@ func TestAbortFreesSendThatWaits(t *testing.T) {
 }
 
 func TestEmbeddedOutput(t *testing.T) {
-	h, _ := newHarness(t, newServer(t, fnapi.Config{BundleBytes: 1}), fnapi.Worker{}, fnapitest.Script{
+	h, _ := newHarness(t, newServer(t, fnapi.Config{QueueBytes: 1}), fnapi.Worker{}, fnapitest.Script{
 		Process: func(b *fnapitest.Bundle) error {
 			if err := b.Drain(); err != nil {
 				return err

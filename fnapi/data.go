@@ -29,8 +29,7 @@ func (d dataService) Data(stream *data.Stream) error {
 	return statusOf(err)
 }
 
-// readData hands output to its bundles. It waits while a bundle's queue is
-// full, and the output of the harness's other bundles waits with it.
+// readData hands output to its bundles. It waits while their queues together are full.
 func (h *Harness) readData(stream *data.Stream) error {
 	for {
 		message, err := stream.Recv()
@@ -47,7 +46,7 @@ func (h *Harness) readData(stream *data.Stream) error {
 				b, id = h.bundle(part.Instruction), part.Instruction
 			}
 			if b != nil { // otherwise it has ended; ids are never used again
-				b.receive(part, h.server.config.BundleBytes)
+				b.receive(part, int64(h.server.config.QueueBytes))
 			}
 		}
 	}

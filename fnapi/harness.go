@@ -49,9 +49,11 @@ type Harness struct {
 	logsMissed atomic.Int64
 
 	instructions chan *fnpb.InstructionRequest
-	dataStream   atomic.Bool  // one is connected
-	sends        chan send    // input of bundles
-	leftovers    leftoverList // terminators of failed bundles
+	dataStream   atomic.Bool   // one is connected
+	sends        chan send     // input of bundles
+	leftovers    leftoverList  // terminators of failed bundles
+	queued       atomic.Int64  // bytes of output that wait for Bundle.Recv
+	room         chan struct{} // for the data stream: queued has shrunk
 
 	infosMu sync.Mutex
 	infos   map[string]*pipepb.MonitoringInfo // by short id, without payload
@@ -87,6 +89,7 @@ func (s *Server) Expect(workerID string, w Worker) (*Harness, error) {
 		instructions: make(chan *fnpb.InstructionRequest, 64),
 		sends:        make(chan send, 4),
 		leftovers:    leftoverList{wake: make(chan struct{}, 1)},
+		room:         make(chan struct{}, 1),
 		infos:        map[string]*pipepb.MonitoringInfo{},
 		descriptors:  map[string]*fnpb.ProcessBundleDescriptor{},
 		bundles:      map[string]*Bundle{},

@@ -38,11 +38,21 @@ func (c *chunks) pop() (Output, bool) {
 
 func (c *chunks) empty() bool { return c.next == len(c.list) }
 
-func (c *chunks) clear() { *c = chunks{} }
+// unqueue notes that so many bytes of output are queued no more.
+func (h *Harness) unqueue(bytes int) {
+	h.queued.Add(-int64(bytes))
+	signal(h.room)
+}
+
+// drop empties the queue, under the bundle's lock.
+func (b *Bundle) drop() {
+	b.harness.unqueue(b.queue.bytes)
+	b.queue = chunks{}
+}
 
 // receive takes a part of the bundle's output. It waits while limit bytes or
-// more are queued.
-func (b *Bundle) receive(p data.Part, limit int) {
+// more are queued, those of the harness's other bundles included.
+func (b *Bundle) receive(p data.Part, limit int64) {
 	if err := b.accept(p, limit); err != nil {
 		b.end(err)
 		return
@@ -50,7 +60,7 @@ func (b *Bundle) receive(p data.Part, limit int) {
 	b.settle()
 }
 
-func (b *Bundle) accept(p data.Part, limit int) error {
+func (b *Bundle) accept(p data.Part, limit int64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	out := b.output(p)
@@ -61,10 +71,10 @@ func (b *Bundle) accept(p data.Part, limit int) error {
 		if out.ended {
 			return b.broken("output of transform %q, timer family %q, after its terminator", p.Transform, p.Family)
 		}
-		for b.queue.bytes >= limit && !b.ended {
+		for b.harness.queued.Load() >= limit && !b.ended {
 			b.mu.Unlock()
 			select {
-			case <-b.room:
+			case <-b.harness.room:
 			case <-b.over:
 			}
 			b.mu.Lock()
@@ -72,6 +82,7 @@ func (b *Bundle) accept(p data.Part, limit int) error {
 		if b.ended {
 			return nil
 		}
+		b.harness.queued.Add(int64(len(p.Payload)))
 		b.queue.push(Output{Transform: out.Transform, Timer: out.Family, Data: p.Payload})
 		signal(b.wake)
 	}
@@ -150,13 +161,13 @@ func (b *Bundle) acceptEmbedded(elements *fnpb.Elements) error {
 	}
 	for _, d := range elements.GetData() {
 		p := data.Part{Transform: []byte(d.GetTransformId()), Payload: d.GetData(), Last: d.GetIsLast()}
-		if err := b.accept(p, math.MaxInt); err != nil {
+		if err := b.accept(p, math.MaxInt64); err != nil {
 			return err
 		}
 	}
 	for _, t := range elements.GetTimers() {
 		p := data.Part{Transform: []byte(t.GetTransformId()), Family: []byte(t.GetTimerFamilyId()), Payload: t.GetTimers(), Last: t.GetIsLast()}
-		if err := b.accept(p, math.MaxInt); err != nil {
+		if err := b.accept(p, math.MaxInt64); err != nil {
 			return err
 		}
 	}

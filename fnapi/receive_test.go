@@ -15,7 +15,7 @@ func TestReceiveWaitsAtTheLimit(t *testing.T) {
 		b := &Bundle{
 			over:    make(chan struct{}),
 			wake:    make(chan struct{}, 1),
-			room:    make(chan struct{}, 1),
+			harness: &Harness{room: make(chan struct{}, 1)},
 			outputs: []output{{Target: data.Target{Transform: "sink"}}},
 			open:    1,
 		}

@@ -24,13 +24,12 @@ import (
 )
 
 const (
-	// Flow control windows, in bytes: large and fixed, so that a message of
-	// usual size never waits for a round trip.
-	streamWindow     = 16 << 20
-	connectionWindow = 64 << 20
-	ioBuffer         = 128 << 10
+	// The flow control window of a stream in bytes, unless QueueBytes is less: large and
+	// fixed, so that a message of usual size never waits for a round trip.
+	streamWindow = 16 << 20
+	ioBuffer     = 128 << 10
 
-	defaultBundleBytes = 32 << 20
+	defaultQueueBytes = 32 << 20
 )
 
 // Config configures a Server. The zero value is usable.
@@ -42,15 +41,16 @@ type Config struct {
 	AdvertisedHost string
 	// Logger gets what concerns no single bundle; default slog.Default().
 	Logger *slog.Logger
-	// BundleBytes bounds the received bytes of one bundle that wait for
-	// Bundle.Recv; default 32 MiB. A single larger message is still accepted.
-	BundleBytes int
+	// QueueBytes bounds the received bytes of one harness that wait for Bundle.Recv, and
+	// what gRPC holds of a stream besides; default 32 MiB. A single larger message is
+	// still accepted.
+	QueueBytes int
 }
 
 // Validate says what is wrong with the configuration.
 func (c Config) Validate() error {
-	if c.BundleBytes < 0 {
-		return fault.New(fault.Invalid, "fnapi: BundleBytes is %d, want 0 (default) or more", c.BundleBytes)
+	if c.QueueBytes < 0 {
+		return fault.New(fault.Invalid, "fnapi: QueueBytes is %d, want 0 (default) or more", c.QueueBytes)
 	}
 	return nil
 }
@@ -62,8 +62,8 @@ func (c Config) withDefaults() Config {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	if c.BundleBytes == 0 {
-		c.BundleBytes = defaultBundleBytes
+	if c.QueueBytes == 0 {
+		c.QueueBytes = defaultQueueBytes
 	}
 	return c
 }
@@ -94,6 +94,7 @@ func NewServer(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("fnapi: %w", err)
 	}
+	window := int32(min(max(cfg.QueueBytes, ioBuffer), streamWindow))
 	s := &Server{
 		config:    cfg,
 		log:       cfg.Logger,
@@ -103,8 +104,8 @@ func NewServer(cfg Config) (*Server, error) {
 			grpc.ForceServerCodecV2(data.NewCodec()),
 			grpc.MaxRecvMsgSize(math.MaxInt32),
 			grpc.MaxSendMsgSize(math.MaxInt32),
-			grpc.StaticStreamWindowSize(streamWindow),
-			grpc.StaticConnWindowSize(connectionWindow),
+			grpc.StaticStreamWindowSize(window),
+			grpc.StaticConnWindowSize(4*window), // control, data, state, logging
 			grpc.ReadBufferSize(ioBuffer),
 			grpc.WriteBufferSize(ioBuffer),
 			grpc.WaitForHandlers(true),

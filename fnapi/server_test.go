@@ -390,7 +390,7 @@ func TestSecondControlStreamIsRefused(t *testing.T) {
 }
 
 func TestConfigIsValidated(t *testing.T) {
-	if _, err := fnapi.NewServer(fnapi.Config{BundleBytes: -1}); fault.ClassOf(err) != fault.Invalid {
+	if _, err := fnapi.NewServer(fnapi.Config{QueueBytes: -1}); fault.ClassOf(err) != fault.Invalid {
 		t.Errorf("got %v", err)
 	}
 }

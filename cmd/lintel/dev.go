@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,12 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/lintelrun/lintel/runner/worker"
 )
 
 const (
@@ -140,14 +136,6 @@ func (f *devFlags) run(ctx context.Context, out, logs io.Writer) error {
 		err = errors.Join(err, os.Remove(f.readyFile))
 	}
 	return err
-}
-
-// limitMemory has the garbage collector keep to the budget of a job, of which
-// most of a server's memory is, unless GOMEMLIMIT says otherwise.
-func limitMemory(budget int64) {
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(cmp.Or(budget, worker.DefaultMemoryBytes))
-	}
 }
 
 func (s *server) stopWithin(d time.Duration) {

@@ -108,6 +108,7 @@ func (s *server) assemble(c serverConfig) (err error) {
 	}
 	if s.fn, err = fnapi.NewServer(fnapi.Config{
 		Listen: net.JoinHostPort(c.bind, "0"), AdvertisedHost: c.environments.advertisedHost, Logger: c.log,
+		QueueBytes: queueBytes(c.memoryBudget),
 	}); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -113,9 +114,18 @@ func (s *staging) add(sinkID string, data []byte) error {
 	if carried && whole == 0 {
 		k.carry = data // with its spare room: a large element is copied a few times only
 	} else {
-		k.carry = slices.Clip(data[whole:]) // what lies behind may belong to others
+		k.carry = own(data, whole)
 	}
 	return nil
+}
+
+// own returns what follows at in a chunk: a copy if that is little, lest it keep the whole
+// chunk, and never with room behind it, which may belong to others.
+func own(chunk []byte, at int) []byte {
+	if rest := chunk[at:]; len(rest) >= len(chunk)/2 {
+		return slices.Clip(rest)
+	}
+	return bytes.Clone(chunk[at:])
 }
 
 // cut routes the whole elements at the beginning of data and returns their length.
@@ -188,6 +198,15 @@ func (s *staging) cutKeyed(k *sink, e *edgeOutput, data []byte) (int, error) {
 			to = keygroup.Task(keygroup.Of(keygroup.Hash(el.Key), keygroup.DefaultMax), e.tasks, keygroup.DefaultMax)
 		}
 		p := &e.parts[to]
+		if el.Size >= partitionBytes && el.Size >= len(data)/2 {
+			if err := s.flush(e, to); err != nil {
+				return off, err
+			}
+			// Most of its chunk: it leaves as it is.
+			*p = partition{data: data[off : off+el.Size : off+el.Size], elements: 1, min: el.Timestamp}
+			off += el.Size
+			continue
+		}
 		if len(p.data)+el.Size > cap(p.data) {
 			if err := s.grow(e, to, el.Size, len(data)-off); err != nil {
 				return off, err

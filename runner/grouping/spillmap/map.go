@@ -25,7 +25,7 @@ const (
 type Config struct {
 	// MemoryBytes is how many bytes arenas and tables may take before they are
 	// written to disk; one added value may exceed it. 0 is DefaultMemory, 16 GiB the most.
-	// Reading back takes up to as much again for blocks, and at least 2 MiB.
+	// Reading back takes up to a quarter of it on top for blocks, and at least 2 MiB.
 	MemoryBytes int64
 	// Dir is an existing folder for files; empty is the system's for temporary files.
 	Dir string
@@ -73,7 +73,7 @@ func New(cfg Config) (*Map, error) {
 	if cfg.MemoryBytes == 0 {
 		cfg.MemoryBytes = DefaultMemory
 	}
-	fanIn := max(minFanIn, min(int(cfg.MemoryBytes/blockSize)/2, maxFanIn))
+	fanIn := max(minFanIn, min(int(cfg.MemoryBytes/blockSize)/4, maxFanIn))
 	return &Map{cfg: cfg, budget: int(cfg.MemoryBytes), fanIn: fanIn}, nil
 }
 

@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"cmp"
 	"slices"
+	"unsafe"
 )
 
 type sortEntry struct {
 	hash  uint64
 	group uint32
 }
+
+// sortBytes is what sorting takes for each group: two entries and a number.
+const sortBytes = 2*int(unsafe.Sizeof(sortEntry{})) + 4
 
 // sorted returns the numbers of a table's groups by hash, key and window.
 func (t *table) sorted() []uint32 {

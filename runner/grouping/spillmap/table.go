@@ -54,8 +54,9 @@ type table struct {
 	touched byte // keeps the loads of touch
 }
 
+// memory is what the table takes, what sorting it takes included.
 func (t *table) memory() int {
-	return t.arena.used + t.groups*groupBytes + len(t.slots)*8 + t.windowUsed
+	return t.arena.used + t.groups*(groupBytes+sortBytes) + len(t.slots)*8 + t.windowUsed
 }
 
 func (t *table) key(g *group) []byte {

@@ -1,0 +1,29 @@
+package main
+
+import (
+	"cmp"
+	"os"
+	"runtime/debug"
+
+	"github.com/lintelrun/lintel/runner/worker"
+)
+
+// programBytes is about what the program takes in memory beside what Go allocates:
+// its code, and what the kernel holds for it.
+const programBytes = 36 << 20
+
+// limitMemory has the garbage collector keep to the budget of a job, of which most of a
+// server's memory is, and below it where the program itself would take too much of
+// what may come on top, 30 %. GOMEMLIMIT overrides it.
+func limitMemory(budget int64) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		budget = cmp.Or(budget, worker.DefaultMemoryBytes)
+		debug.SetMemoryLimit(max(min(budget, budget/10*13-programBytes), programBytes))
+	}
+}
+
+// queueBytes is how much output of a harness the Fn API holds: little of the budget, as
+// there may be many harnesses.
+func queueBytes(budget int64) int {
+	return int(min(max(cmp.Or(budget, worker.DefaultMemoryBytes)/32, 1<<20), 32<<20))
+}

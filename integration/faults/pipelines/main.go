@@ -1,0 +1,109 @@
+// Command pipelines runs pipelines of the Go SDK that are hard on a runner's memory.
+// Each checks its own result and fails if that is wrong.
+//
+//	pipelines --case group --n 200000 --value 1000 --keys 1000 --endpoint 127.0.0.1:8099 --environment_type LOOPBACK
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log"
+	"maps"
+	"slices"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	_ "github.com/apache/beam/sdks/v2/go/pkg/beam/core/runtime/harness/init"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/util/reflectx"
+	beamlog "github.com/apache/beam/sdks/v2/go/pkg/beam/log"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
+	_ "github.com/apache/beam/sdks/v2/go/pkg/beam/runners/universal"
+)
+
+var (
+	name    = flag.String("case", "", "which pipeline")
+	n       = flag.Int64("n", 1000, "elements")
+	value   = flag.Int64("value", 100, "bytes of an element's value, at least 8")
+	keys    = flag.Int64("keys", 1000, "keys")
+	shards  = flag.Int64("shards", 4, "how many parts the elements are made in")
+	verbose = flag.Bool("verbose", false, "the SDK's messages on stderr")
+)
+
+// cases make the sum of digests of all elements, however they come by it.
+var cases = map[string]func(beam.Scope) beam.PCollection{
+	"group": func(s beam.Scope) beam.PCollection {
+		return beam.ParDo(s, &digestGroup{}, beam.GroupByKey(s, elements(s)))
+	},
+	"iterable": func(s beam.Scope) beam.PCollection {
+		return beam.ParDo(s, &digestIterable{}, beam.Impulse(s), beam.SideInput{Input: beam.DropKey(s, elements(s))})
+	},
+	"multimap": func(s beam.Scope) beam.PCollection {
+		return beam.ParDo(s, &digestMultimap{Keys: *keys}, beam.Impulse(s), beam.SideInput{Input: elements(s)})
+	},
+	// Elements that go through a shuffle without being grouped.
+	"reshuffle": func(s beam.Scope) beam.PCollection {
+		return beam.ParDo(s, &digestElement{}, beam.Reshuffle(s, elements(s)))
+	},
+}
+
+func main() {
+	flag.Parse()
+	beam.Init()
+	if err := run(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run(ctx context.Context) error {
+	make, ok := cases[*name]
+	if !ok {
+		return fmt.Errorf("--case %q: want one of %v", *name, slices.Sorted(maps.Keys(cases)))
+	}
+	if *value < 8 {
+		return fmt.Errorf("--value %d: want at least 8", *value)
+	}
+	if !*verbose {
+		beamlog.SetLogger(silent{})
+	}
+	var want int64
+	for i := range *n {
+		want += mix(i)
+	}
+	p, s := beam.NewPipelineWithRoot()
+	beam.ParDo0(s, &check{Want: want}, beam.GroupByKey(s, beam.AddFixedKey(s, make(s))))
+	_, err := beam.Run(ctx, "universal", p)
+	return err
+}
+
+// elements are n KVs of a key and a value that does not compress and begins with the element's number.
+func elements(s beam.Scope) beam.PCollection {
+	parts := beam.Reshuffle(s, beam.ParDo(s, &part{Shards: *shards}, beam.Impulse(s)))
+	return beam.ParDo(s, &generate{N: *n, Shards: *shards, Keys: *keys, Value: *value}, parts)
+}
+
+type silent struct{}
+
+func (silent) Log(_ context.Context, sev beamlog.Severity, _ int, text string) {
+	if sev >= beamlog.SevError {
+		log.Print(text)
+	}
+}
+
+func register2[A, B any](f interface{ ProcessElement(A, B) }) {
+	beam.RegisterDoFn(f)
+	reflectx.RegisterFunc(typeOf(f.ProcessElement), func(fn any) reflectx.Func { return call2[A, B](fn.(func(A, B))) })
+}
+
+func init() {
+	register2[[]byte, func(int64)](&part{})
+	register2[int64, func(int64, []byte)](&generate{})
+	beam.RegisterDoFn(&digestGroup{})
+	beam.RegisterDoFn(&digestIterable{})
+	beam.RegisterDoFn(&digestMultimap{})
+	beam.RegisterDoFn(&digestElement{})
+	beam.RegisterDoFn(&check{})
+	register.Emitter1[int64]()
+	register.Emitter2[int64, []byte]()
+	register.Iter1[[]byte]()
+	register.Iter1[int64]()
+}
