@@ -107,13 +107,30 @@ func (s *Service) GetJobs(context.Context, *jobpb.GetJobsRequest) (*jobpb.GetJob
 	return resp, nil
 }
 
-// GetState returns the current state and since when.
-func (s *Service) GetState(_ context.Context, req *jobpb.GetJobStateRequest) (*jobpb.JobStateEvent, error) {
+// GetState returns the current state and since when. Clients in Java take the states
+// of a job that is drained for unknown ones and ask on for ever (JobServicePipelineResult
+// of Beam 2.77), so they get RUNNING for DRAINING and DONE for DRAINED.
+func (s *Service) GetState(ctx context.Context, req *jobpb.GetJobStateRequest) (*jobpb.JobStateEvent, error) {
 	j, err := s.job(req.GetJobId())
 	if err != nil {
 		return nil, err
 	}
-	return stateEvent(j.current()), nil
+	e := j.current()
+	if as, ok := drainedInJava[e.State]; ok && fromJava(ctx) {
+		e.State = as
+	}
+	return stateEvent(e), nil
+}
+
+var drainedInJava = map[State]State{
+	jobpb.JobState_DRAINING: jobpb.JobState_RUNNING,
+	jobpb.JobState_DRAINED:  jobpb.JobState_DONE,
+}
+
+// fromJava tells whether a call comes from a client in Java.
+func fromJava(ctx context.Context) bool {
+	agent := metadata.ValueFromIncomingContext(ctx, "user-agent")
+	return len(agent) > 0 && strings.HasPrefix(agent[0], "grpc-java")
 }
 
 // GetPipeline returns the pipeline as submitted.
@@ -143,13 +160,19 @@ func (s *Service) Cancel(_ context.Context, req *jobpb.CancelJobRequest) (*jobpb
 	return &jobpb.CancelJobResponse{State: state}, nil
 }
 
-// Drain isn't there yet; saying so beats cancelling silently.
+// Drain asks a running job to come to an end without loss and returns at once, with
+// the state it has then: DRAINING, and DRAINED in the end. Draining a job that is
+// being drained or cancelled or has ended changes nothing.
 func (s *Service) Drain(_ context.Context, req *jobpb.DrainJobRequest) (*jobpb.DrainJobResponse, error) {
 	j, err := s.job(req.GetJobId())
 	if err != nil {
 		return nil, err
 	}
-	return nil, rpcstatus.Errorf(codes.Unimplemented, "draining is not supported yet: job %s goes on as before; Cancel ends it without draining", j.id)
+	state, err := j.requestDrain()
+	if err != nil {
+		return nil, rpcstatus.Errorf(codes.FailedPrecondition, "%v", err)
+	}
+	return &jobpb.DrainJobResponse{State: state}, nil
 }
 
 // GetStateStream sends the current state, then each change, and ends after the terminal state.
@@ -205,7 +228,7 @@ func (s *Service) GetJobMetrics(ctx context.Context, req *jobpb.GetJobMetricsReq
 	if err != nil {
 		return nil, err
 	}
-	if agent := metadata.ValueFromIncomingContext(ctx, "user-agent"); len(agent) > 0 && strings.HasPrefix(agent[0], "grpc-java") {
+	if fromJava(ctx) {
 		m = &jobpb.MetricResults{Attempted: metrics.Without(m.GetAttempted(), m.GetCommitted()), Committed: m.GetCommitted()}
 	}
 	return &jobpb.GetJobMetricsResponse{Metrics: m}, nil

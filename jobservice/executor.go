@@ -30,6 +30,10 @@ type Run interface {
 	// cancelled; any other error fails the job, and its text, with the user's
 	// exception and stack, is what clients show.
 	Wait() error
+	// Drain asks the job to come to an end without loss: its sources stop, and what
+	// they have given flows out. Wait returns once that is done. It returns at once,
+	// and may be called again.
+	Drain()
 	// Metrics returns the values so far, labelled with the pipeline's own
 	// transform names; committed ones count successful bundles only. They hold
 	// after Wait too. The caller may keep the messages but not change them.

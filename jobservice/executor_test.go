@@ -3,6 +3,7 @@ package jobservice_test
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 
@@ -29,6 +30,10 @@ type run struct {
 	result  chan error    // what Wait returns; buffered
 	// stubborn runs don't end when they are cancelled; set before the start.
 	stubborn bool
+	drained  atomic.Bool // Drain was called
+	// onStart, if not nil, is called before the executor hands the run over; set
+	// before the start.
+	onStart func(*run)
 }
 
 // run returns the run of a job, which may start a little later.
@@ -66,6 +71,9 @@ func (e *executor) Start(ctx context.Context, job jobservice.Job, sink jobservic
 	e.starts++
 	e.mu.Unlock()
 	close(r.started) // a second start of a job panics
+	if r.onStart != nil {
+		r.onStart(r)
+	}
 	if e.startErr != nil {
 		return nil, e.startErr
 	}
@@ -91,6 +99,8 @@ func (r *run) end(err error) {
 	default:
 	}
 }
+
+func (r *run) Drain() { r.drained.Store(true) }
 
 func (r *run) Metrics() (attempted, committed []*pipepb.MonitoringInfo) {
 	return []*pipepb.MonitoringInfo{{Urn: "attempted"}, {Urn: "committed"}}, []*pipepb.MonitoringInfo{{Urn: "committed"}}

@@ -34,6 +34,7 @@ type rig struct {
 	staging   jobpb.ArtifactStagingServiceClient
 	server    *grpc.Server
 	conn      *grpc.ClientConn
+	dial      []grpc.DialOption // with which conn was made
 }
 
 func newRig(t testing.TB, cfg jobservice.Config, planner jobservice.Planner) *rig {
@@ -54,9 +55,11 @@ func newRig(t testing.TB, cfg jobservice.Config, planner jobservice.Planner) *ri
 	r.Register(server)
 	artifacts.RegisterRetrieval(server) // elsewhere it is on the Fn API's
 	go server.Serve(lis)
-	conn, err := grpc.NewClient("passthrough:///"+authority,
+	r.dial = []grpc.DialOption{
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }),
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	}
+	conn, err := grpc.NewClient("passthrough:///"+authority, r.dial...)
 	if err != nil {
 		t.Fatal(err)
 	}

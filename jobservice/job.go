@@ -94,6 +94,23 @@ func (j *job) requestCancel() State {
 	return jobpb.JobState_CANCELLED
 }
 
+// requestDrain drains the job if it runs, and returns the state after that. One that
+// is being drained or cancelled, or has ended, stays as it is; one that does not run
+// yet can't be drained.
+func (j *job) requestDrain() (State, error) {
+	j.mu.Lock()
+	entered := j.enter(jobpb.JobState_DRAINING)
+	state, run := j.state, j.run
+	j.mu.Unlock()
+	switch {
+	case entered && run != nil:
+		run.Drain() // else execute does, once the executor has started it
+	case state == jobpb.JobState_STOPPED || state == jobpb.JobState_STARTING:
+		return state, fmt.Errorf("job %s is %v: only a running job can be drained", j.id, state)
+	}
+	return state, nil
+}
+
 // expire ends a job that was never run, so that nobody waits for it any more,
 // and leaves its record as it is; false if it has been run.
 func (j *job) expire(why string) bool {
@@ -120,7 +137,11 @@ func (j *job) execute(ctx context.Context, executor Executor, spec Job) (Run, er
 	}
 	j.mu.Lock()
 	j.run = run
+	draining := j.state == jobpb.JobState_DRAINING
 	j.mu.Unlock()
+	if draining {
+		run.Drain()
+	}
 	return run, run.Wait()
 }
 
@@ -147,6 +168,8 @@ func (j *job) outcome(err error) []Event {
 		return []Event{{Level: slog.LevelWarn, Text: "while cancelling: " + err.Error()}, {State: jobpb.JobState_CANCELLED}}
 	case err != nil:
 		return failed(err.Error())
+	case j.state == jobpb.JobState_DRAINING:
+		return []Event{{State: jobpb.JobState_DRAINED}}
 	case j.state == jobpb.JobState_STARTING:
 		return []Event{{State: jobpb.JobState_RUNNING}, {State: jobpb.JobState_DONE}}
 	default:

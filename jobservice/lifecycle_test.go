@@ -22,13 +22,14 @@ import (
 var successors = map[jobservice.State][]jobservice.State{
 	stopped:    {starting, cancelled},
 	starting:   {running, failed, cancelling},
-	running:    {done, failed, cancelling},
+	running:    {done, failed, cancelling, draining},
+	draining:   {drained, failed, cancelling},
 	cancelling: {cancelled},
 }
 
 func TestEveryHistoryIsAPathOfTheLifeCycle(t *testing.T) {
 	r := newRig(t, jobservice.Config{}, nil)
-	op := rapid.SampledFrom([]string{"run", "running", "message", "cancel", "done", "fail"})
+	op := rapid.SampledFrom([]string{"run", "running", "message", "cancel", "drain", "done", "fail"})
 	rapid.Check(t, func(rt *rapid.T) {
 		ops := rapid.SliceOfN(op, 1, 8).Draw(rt, "ops")
 		concurrent := rapid.Bool().Draw(rt, "concurrent")
@@ -65,6 +66,8 @@ func apply(r *rig, id string, job *run, op string) {
 		r.client.Run(ctx, &jobpb.RunJobRequest{PreparationId: id})
 	case "cancel":
 		r.client.Cancel(ctx, &jobpb.CancelJobRequest{JobId: id})
+	case "drain":
+		r.client.Drain(ctx, &jobpb.DrainJobRequest{JobId: id})
 	case "done":
 		job.end(nil)
 	case "fail":

@@ -31,6 +31,8 @@ const (
 	done       = jobpb.JobState_DONE
 	failed     = jobpb.JobState_FAILED
 	cancelling = jobpb.JobState_CANCELLING
+	draining   = jobpb.JobState_DRAINING
+	drained    = jobpb.JobState_DRAINED
 	cancelled  = jobpb.JobState_CANCELLED
 )
 
@@ -320,14 +322,6 @@ func streamErr[S interface{ RecvMsg(any) error }](stream S, err error) error {
 		return err
 	}
 	return stream.RecvMsg(&jobpb.JobMessagesResponse{})
-}
-
-func TestDrainSaysThatItIsMissing(t *testing.T) {
-	r := newRig(t, jobservice.Config{}, nil)
-	_, err := r.client.Drain(t.Context(), &jobpb.DrainJobRequest{JobId: r.prepare(t)})
-	if status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), "draining is not supported yet") {
-		t.Errorf("Drain: %v", err)
-	}
 }
 
 func TestDescribePipelineOptions(t *testing.T) {

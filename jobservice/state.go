@@ -10,13 +10,15 @@ import (
 type State = jobpb.JobState_Enum
 
 // transitions lists where a job may go from each state. A state without
-// successors is terminal. Draining and updating join when they exist.
+// successors is terminal. Updating joins when it exists.
 var transitions = map[State][]State{
 	jobpb.JobState_STOPPED:    {jobpb.JobState_STARTING, jobpb.JobState_CANCELLED},
 	jobpb.JobState_STARTING:   {jobpb.JobState_RUNNING, jobpb.JobState_FAILED, jobpb.JobState_CANCELLING},
-	jobpb.JobState_RUNNING:    {jobpb.JobState_DONE, jobpb.JobState_FAILED, jobpb.JobState_CANCELLING},
+	jobpb.JobState_RUNNING:    {jobpb.JobState_DONE, jobpb.JobState_FAILED, jobpb.JobState_CANCELLING, jobpb.JobState_DRAINING},
+	jobpb.JobState_DRAINING:   {jobpb.JobState_DRAINED, jobpb.JobState_FAILED, jobpb.JobState_CANCELLING},
 	jobpb.JobState_CANCELLING: {jobpb.JobState_CANCELLED},
 	jobpb.JobState_DONE:       nil,
+	jobpb.JobState_DRAINED:    nil,
 	jobpb.JobState_FAILED:     nil,
 	jobpb.JobState_CANCELLED:  nil,
 }

@@ -203,6 +203,19 @@ func (f *fakeServer) Cancel(_ context.Context, r *jobpb.CancelJobRequest) (*jobp
 	return &jobpb.CancelJobResponse{State: j.state}, nil
 }
 
+func (f *fakeServer) Drain(_ context.Context, r *jobpb.DrainJobRequest) (*jobpb.DrainJobResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	j, err := f.find(r.GetJobId())
+	if err != nil {
+		return nil, err
+	}
+	if j.state == jobpb.JobState_RUNNING {
+		f.enter(j, jobpb.JobState_DRAINING)
+	}
+	return &jobpb.DrainJobResponse{State: j.state}, nil
+}
+
 // Prepare makes a job that ends, once it is run, in the state of its name.
 func (f *fakeServer) Prepare(_ context.Context, r *jobpb.PrepareJobRequest) (*jobpb.PrepareJobResponse, error) {
 	f.mu.Lock()

@@ -19,13 +19,13 @@ const (
 func newJobs() *cobra.Command {
 	jobs := &cobra.Command{
 		Use:   "jobs",
-		Short: "Look at jobs of a server and cancel them",
-		Long:  "Look at jobs of a server and cancel them, over the Beam Job API.\n\n" + exitHelp,
+		Short: "Look at jobs of a server, drain and cancel them",
+		Long:  "Look at jobs of a server, drain and cancel them, over the Beam Job API.\n\n" + exitHelp,
 		Args:  subcommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	endpoint := jobs.PersistentFlags().String("endpoint", defaultEndpoint, "job endpoint of the server, host:port")
-	jobs.AddCommand(newJobsList(endpoint), newJobsDescribe(endpoint), newJobsCancel(endpoint),
+	jobs.AddCommand(newJobsList(endpoint), newJobsDescribe(endpoint), newJobsCancel(endpoint), newJobsDrain(endpoint),
 		newJobsLogs(endpoint), newJobsMetrics(endpoint))
 	return jobs
 }

@@ -48,6 +48,17 @@ func (r restJobs) Cancel(ctx context.Context, id string) (string, error) {
 	return resp.GetState().String(), nil
 }
 
+func (r restJobs) Drain(ctx context.Context, id string) (string, error) {
+	resp, err := r.service.Drain(ctx, &jobpb.DrainJobRequest{JobId: id})
+	if status.Code(err) == codes.FailedPrecondition {
+		return "", fmt.Errorf("%w: %s", jobview.ErrState, status.Convert(err).Message())
+	}
+	if err != nil {
+		return "", notFound(id, err)
+	}
+	return resp.GetState().String(), nil
+}
+
 func (r restJobs) Metrics(_ context.Context, id string) ([]jobview.Metric, error) {
 	d, err := r.service.Describe(id)
 	if err != nil {

@@ -115,6 +115,16 @@ func (c *Client) Cancel(ctx context.Context, id string) (state string, err error
 	return r.GetState().String(), nil
 }
 
+// Drain asks the job to come to an end without loss and returns the state that this
+// leads to.
+func (c *Client) Drain(ctx context.Context, id string) (state string, err error) {
+	r, err := c.jobs.Drain(ctx, &jobpb.DrainJobRequest{JobId: id})
+	if err != nil {
+		return "", c.failed(id, err)
+	}
+	return r.GetState().String(), nil
+}
+
 // Metrics returns the job's figures so far, named by the job's pipeline.
 func (c *Client) Metrics(ctx context.Context, id string) ([]jobview.Metric, error) {
 	r, err := c.jobs.GetJobMetrics(ctx, &jobpb.GetJobMetricsRequest{JobId: id})

@@ -16,6 +16,9 @@ import (
 // ErrNotFound is wrapped by errors about a job that the server doesn't know.
 var ErrNotFound = errors.New("no such job")
 
+// ErrState is wrapped by errors about what a job's state does not allow.
+var ErrState = errors.New("the job is not in a state for this")
+
 // Job is one line of a list of jobs.
 type Job struct {
 	ID   string `json:"id"`

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -27,7 +28,8 @@ type (
 		// Skipped counts older entries that the limit left out.
 		Skipped int `json:"skipped"`
 	}
-	cancelled struct {
+	// steered says what became of a job.
+	steered struct {
 		ID    string `json:"id"`
 		State string `json:"state"`
 	}
@@ -60,14 +62,18 @@ func (c Config) metrics(w http.ResponseWriter, r *http.Request) {
 	c.json(w, metricList{Metrics: append([]jobview.Metric{}, ms...)})
 }
 
-func (c Config) cancel(w http.ResponseWriter, r *http.Request) {
+func (c Config) cancel(w http.ResponseWriter, r *http.Request) { c.steer(w, r, c.Jobs.Cancel) }
+
+func (c Config) drain(w http.ResponseWriter, r *http.Request) { c.steer(w, r, c.Jobs.Drain) }
+
+func (c Config) steer(w http.ResponseWriter, r *http.Request, do func(context.Context, string) (string, error)) {
 	id := r.PathValue("id")
-	state, err := c.Jobs.Cancel(r.Context(), id)
+	state, err := do(r.Context(), id)
 	if err != nil {
 		c.fail(w, r, err)
 		return
 	}
-	c.json(w, cancelled{ID: id, State: state})
+	c.json(w, steered{ID: id, State: state})
 }
 
 // logs answers with the newest entries of ?level= (info) and above, ?tail= (1000) at most.

@@ -45,6 +45,16 @@ func (f *fakeJobs) Describe(_ context.Context, id string) (jobview.Detail, error
 	}, f.find(id)
 }
 
+func (f *fakeJobs) Drain(_ context.Context, id string) (string, error) {
+	if id == "stopped" {
+		return "", fmt.Errorf("%w: job stopped is STOPPED", jobview.ErrState)
+	}
+	if id != "j1" {
+		return "", fmt.Errorf("%w: %s", jobview.ErrNotFound, id)
+	}
+	return "DRAINING", nil
+}
+
 func (f *fakeJobs) Cancel(_ context.Context, id string) (string, error) {
 	if err := f.find(id); err != nil {
 		return "", err
@@ -118,6 +128,8 @@ func TestJobs(t *testing.T) {
 		{"GET /v1/jobs/j1/logs?tail=0", 400, `{"title":"Bad Request","status":400,"detail":"tail=\"0\": want a number from 1 to 10000"}`},
 		{"GET /v1/jobs/j2/logs", 404, `{"title":"Not Found","status":404,"detail":"no such job: j2"}`},
 		{"POST /v1/jobs/j1/cancel", 200, `{"id":"j1","state":"CANCELLED"}`},
+		{"POST /v1/jobs/j1/drain", 200, `{"id":"j1","state":"DRAINING"}`},
+		{"POST /v1/jobs/stopped/drain", 409, `{"title":"Conflict","status":409,"detail":"the job is not in a state for this: job stopped is STOPPED"}`},
 		{"POST /v1/jobs/j2/cancel", 404, `{"title":"Not Found","status":404,"detail":"no such job: j2"}`},
 		{"GET /v1/jobs/j1/cancel", 405, `{"title":"Method Not Allowed","status":405,"detail":"/v1/jobs/j1/cancel takes POST"}`},
 		{"POST /v1/jobs", 405, `{"title":"Method Not Allowed","status":405,"detail":"/v1/jobs takes GET"}`},

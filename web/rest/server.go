@@ -21,6 +21,9 @@ type Jobs interface {
 	List(ctx context.Context) ([]jobview.Job, error)
 	Describe(ctx context.Context, id string) (jobview.Detail, error)
 	Cancel(ctx context.Context, id string) (state string, err error)
+	// Drain asks a running job to come to an end without loss. For a job that does
+	// not run yet the error wraps jobview.ErrState.
+	Drain(ctx context.Context, id string) (state string, err error)
 	Metrics(ctx context.Context, id string) ([]jobview.Metric, error)
 	// Logs gives what the job has said so far to each, oldest first.
 	Logs(ctx context.Context, id string, each func(jobview.LogEntry) error) error
@@ -94,6 +97,7 @@ var routes = []struct {
 	{"GET /v1/jobs/{id}/metrics", Config.metrics},
 	{"GET /v1/jobs/{id}/logs", Config.logs},
 	{"POST /v1/jobs/{id}/cancel", Config.cancel},
+	{"POST /v1/jobs/{id}/drain", Config.drain},
 }
 
 // Routes returns the patterns of all routes, "METHOD /path/{variable}", for tests
