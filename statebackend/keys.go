@@ -26,6 +26,7 @@ const (
 	kindClockTimer  = 0x03
 	kindTimerLookup = 0x04
 	kindExpiry      = 0x05
+	kindHold        = 0x06
 )
 
 // Scope is one transform in one key group: what state, timers and expiries are kept

@@ -2,6 +2,7 @@ package statebackend
 
 import (
 	"bytes"
+	"cmp"
 
 	"github.com/lintelrun/lintel/internal/fault"
 )
@@ -28,7 +29,8 @@ type Timer struct {
 }
 
 // A timer is two records: one ordered by time, that says all of it, and one by name, to
-// find the first.
+// find the first. One that holds the watermark back to before it fires has a third, ordered
+// by hold; what other timers hold, the first record is in the order of.
 
 // byTime appends the key of the record ordered by time.
 func (t *Timer) byTime(dst []byte, s *Scope) []byte {
@@ -39,6 +41,14 @@ func (t *Timer) byTime(dst []byte, s *Scope) []byte {
 func (t *Timer) byName(dst []byte, s *Scope) []byte {
 	return t.appendName(s.appendPrefix(dst, kindTimerLookup))
 }
+
+// byHold appends the key of the record ordered by hold.
+func (t *Timer) byHold(dst []byte, s *Scope) []byte {
+	return t.appendName(appendInt64(s.appendPrefix(dst, kindHold), t.Hold))
+}
+
+// holdsBefore tells whether the timer has a record ordered by hold.
+func (t *Timer) holdsBefore() bool { return t.Domain == ProcessingTime || t.Hold < t.Fire }
 
 func (t *Timer) appendName(dst []byte) []byte {
 	return appendString(appendString(appendPart(appendPart(dst, t.Key), t.Window), t.Family), t.Tag)
@@ -59,7 +69,7 @@ func SetTimer(o *Overlay, s Scope, t Timer) (old Timer, replaced bool, err error
 		return Timer{}, false, fault.New(fault.Invalid, "statebackend: timer family %q of %s has time domain %d", t.Family, s.Transform, t.Domain)
 	}
 	name := t.byName(nil, &s)
-	old, replaced, err = removeByTime(o, &s, t, name)
+	old, replaced, err = removeOrdered(o, &s, t, name)
 	if err != nil {
 		return Timer{}, false, err
 	}
@@ -67,6 +77,9 @@ func SetTimer(o *Overlay, s Scope, t Timer) (old Timer, replaced bool, err error
 	o.Set(t.byTime(nil, &s), append(value, t.Pane...))
 	value = append(value[:0], byte(t.Domain))
 	o.Set(name, appendInt64(appendInt64(value, t.Fire), t.Hold))
+	if t.holdsBefore() {
+		o.Set(t.byHold(nil, &s), nil)
+	}
 	return old, replaced, nil
 }
 
@@ -74,15 +87,15 @@ func SetTimer(o *Overlay, s Scope, t Timer) (old Timer, replaced bool, err error
 // cleared or is firing. It is returned without its Pane, if there was one.
 func ClearTimer(o *Overlay, s Scope, t Timer) (old Timer, removed bool, err error) {
 	name := t.byName(nil, &s)
-	old, removed, err = removeByTime(o, &s, t, name)
+	old, removed, err = removeOrdered(o, &s, t, name)
 	if removed {
 		o.Delete(name)
 	}
 	return old, removed, err
 }
 
-// removeByTime removes the record ordered by time of the timer that has a record name.
-func removeByTime(o *Overlay, s *Scope, t Timer, name []byte) (old Timer, found bool, err error) {
+// removeOrdered removes the records ordered by time and hold of the timer that has a record name.
+func removeOrdered(o *Overlay, s *Scope, t Timer, name []byte) (old Timer, found bool, err error) {
 	value, err := o.Get(name)
 	if err != nil || value == nil {
 		return Timer{}, false, err
@@ -90,8 +103,37 @@ func removeByTime(o *Overlay, s *Scope, t Timer, name []byte) (old Timer, found 
 	if err := t.setFound(value); err != nil {
 		return Timer{}, false, err
 	}
-	o.Delete(t.byTime(nil, s))
+	t.removeOrdered(o, s)
 	return t, true, nil
+}
+
+func (t *Timer) removeOrdered(o *Overlay, s *Scope) {
+	o.Delete(t.byTime(nil, s))
+	if t.holdsBefore() {
+		o.Delete(t.byHold(nil, s))
+	}
+}
+
+// MinHold returns the smallest of the holds of the timers in scope s, where a timer of event
+// time holds no later than it fires; ok is false if there are none.
+func MinHold(r Reader, s Scope) (hold int64, ok bool, err error) {
+	for _, kind := range []byte{kindEventTimer, kindHold} {
+		from := s.appendPrefix(nil, kind)
+		var bad error
+		err := r.Scan(from, PrefixEnd(from), func(key, _ []byte) bool {
+			d := decoder{rest: key[len(from):]}
+			if at := d.int64(); d.bad {
+				bad = corruptKey("timer", key)
+			} else if !ok || at < hold {
+				hold, ok = at, true
+			}
+			return false
+		})
+		if err = cmp.Or(err, bad); err != nil {
+			return 0, false, err
+		}
+	}
+	return hold, ok, nil
 }
 
 // setFound sets what the value of a record by name says.
@@ -180,7 +222,7 @@ func RemoveWindow(o *Overlay, e Expiry, release func(Timer)) error {
 		return err
 	}
 	for _, t := range timers {
-		o.Delete(t.byTime(nil, &e.Scope))
+		t.removeOrdered(o, &e.Scope)
 		release(t)
 	}
 	o.DeleteRange(from, to)

@@ -43,6 +43,19 @@ func (m timers) due(s sb.Scope, d sb.Domain, before int64) []sb.Timer {
 	return out
 }
 
+func (m timers) hold(s sb.Scope) (hold int64, ok bool) {
+	hold = math.MaxInt64
+	for _, t := range m {
+		if t.Scope != s {
+			continue
+		}
+		if hold, ok = min(hold, t.Hold), true; t.Domain == sb.EventTime {
+			hold = min(hold, t.Fire)
+		}
+	}
+	return hold, ok
+}
+
 func drawTimer(t *rapid.T) (sb.Scope, sb.Timer) {
 	few := func(name string, of ...string) string { return rapid.SampledFrom(of).Draw(t, name) }
 	s := sb.Scope{Group: rapid.Uint16Range(0, 1).Draw(t, "group"), Transform: few("transform", "a", "a\x00")}
@@ -126,6 +139,10 @@ func TestTimers(t *testing.T) {
 				if diff := gocmp.Diff(m.due(s, timer.Domain, timer.Fire), got); err != nil || diff != "" {
 					t.Fatalf("due before %d: %v\n(-want +got)\n%s", timer.Fire, err, diff)
 				}
+				want, some := m.hold(s)
+				if hold, ok, err := sb.MinHold(o, s); err != nil || ok != some || ok && hold != want {
+					t.Fatalf("held at %d, %v, %v, want %d, %v", hold, ok, err, want, some)
+				}
 			},
 		})
 	})
@@ -172,8 +189,8 @@ func TestRemoveWindow(t *testing.T) {
 	}
 	want := contents()
 	write("k", "w")
-	if len(contents()) != len(want)+12 {
-		t.Fatalf("a window of a key has %d records, want 12", len(contents())-len(want))
+	if len(contents()) != len(want)+13 {
+		t.Fatalf("a window of a key has %d records, want 13", len(contents())-len(want))
 	}
 	e := sb.Expiry{Scope: sb.Scope{Group: 3, Transform: "T"}, At: 5, Window: []byte("w"), Key: []byte("k")}
 	if err := sb.RemoveWindow(o, e, func(sb.Timer) {}); err != nil {

@@ -155,7 +155,7 @@ func TestSplitsLoseAndDoubleNothing(t *testing.T) {
 }
 
 func TestStatefulTasksAreNotSplit(t *testing.T) {
-	task := NewTask(Config{Main: 1, Cut: cutElements, Timers: NewTimers(nil), Limits: Limits{First: 1}})
+	task := NewTask(Config{Main: 1, Cut: cutElements, Timers: &someTimers{}, Limits: Limits{First: 1}})
 	task.Frame(block(1, 2, 3))
 	task.Idle(5)
 	now := time.Unix(0, 0)

@@ -33,7 +33,7 @@ type Config struct {
 	Checkpoints Checkpoints
 	// Timers of a stateful task, which runs one bundle at a time unless InFlight
 	// says otherwise; nil for others.
-	Timers *Timers
+	Timers Timers
 	// Cut returns the length in bytes of the first n elements of data.
 	Cut func(data []byte, n int) (int, error)
 }
@@ -44,8 +44,6 @@ type BundleID uint64
 // Result of a bundle that succeeded.
 type Result struct {
 	Residuals []Residual
-	// Timers that the bundle set or took back, in order.
-	Timers []TimerChange
 	// OutputBytes that the bundle staged, all edges together.
 	OutputBytes int
 }
@@ -186,10 +184,6 @@ func (t *Task) Succeeded(id BundleID, r Result, now time.Time) {
 	delete(t.running, id)
 	t.consumed += b.Bytes
 	t.sizer.observe(b, now.Sub(b.started), r.OutputBytes)
-	if t.cfg.Timers != nil {
-		t.cfg.Timers.Fired(b.Timers)
-		t.cfg.Timers.Apply(r.Timers)
-	}
 	for _, res := range r.Residuals {
 		b.note(&res)
 		res.truncated = b.Truncate || b.truncated
@@ -264,8 +258,8 @@ func (t *Task) next(now time.Time) (*Bundle, error) {
 			return b, nil
 		}
 	}
-	if b := t.timers(now); b != nil {
-		return b, nil
+	if b, err := t.timers(now); b != nil || err != nil {
+		return b, err
 	}
 	if t.inbox.len() == 0 {
 		return nil, nil
@@ -292,17 +286,17 @@ func (t *Task) next(now time.Time) (*Bundle, error) {
 
 // timers makes a bundle of the timers that are due. They fire before elements,
 // which are all behind the watermark by which timers are due.
-func (t *Task) timers(now time.Time) *Bundle {
+func (t *Task) timers(now time.Time) (*Bundle, error) {
 	if t.cfg.Timers == nil {
-		return nil
+		return nil, nil
 	}
-	due := t.cfg.Timers.Due(t.InputWatermark(), now, t.sizer.elements)
-	if len(due) == 0 {
-		return nil
+	due, err := t.cfg.Timers.Due(t.InputWatermark(), now, t.sizer.elements)
+	if err != nil || len(due) == 0 {
+		return nil, err
 	}
 	b := t.newBundle()
 	b.Timers = due
-	return b
+	return b, nil
 }
 
 func (t *Task) newBundle() *Bundle {
@@ -321,7 +315,7 @@ func (b *Bundle) add(f frame.Frame) {
 // busy reports whether any input is not yet committed.
 func (t *Task) busy() bool {
 	return t.inbox.len() > 0 || len(t.running) > 0 || len(t.retries) > 0 || len(t.delayed) > 0 ||
-		t.cfg.Timers != nil && t.cfg.Timers.Len() > 0
+		t.cfg.Timers != nil && t.cfg.Timers.Pending()
 }
 
 // InputWatermark is the minimum over all channels and all input not yet committed.

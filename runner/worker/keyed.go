@@ -3,14 +3,15 @@ package worker
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/lintelrun/lintel/fnapi"
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/engine"
 	"github.com/lintelrun/lintel/runner/frame"
+	"github.com/lintelrun/lintel/runner/timers"
 	"github.com/lintelrun/lintel/statebackend"
 )
 
@@ -18,21 +19,22 @@ import (
 type keyed struct {
 	spec     *plan.StatefulSpec
 	families families
-	// expiration is the family that fires when windows expire, or -1.
-	expiration int
-	timers     *engine.Timers // the core's
-	store      statebackend.Store
+	timers   *timers.Timers // the core's
+	store    statebackend.Store
+	// watermark is the highest input watermark of the task so far, for attempts to read.
+	watermark atomic.Int64
 }
 
 // keyedAttempt is what one attempt of a bundle does to them, still tentative.
 type keyedAttempt struct {
-	name   string // of the transform, in the state's keys
-	timers *timerOutput
+	keyed  *keyed
+	output *timerOutput
 
 	// mu is held while a state request is served: one may still be under way
 	// when the attempt has failed.
 	mu       sync.Mutex
 	overlay  *statebackend.Overlay
+	edit     *timers.Edit
 	snapshot statebackend.Snapshot // what overlay lies over; nil once the attempt has ended
 }
 
@@ -41,13 +43,12 @@ func (t *task) openKeyed(spec *plan.StatefulSpec) (*keyed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
-	return &keyed{
-		spec:       spec,
-		families:   familiesOf(spec),
-		expiration: expirationOf(spec),
-		timers:     engine.NewTimers(domainsOf(spec)),
-		store:      store,
-	}, nil
+	k := &keyed{spec: spec, families: familiesOf(spec), store: store}
+	k.watermark.Store(frame.MinTimestamp)
+	if k.timers, err = timers.New(store, spec); err != nil {
+		return nil, errors.Join(fmt.Errorf("read timers: %w", err), store.Close())
+	}
+	return k, nil
 }
 
 func (k *keyed) begin() (*keyedAttempt, error) {
@@ -55,10 +56,12 @@ func (k *keyed) begin() (*keyedAttempt, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pin the state: %w", err)
 	}
+	o := statebackend.NewOverlay(s)
 	return &keyedAttempt{
-		name:     k.spec.Name,
-		timers:   newTimerOutput(k.spec, k.families),
-		overlay:  statebackend.NewOverlay(s),
+		keyed:    k,
+		output:   newTimerOutput(k.spec, k.families),
+		overlay:  o,
+		edit:     k.timers.Edit(o),
 		snapshot: s,
 	}, nil
 }
@@ -84,32 +87,34 @@ func (a *keyedAttempt) serve(request func() error) error {
 	return request()
 }
 
-// expirations are the timers by which the windows of keys expire that have
-// elements in frames. They fire after all other timers of their windows.
-func (k *keyed) expirations(coder *coders.Windowed, frames []frame.Frame) ([]engine.TimerChange, error) {
-	if k.expiration < 0 {
-		return nil, nil
-	}
-	var out []engine.TimerChange
-	seen := map[[2]string]bool{}
+// conclude adds to the attempt's changes what timers it has fired, set and taken
+// back, and when the windows of its elements expire.
+func (a *keyedAttempt) conclude(coder *coders.Windowed, b *engine.Bundle) error {
+	return a.serve(func() error {
+		if a.keyed.spec.Expiration != "" {
+			if err := a.touch(coder, b.Frames); err != nil {
+				return err
+			}
+		}
+		return a.edit.Finish(b.Timers, a.output.changes)
+	})
+}
+
+// touch notes the windows of all elements: they expire, even if nothing else is kept of them.
+func (a *keyedAttempt) touch(coder *coders.Windowed, frames []frame.Frame) error {
 	var el coders.Element
 	for _, f := range frames {
 		for off := 0; off < f.Bytes(); off += el.Size {
 			if err := coder.Next(f.Data[off:], &el); err != nil {
-				return nil, err
+				return err
 			}
 			for windows, n := el.Windows, el.NumWindows; n > 0; n-- {
 				size, err := coder.Window().Skip(windows)
 				if err != nil {
-					return nil, err
+					return err
 				}
-				if !seen[[2]string{string(el.Key), string(windows[:size])}] {
-					c, err := k.expiry(string(el.Key), string(windows[:size]))
-					if err != nil {
-						return nil, err
-					}
-					seen[[2]string{c.Key, c.Window}] = true
-					out = append(out, c)
+				if err := a.edit.Touch(el.Key, windows[:size]); err != nil {
+					return err
 				}
 				if size == 0 {
 					break // there is only one such window, however often it is there
@@ -118,32 +123,16 @@ func (k *keyed) expirations(coder *coders.Windowed, frames []frame.Frame) ([]eng
 			}
 		}
 	}
-	return out, nil
+	return nil
 }
 
-// expiry is the timer by which a key's window expires: at its end and the
-// lateness allowed, but no later than the global window.
-func (k *keyed) expiry(key, window string) (engine.TimerChange, error) {
-	end, err := k.spec.Windowing.MaxTimestamp([]byte(window))
-	if err != nil {
-		return engine.TimerChange{}, err
-	}
-	late := min(k.spec.Windowing.AllowedLateness, max(coders.EndOfGlobalWindow-end, 0))
-	return engine.TimerChange{Timer: engine.Timer{
-		Family: k.expiration, Key: key, Window: window,
-		Fire: end + late, Hold: end,
-		Pane: []byte{coders.PaneNoFiring},
-	}}, nil
-}
-
-func expirationOf(spec *plan.StatefulSpec) int {
-	return slices.IndexFunc(spec.Timers, func(f plan.TimerFamily) bool { return spec.Expiration != "" && f.Name == spec.Expiration })
-}
-
-// commit makes an attempt's state changes; the core makes those of timers.
+// commit makes an attempt's changes of state and timers.
 func (k *keyed) commit(a *keyedAttempt) error {
 	if err := k.store.Commit(a.overlay.Batch()); err != nil {
 		return fmt.Errorf("commit state: %w", err)
+	}
+	if err := k.timers.Committed(a.edit); err != nil {
+		return fmt.Errorf("read timers: %w", err)
 	}
 	return nil
 }

@@ -26,19 +26,6 @@ func familiesOf(spec *plan.StatefulSpec) families {
 	return f
 }
 
-func domainsOf(spec *plan.StatefulSpec) engine.TimerDomains {
-	d := make(engine.TimerDomains, len(spec.Timers))
-	for i, t := range spec.Timers {
-		switch {
-		case t.ProcessingTime:
-			d[i] = engine.ProcessingTime
-		case t.Name == spec.Expiration:
-			d[i] = engine.Expiration
-		}
-	}
-	return d
-}
-
 // sendTimers sends the timers that fire, by family, each family in order.
 func (k *keyed) sendTimers(fb *fnapi.Bundle, timers []engine.Timer) error {
 	f := k.families

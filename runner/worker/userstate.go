@@ -19,7 +19,7 @@ import (
 func (a *keyedAttempt) cell(state string, key, window []byte) *statebackend.Cell {
 	group := keygroup.Of(keygroup.Hash(key), keygroup.DefaultMax)
 	return &statebackend.Cell{
-		Scope: statebackend.Scope{Group: uint16(group), Transform: a.name},
+		Scope: statebackend.Scope{Group: uint16(group), Transform: a.keyed.spec.Name},
 		Key:   key, Window: window, State: state,
 	}
 }
