@@ -111,14 +111,18 @@ func (b *Builder) add(hash uint64, key, value []byte) error {
 		if n == 0 && e.NumWindows > 1 {
 			return fault.New(fault.Corruption, "side input: an element in %d windows that take no bytes", e.NumWindows)
 		}
-		rank := rankOf(b.windows.add(windows[:n]), hash)
-		if err := b.values.Add(rank, key, windows[:n], 0, nil, value); err != nil {
+		if err := b.put(windows[:n], hash, key, value); err != nil {
 			return err
 		}
-		b.bytes += int64(len(value))
 		windows = windows[n:]
 	}
 	return nil
+}
+
+// put adds a value in a window.
+func (b *Builder) put(window []byte, hash uint64, key, value []byte) error {
+	b.bytes += int64(len(value))
+	return b.values.Add(rankOf(b.windows.add(window), hash), key, window, 0, nil, value)
 }
 
 func cutError(err error, at int) error {

@@ -63,6 +63,17 @@ func (v *View) Stats() Stats {
 	return s
 }
 
+// inMemory is how many bytes of values and keys are in memory.
+func (v *View) inMemory() int64 {
+	n := int64(0)
+	for _, data := range []*store{v.values, v.entries.data} {
+		if data.file == nil {
+			n += data.size
+		}
+	}
+	return n
+}
+
 // Iterable returns the elements of a window, concatenated, in nested encoding.
 func (v *View) Iterable(window, token []byte, maxBytes int) (data, next []byte, err error) {
 	if err := v.check(false); err != nil {
