@@ -5,6 +5,8 @@ package rest
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"time"
@@ -117,7 +119,20 @@ func (c Config) handler() http.Handler {
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { c.unknown(mux, w, r) })
 	// Pages of other origins, open in the user's browser, must not cancel jobs.
-	return http.MaxBytesHandler(http.NewCrossOriginProtection().Handler(mux), maxBody)
+	return http.MaxBytesHandler(c.readBody(http.NewCrossOriginProtection().Handler(mux)), maxBody)
+}
+
+// readBody reads what a client sends, which nothing here needs: a connection that is closed
+// over unread bytes is reset, and the client may lose the answer.
+func (c Config) readBody(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.Copy(io.Discard, r.Body)
+		if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
+			c.problem(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the request's body is larger than %d bytes; no call here needs one", tooLarge.Limit))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (c Config) ready(w http.ResponseWriter, r *http.Request) {
