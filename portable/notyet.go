@@ -9,7 +9,6 @@ import (
 // transform is refused, or "". An issue that adds a feature deletes its entry.
 var notYet = []func(g *graph.Graph, t *graph.Transform) string{
 	statefulSplittable,
-	timeSortedInput,
 }
 
 // refuseNotYet refuses pipelines that need what the runner doesn't do yet.
@@ -27,13 +26,6 @@ func refuseNotYet(g *graph.Graph) error {
 func statefulSplittable(_ *graph.Graph, t *graph.Transform) string {
 	if t.Stateful() && t.ParDo.GetRestrictionCoderId() != "" {
 		return "state or timers in a splittable DoFn"
-	}
-	return ""
-}
-
-func timeSortedInput(_ *graph.Graph, t *graph.Transform) string {
-	if t.ParDo.GetRequiresTimeSortedInput() {
-		return "time-sorted input"
 	}
 	return ""
 }

@@ -89,9 +89,6 @@ func TestUnsupported(t *testing.T) {
 	not := func(name string, change func(p *Pipeline), mention ...string) {
 		broken(t, name, fault.Unsupported, change, mention...)
 	}
-	pardo := func(payload *pipepb.ParDoPayload) func(p *Pipeline) {
-		return func(p *Pipeline) { p.ParDoWith("x", Env, payload, Bytes, "a.out") }
-	}
 	strategy := func(change func(ws *pipepb.WindowingStrategy)) func(p *Pipeline) {
 		return func(p *Pipeline) { change(p.Proto.Components.WindowingStrategies[Global]) }
 	}
@@ -103,7 +100,6 @@ func TestUnsupported(t *testing.T) {
 		payload := &pipepb.ParDoPayload{SideInputs: map[string]*pipepb.SideInput{"i1": {AccessPattern: &pipepb.FunctionSpec{Urn: "x"}}}}
 		p.Transform("c", urns.TransformParDo, Env, payload, Bytes, "a.out", "impulse.out")
 	}, `"c"`, `"i1"`)
-	not("time-sorted input", pardo(&pipepb.ParDoPayload{RequiresTimeSortedInput: true}), `"x"`, "time-sorted")
 	not("retracting", strategy(func(ws *pipepb.WindowingStrategy) { ws.AccumulationMode = pipepb.AccumulationMode_RETRACTING }), `"gbk"`, "RETRACTING")
 	not("windows that end who knows when", strategy(func(ws *pipepb.WindowingStrategy) {
 		ws.WindowFn = &pipepb.FunctionSpec{Urn: "x"}

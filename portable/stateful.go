@@ -22,7 +22,7 @@ func (a *assembler) stateful(n *node, t *graph.Transform) (*plan.StatefulSpec, e
 		return nil, err
 	}
 	if !in.Keyed() {
-		return nil, fault.New(fault.Invalid, "%v keeps state or sets timers, but its input %q has no keys", t, n.input)
+		return nil, fault.New(fault.Invalid, "%v keeps state, sets timers or wants its input sorted, but its input %q has no keys", t, n.input)
 	}
 	ws, err := a.wire.endingWindows(n.input)
 	if err != nil {
@@ -33,6 +33,7 @@ func (a *assembler) stateful(n *node, t *graph.Transform) (*plan.StatefulSpec, e
 		Name:       t.Proto.GetUniqueName(),
 		Layout:     coders.NewTimers(in.Element().Components()[0], in.Window()),
 		Windowing:  ws,
+		TimeSorted: t.ParDo.GetRequiresTimeSortedInput(),
 		Expiration: t.ParDo.GetOnWindowExpirationTimerFamilySpec(),
 	}
 	families := t.ParDo.GetTimerFamilySpecs()

@@ -72,9 +72,11 @@ type Transform struct {
 	Splittable bool
 }
 
-// Stateful tells whether the transform keeps state or sets timers by key.
+// Stateful tells whether the transform keeps state or sets timers by key, or wants the
+// elements of a key in order.
 func (t *Transform) Stateful() bool {
-	return len(t.ParDo.GetStateSpecs()) > 0 || len(t.ParDo.GetTimerFamilySpecs()) > 0 || t.ParDo.GetOnWindowExpirationTimerFamilySpec() != ""
+	return len(t.ParDo.GetStateSpecs()) > 0 || len(t.ParDo.GetTimerFamilySpecs()) > 0 || t.ParDo.GetOnWindowExpirationTimerFamilySpec() != "" ||
+		t.ParDo.GetRequiresTimeSortedInput()
 }
 
 // Root tells whether the transform must read its input from the runner. So it is where it

@@ -121,7 +121,7 @@ func (g *Graph) checkStateful(t *Transform) error {
 			continue
 		}
 		if _, _, ok := g.kv(g.PCollection(in).GetCoderId()); !ok {
-			return fault.New(fault.Invalid, "%v keeps state or sets timers, but the coder of its input PCollection %q is no KV", t, in)
+			return fault.New(fault.Invalid, "%v keeps state, sets timers or wants its input sorted, but the coder of its input PCollection %q is no KV", t, in)
 		}
 	}
 	if f := t.ParDo.GetOnWindowExpirationTimerFamilySpec(); f != "" && t.ParDo.GetTimerFamilySpecs()[f] == nil {

@@ -155,6 +155,9 @@ type StatefulSpec struct {
 	Layout *coders.Timers
 	// Windowing of the input.
 	Windowing *windowing.Strategy
+	// TimeSorted is true where elements of a key are to come in the order of their
+	// timestamps, and those that come too late for that not at all.
+	TimeSorted bool
 	// Expiration names the family that fires when a window expires, or is "".
 	Expiration string
 }
