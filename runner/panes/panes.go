@@ -4,10 +4,12 @@
 package panes
 
 import (
+	"math"
 	"time"
 
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/portable/trigger"
 	"github.com/lintelrun/lintel/portable/windowing"
 	"github.com/lintelrun/lintel/runner/frame"
 	"github.com/lintelrun/lintel/runner/keygroup"
@@ -15,10 +17,13 @@ import (
 )
 
 // Merged is one window that windows of a key merge into, and those it is made of.
-type Merged = windowing.Merged
+type Merged struct {
+	Window []byte
+	From   [][]byte
+}
 
 // MergeFunc merges windows of one key, as encoded. Windows that stay as they are need not be in
-// the result. It returns a window once at most in all From. The slices that it is given are
+// the result. No window may be in the From of more than one. The slices that it is given are
 // only valid during the call; those that it returns are not changed and not kept.
 type MergeFunc func(windows [][]byte) ([]Merged, error)
 
@@ -31,7 +36,7 @@ type Config struct {
 	// Scope is the transform's unique name in the pipeline, under which state is kept.
 	Scope string
 	// Store has what doesn't fit in memory, and all of it after Flush. Panes commits to it
-	// during any call; it is its caller's otherwise, who closes it.
+	// during any call. It is the caller's, who closes it.
 	Store statebackend.Store
 	// Merge merges windows of custom functions. Nil: sessions or none.
 	Merge MergeFunc
@@ -40,7 +45,7 @@ type Config struct {
 	// KeyGroups is the number of key groups of the job. 0 is keygroup.DefaultMax.
 	KeyGroups int
 	// FirstGroup and EndGroup are the range [FirstGroup, EndGroup) of key groups of this task.
-	// An EndGroup of 0 is all of them.
+	// An EndGroup of 0 is that of KeyGroups.
 	FirstGroup, EndGroup int
 }
 
@@ -57,12 +62,29 @@ func (c *Config) Validate() error {
 	case c.Store == nil:
 		return fault.New(fault.Invalid, "panes: there is no store")
 	case c.Windowing.Merging && c.Windowing.Kind != windowing.Session && c.Merge == nil:
-		return fault.New(fault.Invalid, "panes: windows of a custom merging window function, and nothing to merge them")
+		return fault.New(fault.Invalid, "panes: a custom window function that merges, and nothing to merge its windows")
 	case c.MemoryBytes < 0:
 		return fault.New(fault.Invalid, "panes: a memory of %d bytes", c.MemoryBytes)
+	case c.KeyGroups < 0 || c.KeyGroups > statebackend.MaxGroups:
+		return fault.New(fault.Invalid, "panes: %d key groups are not between 0 and %d", c.KeyGroups, statebackend.MaxGroups)
 	}
-	_ = keygroup.DefaultMax
+	if d := c.withDefaults(); d.FirstGroup < 0 || d.FirstGroup > d.EndGroup || d.EndGroup > d.KeyGroups {
+		return fault.New(fault.Invalid, "panes: key groups [%d, %d) of %d", d.FirstGroup, d.EndGroup, d.KeyGroups)
+	}
 	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.MemoryBytes == 0 {
+		c.MemoryBytes = DefaultMemory
+	}
+	if c.KeyGroups == 0 {
+		c.KeyGroups = keygroup.DefaultMax
+	}
+	if c.EndGroup == 0 {
+		c.EndGroup = c.KeyGroups
+	}
+	return c
 }
 
 // Stats tells what Panes holds and has done.
@@ -71,40 +93,174 @@ type Stats struct {
 	Closed      int64 // elements, once per window, that came after their window's trigger had finished
 	Fired       int64 // panes
 	MemoryBytes int64 // of state in memory, about
-	Evictions   int64 // of windows from memory
+	Evictions   int64 // from memory: of a key's window, or of all of them where they merge
+	Loads       int64 // back to memory
 }
 
 // Panes groups the elements of one task. It belongs to one goroutine. It has no clock: now is
-// the present processing time, which must not go back. After an error only Stats may be called.
-type Panes struct{ cfg Config }
+// processing time. After an error only Stats may be called.
+//
+// Times in it are ms; none stands for no time at all, and is later than all.
+type Panes struct {
+	cfg     Config
+	machine *trigger.Machine
+	store   store
 
-// New returns Panes over what the store has under the scope. The configuration is read only.
-func New(cfg Config) (*Panes, error) { return &Panes{cfg: cfg}, cfg.Validate() }
+	watermark int64 // of the input
+	output    int64 // the most that the output watermark may have been
+	now       int64
+
+	units  map[string]*unit // in memory, by id
+	ring   []*unit          // all of units, for eviction
+	hand   int              // where eviction goes on in ring
+	events queue            // units by wake
+	clocks queue            // units by clock, those that have one
+	holds  multiset         // of all units, in memory or not
+	serial uint64           // of the newest unit
+
+	out   output
+	stats Stats
+
+	// Scratch memory.
+	element coders.Element
+	id      []byte
+	scratch []byte
+	targets []*window
+	last    span // the window that span was last asked for
+}
+
+const none = math.MaxInt64
+
+// span is when a window ends.
+type span struct {
+	window      []byte
+	end, expiry int64
+	known       bool
+}
+
+// New returns Panes over what the store has under the scope.
+func New(cfg Config) (*Panes, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	machine, err := trigger.Compile(cfg.Windowing.Trigger, cfg.Windowing.Merging)
+	if err != nil {
+		return nil, err
+	}
+	p := &Panes{
+		cfg:       cfg,
+		machine:   machine,
+		watermark: coders.MinTimestamp,
+		output:    coders.MinTimestamp,
+		now:       math.MinInt64,
+		units:     make(map[string]*unit),
+		events:    queue{order: byWake{}},
+		clocks:    queue{order: byClock{}},
+		holds:     newMultiset(),
+		out:       newOutput(),
+	}
+	p.store = newStore(&p.cfg)
+	return p, p.store.open(&p.holds)
+}
 
 // Add takes a block of whole encoded windowed KV elements, which it does not retain. Elements
 // may fire panes. A block that can't be cut into elements is a fault.Corruption.
-func (p *Panes) Add(block []byte, now time.Time) error { return errLater }
+func (p *Panes) Add(block []byte, now time.Time) error {
+	p.setNow(now)
+	e := &p.element
+	for rest := block; len(rest) > 0; rest = rest[e.Size:] {
+		if err := p.cfg.Input.Next(rest, e); err != nil {
+			return fault.New(fault.Corruption, "panes: element at byte %d of a block: %w", len(block)-len(rest), err)
+		}
+		if e.Size == 0 {
+			return fault.New(fault.Corruption, "panes: a block of %d bytes for elements that take none", len(block))
+		}
+		if err := p.add(e); err != nil {
+			return err
+		}
+	}
+	return p.trim()
+}
 
-// Advance says how far the input watermark (ms) and processing time are. What triggers wait for
-// and windows that expire so leaves panes behind, to be read with Next. Synchronized processing
-// time is taken to be now.
-func (p *Panes) Advance(watermark int64, now time.Time) error { return errLater }
+// Advance says how far the input watermark (ms) and processing time are; neither goes back.
+// What triggers wait for and windows that expire so leave panes behind, to be read
+// with Next. Synchronized processing time is taken to be now.
+func (p *Panes) Advance(watermark int64, now time.Time) error {
+	p.outputWatermark()
+	p.watermark = max(p.watermark, watermark)
+	p.setNow(now)
+	return nil
+}
+
+func (p *Panes) setNow(now time.Time) { p.now = max(p.now, now.UnixMilli()) }
 
 // Next returns a block of about maxBytes of panes that have fired, as encoded windowed
 // KV<K, iterable<V>> elements; false if there are none. The block belongs to the caller.
-func (p *Panes) Next(maxBytes int) (frame.Frame, bool, error) { return frame.Frame{}, false, errLater }
+func (p *Panes) Next(maxBytes int) (frame.Frame, bool, error) {
+	p.out.limit = maxBytes
+	for !p.out.full() {
+		if more, err := p.runDue(); err != nil {
+			return frame.Frame{}, false, err
+		} else if !more {
+			break
+		}
+	}
+	f, ok := p.out.next()
+	return f, ok, p.trim()
+}
 
 // Hold is the timestamp (ms) that the output watermark may not pass: the least that a pane
 // which is yet to be returned by Next may have. It is math.MaxInt64 if nothing is held.
-func (p *Panes) Hold() int64 { return 0 }
+func (p *Panes) Hold() int64 { return min(p.holds.min(), p.out.minimum()) }
 
 // NextClock tells when Advance is wanted for triggers that wait for processing time.
-func (p *Panes) NextClock() (time.Time, bool) { return time.Time{}, false }
+func (p *Panes) NextClock() (time.Time, bool) {
+	at := min(p.clocks.min(), p.store.clocks.least())
+	if at == none {
+		return time.Time{}, false
+	}
+	return time.UnixMilli(at + 1), true // a delay is over once its target has passed
+}
 
 // Flush writes all that is in memory to the store, but for panes that have yet to be read with Next.
-func (p *Panes) Flush() error { return errLater }
+func (p *Panes) Flush() error {
+	for _, u := range p.ring {
+		if err := p.write(u); err != nil {
+			return err
+		}
+	}
+	return p.store.commit()
+}
 
 // Stats returns what it holds and has done so far.
-func (p *Panes) Stats() Stats { return Stats{} }
+func (p *Panes) Stats() Stats { return p.stats }
 
-var errLater = fault.New(fault.Unsupported, "panes: not yet")
+// outputWatermark returns how far the output watermark may be.
+func (p *Panes) outputWatermark() int64 {
+	p.output = max(p.output, min(p.watermark, p.holds.min()))
+	return p.output
+}
+
+// moment is what the trigger of a window sees.
+func (p *Panes) moment(w *window) trigger.Moment {
+	return trigger.Moment{End: w.end, Watermark: p.watermark, Now: p.now}
+}
+
+// span returns when a window ends and expires. Its result is good until the next call.
+func (p *Panes) span(window []byte) (*span, error) {
+	s := &p.last
+	if s.known && string(s.window) == string(window) {
+		return s, nil
+	}
+	end, err := p.cfg.Windowing.MaxTimestamp(window)
+	if err != nil {
+		return nil, err
+	}
+	s.window, s.known = append(s.window[:0], window...), true
+	s.end, s.expiry = end, coders.EndOfGlobalWindow // which no window outlives
+	if late := p.cfg.Windowing.AllowedLateness; late <= coders.EndOfGlobalWindow-max(end, coders.MinTimestamp) {
+		s.expiry = end + late
+	}
+	return s, nil
+}
