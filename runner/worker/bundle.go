@@ -51,6 +51,9 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, l *live, r *ou
 		if r.keyed, err = x.keyed.begin(); err != nil {
 			return err
 		}
+		if b.Frames, r.late, err = x.keyed.admit(x.stage.In[0].Coder, b.Frames); err != nil {
+			return err
+		}
 	}
 	fb, err := h.NewBundle(fnapi.BundleSpec{
 		Descriptor: x.e.descriptorID(x.stage, b.Truncate),
@@ -161,6 +164,7 @@ func (x *execTask) conclude(ctx context.Context, h *harness, fb *fnapi.Bundle, b
 	r.result.Residuals, r.result.OutputBytes = res, r.out.bytes
 	r.commit = func() {
 		x.e.stats.commit(x.stage, infos)
+		x.e.stats.lateDropped(x.stage, r.late)
 		if resp.GetRequiresFinalization() {
 			x.bundles.Add(1)
 			x.e.clock.begin(1)

@@ -31,6 +31,8 @@ type execTask struct {
 	live    map[engine.BundleID]*live
 	// keyed is nil for stages without state and timers.
 	keyed *keyed
+	// sorter is nil for stages that take their input as it comes.
+	sorter *sorter
 }
 
 // outcome is how an attempt of a bundle ended.
@@ -44,6 +46,7 @@ type outcome struct {
 	produced bool
 	out      *staging
 	keyed    *keyedAttempt
+	late     int64 // elements dropped, once for each window
 	result   engine.Result
 	err      error
 	attempt  int
@@ -76,6 +79,9 @@ func newExecTask(t *task) (*execTask, error) {
 			return nil, err
 		}
 		cfg.Timers = x.keyed.timers
+		if spec.TimeSorted && main > 0 {
+			x.sorter = newSorter(spec, t.stage.In[0].Coder, x.keyed.store)
+		}
 	}
 	x.core = engine.NewTask(cfg)
 	x.results = make(chan outcome, 16)
@@ -147,10 +153,16 @@ func (x *execTask) act(ctx context.Context, wake *alarm) (done bool, err error) 
 	if err := x.unpark(); err != nil {
 		return false, err
 	}
+	if err := x.unsort(); err != nil {
+		return false, err
+	}
 	x.core.Block(x.outbox.Waiting() > x.e.outboxBytes())
 	now := x.e.clock.Now()
 	running := &x.e.running[x.stage.Index]
 	x.core.Idle(x.idle(int(running.Load()), now))
+	if x.keyed != nil {
+		x.keyed.advance(x.core.InputWatermark())
+	}
 	ready, err := x.core.Ready(now)
 	if err != nil {
 		return false, err
@@ -221,18 +233,24 @@ func (x *execTask) receive() error {
 		case !x.parked.empty(): // it has to queue, but keeps its credit
 			x.parked.queue(m)
 		default:
-			x.deliver(m)
+			if err := x.deliver(m); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (x *execTask) deliver(m exchange.Message) {
-	if m.Data {
+func (x *execTask) deliver(m exchange.Message) error {
+	switch {
+	case m.Data && x.sorter != nil:
+		return x.sort(m.Frame)
+	case m.Data:
 		x.core.Frame(m.Frame)
-		return
+	default:
+		x.core.Watermark(m.Channel, m.Watermark)
 	}
-	x.core.Watermark(m.Channel, m.Watermark)
+	return nil
 }
 
 // unpark brings parked input back as the core has use for it.
@@ -245,7 +263,9 @@ func (x *execTask) unpark() error {
 		if prepaid {
 			x.prepaid += m.Frame.Bytes()
 		}
-		x.deliver(m)
+		if err := x.deliver(m); err != nil {
+			return err
+		}
 	}
 	return nil
 }
