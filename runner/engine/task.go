@@ -5,6 +5,7 @@ package engine
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/lintelrun/lintel/internal/fault"
@@ -118,6 +119,8 @@ type Task struct {
 	turn     bool // of residuals, before new input
 	nextID   BundleID
 	consumed int
+	buffered int64
+	input    int64
 	output   int64
 	idle     int
 	blocked  bool
@@ -142,13 +145,15 @@ func NewTask(cfg Config) *Task {
 		cfg.SplitAfter = 500 * time.Millisecond
 	}
 	return &Task{
-		cfg:     cfg,
-		main:    NewWatermarks(cfg.Main),
-		side:    NewWatermarks(cfg.Side),
-		running: map[BundleID]*Bundle{},
-		sizer:   newSizer(cfg.Limits),
-		pace:    newPace(cfg.Checkpoints),
-		output:  frame.MinTimestamp,
+		cfg:      cfg,
+		main:     NewWatermarks(cfg.Main),
+		side:     NewWatermarks(cfg.Side),
+		running:  map[BundleID]*Bundle{},
+		sizer:    newSizer(cfg.Limits),
+		pace:     newPace(cfg.Checkpoints),
+		output:   frame.MinTimestamp,
+		input:    frame.MinTimestamp,
+		buffered: math.MaxInt64,
 	}
 }
 
@@ -314,13 +319,26 @@ func (b *Bundle) add(f frame.Frame) {
 
 // busy reports whether any input is not yet committed.
 func (t *Task) busy() bool {
-	return t.inbox.len() > 0 || len(t.running) > 0 || len(t.retries) > 0 || len(t.delayed) > 0 ||
+	return t.inbox.len() > 0 || t.buffered != math.MaxInt64 || len(t.running) > 0 || len(t.retries) > 0 || len(t.delayed) > 0 ||
 		t.cfg.Timers != nil && t.cfg.Timers.Pending()
 }
 
-// InputWatermark is the minimum over all channels and all input not yet committed.
+// ChannelWatermark is the minimum over all channels.
+func (t *Task) ChannelWatermark() int64 { return min(t.main.Min(), t.side.Min()) }
+
+// Buffered notes the earliest timestamp of input that the worker keeps for later frames,
+// MaxInt64 if there is none. It counts as input that is not yet committed.
+func (t *Task) Buffered(ts int64) { t.buffered = ts }
+
+// InputWatermark is the minimum over all channels and all input not yet committed, but it
+// does not go back for late elements.
 func (t *Task) InputWatermark() int64 {
-	wm := min(t.main.Min(), t.side.Min(), t.inbox.minTimestamp())
+	t.input = max(t.input, t.leastInput())
+	return t.input
+}
+
+func (t *Task) leastInput() int64 {
+	wm := min(t.ChannelWatermark(), t.inbox.minTimestamp(), t.buffered)
 	for _, b := range t.running {
 		wm = min(wm, b.minTime)
 	}
