@@ -65,9 +65,10 @@ var large = map[string]func(n int) *Pipeline{
 	"flattens": func(n int) *Pipeline {
 		p := New()
 		in := p.Impulse("impulse")
-		for i := range n / 2 {
-			a := p.ParDo(fmt.Sprintf("t%06d", i), Env, Bytes, in)
-			in = p.Flatten(fmt.Sprintf("f%06d", i), Bytes, a, in)
+		for i := range n / 4 {
+			a := p.ParDo(fmt.Sprintf("a%06d", i), Env, Bytes, in)
+			b := p.ParDo(fmt.Sprintf("b%06d", i), Other, Bytes, in)
+			in = p.ParDo(fmt.Sprintf("c%06d", i), Env, Bytes, p.Flatten(fmt.Sprintf("f%06d", i), Bytes, a, b))
 		}
 		return p
 	},
@@ -79,6 +80,15 @@ var large = map[string]func(n int) *Pipeline{
 		}
 		return p
 	},
+}
+
+// TestManySideInputs pins what once took minutes: side inputs that each depend on the last.
+func TestManySideInputs(t *testing.T) {
+	p := large["sides"](3_000)
+	pl := compile(t, p)
+	if n := len(pl.Stages); n < 6_000 { // one for each and one to materialise it
+		t.Errorf("%d stages: one of them waits for itself", n)
+	}
 }
 
 func BenchmarkCompile(b *testing.B) {

@@ -29,10 +29,13 @@ type wireCoders struct {
 	// windowers are the environments that see windows of custom functions.
 	windowers []string
 	rewritten map[rewriting]string
+	windows   map[elementInWindows]string // windowed coders
 	windowed  map[string]*coders.Windowed // by coder id
 }
 
 type rewriting struct{ coder, environments string }
+
+type elementInWindows struct{ element, strategy string }
 
 // modelCoders are known by environments that don't tell which coders they know.
 var modelCoders = []string{
@@ -54,6 +57,7 @@ func newWireCoders(g *graph.Graph) *wireCoders {
 		environments: map[string][]string{},
 		known:        map[string]map[string]bool{},
 		rewritten:    map[rewriting]string{},
+		windows:      map[elementInWindows]string{},
 		windowed:     map[string]*coders.Windowed{},
 	}
 	for id, env := range g.Components.Environments {
@@ -167,8 +171,14 @@ func (w *wireCoders) windowedID(pcollection string) string {
 
 // windowedBy returns the id of a windowed coder of elements so encoded in the windows of a PCollection.
 func (w *wireCoders) windowedBy(element, pcollection string) string {
-	window := w.window(w.g.Strategy(pcollection).GetWindowCoderId())
-	return w.add("windowed:"+element, urns.CoderWindowedValue, nil, element, window)
+	key := elementInWindows{element, w.g.PCollection(pcollection).GetWindowingStrategyId()}
+	id, ok := w.windows[key]
+	if !ok {
+		window := w.window(w.g.Strategy(pcollection).GetWindowCoderId())
+		id = w.add("windowed:"+element, urns.CoderWindowedValue, nil, element, window)
+		w.windows[key] = id
+	}
+	return id
 }
 
 // backedID returns the id of a windowed coder of groups, KV<K, iterable<V>>, whose iterables are

@@ -2,6 +2,8 @@
 package fusion
 
 import (
+	"iter"
+
 	"github.com/lintelrun/lintel/portable/graph"
 )
 
@@ -22,111 +24,143 @@ type Stage struct {
 // side input, transitively. A Flatten of what one stage makes becomes a transform
 // of that stage's SDK. With separate, each transform has its own stage.
 func Fuse(g *graph.Graph, separate bool) []*Stage {
-	f := &fuser{g: g, of: map[*graph.Transform]*Stage{}, reading: map[string][]*Stage{}}
+	f := &fuser{
+		g:       g,
+		nodes:   make(map[*graph.Transform]*node, len(g.Transforms)),
+		reading: map[string][]*node{},
+		steps:   maxSteps,
+	}
 	for _, t := range g.Transforms {
 		switch {
 		case t.Kind == graph.SDK:
 			f.place(t, separate)
-		case t.Kind == graph.Flatten && !separate:
-			f.absorb(t)
+		case t.Kind == graph.Flatten && !separate && f.absorb(t):
+		default:
+			n := &node{}
+			f.nodes[t] = n
+			f.reads(n, t)
 		}
 	}
 	return f.stages
 }
 
+// maxSteps bounds the search for what side inputs depend on, over all of a pipeline. It is a
+// second's work, and enough for thousands of side inputs that depend on each other; what has
+// side inputs and comes later gets stages of its own, which is never wrong.
+const maxSteps = 20_000_000
+
 type fuser struct {
 	g       *graph.Graph
 	stages  []*Stage
-	of      map[*graph.Transform]*Stage
-	reading map[string][]*Stage // by the PCollection they read from the runner
+	nodes   map[*graph.Transform]*node
+	reading map[string][]*node // stages, by the PCollection they read from the runner
+	steps   int                // that are left
+	search  int                // number of the last one
+	next    []*node            // of a search
+}
+
+// node is a stage or a transform of the runner.
+type node struct {
+	stage *Stage // nil for the runner's
+	reads []*node
+	seen  int // in which search it was met last
+}
+
+// reads notes what n waits for because of t.
+func (f *fuser) reads(n *node, t *graph.Transform) {
+	for in := range t.Inputs() {
+		from := f.nodes[f.g.Producer(in)]
+		if from != n && (len(n.reads) == 0 || n.reads[len(n.reads)-1] != from) {
+			n.reads = append(n.reads, from)
+		}
+	}
 }
 
 func (f *fuser) place(t *graph.Transform, separate bool) {
 	in := t.Main[0].PCollection
-	if !separate && !t.Root() {
-		for _, s := range f.candidates(in) {
-			if s.Environment == t.Environment && !f.sidesNeed(t, s) {
-				s.Transforms = append(s.Transforms, t)
-				f.of[t] = s
+	if !separate && !t.Root() && f.searchSides(t) {
+		for n := range f.candidates(in) {
+			if n.stage.Environment == t.Environment && (len(t.Sides) == 0 || n.seen != f.search) {
+				f.join(t, n)
 				return
 			}
 		}
 	}
-	s := &Stage{Environment: t.Environment, Input: in, Transforms: []*graph.Transform{t}}
-	f.stages = append(f.stages, s)
-	f.of[t] = s
+	n := &node{stage: &Stage{Environment: t.Environment, Input: in}}
+	f.stages = append(f.stages, n.stage)
+	f.join(t, n)
 	if !t.Root() {
-		f.reading[in] = append(f.reading[in], s)
+		f.reading[in] = append(f.reading[in], n)
 	}
+}
+
+func (f *fuser) join(t *graph.Transform, n *node) {
+	n.stage.Transforms = append(n.stage.Transforms, t)
+	f.nodes[t] = n
+	f.reads(n, t)
 }
 
 // absorb makes a Flatten part of the stage that all its inputs come out of, if
 // there is one. SDKs disagree on a PCollection that comes twice.
-func (f *fuser) absorb(t *graph.Transform) {
-	var s *Stage
+func (f *fuser) absorb(t *graph.Transform) bool {
+	var n *node
 	seen := map[string]bool{}
 	for _, in := range t.Main {
-		of := f.of[f.g.Producer(in.PCollection)]
-		if of == nil || s != nil && of != s || seen[in.PCollection] {
-			return
+		of := f.nodes[f.g.Producer(in.PCollection)]
+		if of.stage == nil || n != nil && of != n || seen[in.PCollection] {
+			return false
 		}
-		s = of
+		n = of
 		seen[in.PCollection] = true
 	}
-	if s == nil {
-		return
-	}
-	t.Kind = graph.SDK
-	t.Environment = s.Environment
-	s.Transforms = append(s.Transforms, t)
-	f.of[t] = s
-}
-
-// candidates are the stages that a reader of a PCollection can be put into.
-func (f *fuser) candidates(in string) []*Stage {
-	if s := f.of[f.g.Producer(in)]; s != nil {
-		return append([]*Stage{s}, f.reading[in]...)
-	}
-	return f.reading[in]
-}
-
-// sidesNeed tells whether t's side inputs depend on stage s. Joined to s, t
-// would wait for itself.
-func (f *fuser) sidesNeed(t *graph.Transform, s *Stage) bool {
-	if len(t.Sides) == 0 {
+	if n == nil {
 		return false
 	}
-	seen := map[any]bool{}
-	var next []string
-	for _, side := range t.Sides {
-		next = append(next, side.PCollection)
-	}
-	visit := func(t *graph.Transform) {
-		if seen[t] {
+	t.Kind = graph.SDK
+	t.Environment = n.stage.Environment
+	f.join(t, n)
+	return true
+}
+
+// candidates are the stages that a reader of a PCollection can be put into: the producer's,
+// then those that read it too.
+func (f *fuser) candidates(in string) iter.Seq[*node] {
+	return func(yield func(*node) bool) {
+		if n := f.nodes[f.g.Producer(in)]; n.stage != nil && !yield(n) {
 			return
 		}
-		seen[t] = true
-		for _, in := range t.Main {
-			next = append(next, in.PCollection)
-		}
-		for _, in := range t.Sides {
-			next = append(next, in.PCollection)
-		}
-	}
-	for len(next) > 0 {
-		p := f.g.Producer(next[len(next)-1])
-		next = next[:len(next)-1]
-		switch of := f.of[p]; {
-		case of == nil:
-			visit(p)
-		case of == s:
-			return true
-		case !seen[of]:
-			seen[of] = true // all of a stage waits for what any of it needs
-			for _, member := range of.Transforms {
-				visit(member)
+		for _, n := range f.reading[in] {
+			if f.steps--; f.steps < 0 || !yield(n) {
+				return
 			}
 		}
 	}
-	return false
+}
+
+// searchSides marks all that t's side inputs depend on, as seen in this search: joined to one
+// of those stages, t would wait for itself. It returns false if that takes too long.
+func (f *fuser) searchSides(t *graph.Transform) bool {
+	f.search++
+	f.next = f.next[:0]
+	for _, side := range t.Sides {
+		f.visit(f.nodes[f.g.Producer(side.PCollection)])
+	}
+	for len(f.next) > 0 {
+		n := f.next[len(f.next)-1]
+		f.next = f.next[:len(f.next)-1]
+		if f.steps -= len(n.reads); f.steps < 0 {
+			return false
+		}
+		for _, from := range n.reads {
+			f.visit(from)
+		}
+	}
+	return true
+}
+
+func (f *fuser) visit(n *node) {
+	if n.seen != f.search {
+		n.seen = f.search
+		f.next = append(f.next, n)
+	}
 }

@@ -65,11 +65,12 @@ func (x *coderIndex) visit(id string, depth int) error {
 			return fault.New(fault.Invalid, "coder %q has more than %d components", id, maxCoderSize)
 		}
 	}
-	x.add(id, c, size)
+	x.shape[id], x.size[id] = x.shapeOf(c), size
 	return nil
 }
 
-func (x *coderIndex) add(id string, c *pipepb.Coder, size int) {
+// shapeOf returns the number of c's structure.
+func (x *coderIndex) shapeOf(c *pipepb.Coder) int {
 	var key []byte
 	appendString := func(s []byte) { key = append(binary.AppendUvarint(key, uint64(len(s))), s...) }
 	appendString([]byte(c.GetSpec().GetUrn()))
@@ -82,7 +83,7 @@ func (x *coderIndex) add(id string, c *pipepb.Coder, size int) {
 		shape = len(x.shapes)
 		x.shapes[string(key)] = shape
 	}
-	x.shape[id], x.size[id] = shape, size
+	return shape
 }
 
 // SameCoder tells whether two coders of the graph have the same structure.
@@ -91,16 +92,17 @@ func (g *Graph) SameCoder(a, b string) bool { return g.coders.shape[a] == g.code
 // AddCoder adds a coder that planning needs and returns its id: want, another if
 // that is taken, or that of an equal one which was added before.
 func (g *Graph) AddCoder(want string, c *pipepb.Coder) string {
+	shape := g.coders.shapeOf(c)
+	if made, ok := g.made[shape]; ok {
+		return made
+	}
 	size := 1
 	for _, comp := range c.GetComponentCoderIds() {
 		size += g.coders.size[comp]
 	}
 	id := freeID(g.Components.Coders, want)
-	g.coders.add(id, c, size)
-	if made, ok := g.made[g.coders.shape[id]]; ok {
-		return made
-	}
-	g.made[g.coders.shape[id]] = id
+	g.coders.shape[id], g.coders.size[id] = shape, size
+	g.made[shape] = id
 	g.Components.Coders[id] = c
 	return id
 }

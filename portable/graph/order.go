@@ -9,11 +9,15 @@ import (
 	"github.com/lintelrun/lintel/internal/fault"
 )
 
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+func sortedKeys[V any](m map[string]V) []string {
+	keys := slices.AppendSeq(make([]string, 0, len(m)), maps.Keys(m))
+	slices.Sort(keys)
+	return keys
+}
 
 // index finds the producers of all PCollections and checks that inputs have one.
 func (g *Graph) index() error {
-	g.producers = map[string]*Transform{}
+	g.producers = make(map[string]*Transform, len(g.Transforms))
 	g.sources = map[string][]Source{}
 	for _, t := range g.Transforms {
 		for out := range t.Outputs() {
@@ -52,7 +56,7 @@ func (t *Transform) Inputs() iter.Seq[string] {
 // sort brings the transforms into topological order, otherwise keeping the
 // order that they are in.
 func (g *Graph) sort() error {
-	position := map[*Transform]int{}
+	position := make(map[*Transform]int, len(g.Transforms))
 	for i, t := range g.Transforms {
 		position[t] = i
 	}
