@@ -5,7 +5,7 @@ import (
 	"io"
 	"os"
 
-	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/internal/spillfile"
 )
 
 // writeSize is how many bytes are written to a file of values at a time.
@@ -50,32 +50,19 @@ func (f *valueFile) flush() error {
 	}
 	_, err := f.file.Write(f.buffer)
 	f.buffer = f.buffer[:0]
-	return f.wrap("writing", err)
+	return spillfile.Error(f.dir, "writing", err)
 }
 
 func (f *valueFile) create() error {
-	file, err := os.CreateTemp(f.dir, "lintel-*.values")
-	if err != nil {
-		return fault.New(fault.Retryable, "grouping: creating a file of values: %w", err)
-	}
-	if err := os.Remove(file.Name()); err != nil {
-		return errors.Join(fault.New(fault.Retryable, "grouping: unlinking a file of values: %w", err), file.Close())
-	}
+	file, err := spillfile.Create(f.dir)
 	f.file = file
-	return nil
+	return err
 }
 
 func (f *valueFile) read(off, n int64) ([]byte, error) {
 	b := make([]byte, n)
 	_, err := io.ReadFull(io.NewSectionReader(f.file, off, n), b)
-	return b, f.wrap("reading", err)
-}
-
-func (f *valueFile) wrap(doing string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fault.New(fault.Retryable, "grouping: %s a file of values: %w", doing, err)
+	return b, spillfile.Error(f.dir, "reading", err)
 }
 
 func (f *valueFile) close() error {

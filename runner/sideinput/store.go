@@ -6,7 +6,7 @@ import (
 	"io"
 	"os"
 
-	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/internal/spillfile"
 )
 
 // store holds bytes one after the other, in memory up to a limit and past it in a file
@@ -32,22 +32,19 @@ func (s *store) append(p []byte) error {
 		return nil
 	}
 	_, err := s.out.Write(p)
-	return s.wrap("writing", err)
+	return spillfile.Error(s.dir, "writing", err)
 }
 
 // spill moves what is in memory to a file.
 func (s *store) spill() error {
-	f, err := os.CreateTemp(s.dir, "lintel-*.side")
+	f, err := spillfile.Create(s.dir)
 	if err != nil {
-		return fault.New(fault.Retryable, "side input: creating a file: %w", err)
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		return errors.Join(fault.New(fault.Retryable, "side input: unlinking a file: %w", err), f.Close())
+		return err
 	}
 	s.file, s.out = f, bufio.NewWriterSize(f, 256<<10)
 	_, err = s.out.Write(s.memory)
 	s.memory = nil
-	return s.wrap("writing", err)
+	return spillfile.Error(s.dir, "writing", err)
 }
 
 func (s *store) finish() error {
@@ -56,7 +53,7 @@ func (s *store) finish() error {
 	}
 	err := s.out.Flush()
 	s.out = nil
-	return s.wrap("writing", err)
+	return spillfile.Error(s.dir, "writing", err)
 }
 
 // read returns n bytes from offset off, both within what was appended. They must
@@ -76,14 +73,7 @@ func (s *store) appendTo(dst []byte, off, n int64) ([]byte, error) {
 	start := len(dst)
 	dst = append(dst, make([]byte, n)...)
 	_, err := io.ReadFull(io.NewSectionReader(s.file, off, n), dst[start:])
-	return dst, s.wrap("reading", err)
-}
-
-func (s *store) wrap(doing string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fault.New(fault.Retryable, "side input: %s %s: %w", doing, s.file.Name(), err)
+	return dst, spillfile.Error(s.dir, "reading", err)
 }
 
 func (s *store) close() error {

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/lintelrun/lintel/internal/spillfile"
 	"github.com/lintelrun/lintel/runner/exchange"
 	"github.com/lintelrun/lintel/runner/frame"
 )
@@ -59,18 +60,14 @@ func (s *spiller) store(f frame.Frame) (exchange.Stored, error) {
 		return budgeted{inMemory{f}, s.budget}, nil
 	}
 	if s.file == nil {
-		file, err := os.CreateTemp(s.dir, "spill-")
+		file, err := spillfile.Create(s.dir)
 		if err != nil {
-			return nil, fmt.Errorf("create a spill file: %w", err)
-		}
-		if err := os.Remove(file.Name()); err != nil {
-			file.Close()
-			return nil, fmt.Errorf("unlink the spill file: %w", err)
+			return nil, err
 		}
 		s.file = &spillFile{f: file, refs: 1}
 	}
 	if _, err := s.file.f.WriteAt(f.Data, s.file.size); err != nil {
-		return nil, fmt.Errorf("spill %d bytes to %s: %w", f.Bytes(), s.dir, err)
+		return nil, spillfile.Error(s.dir, "writing", err)
 	}
 	s.file.ref(1)
 	on := &onDisk{file: s.file, off: s.file.size, n: f.Bytes(), frame: f}

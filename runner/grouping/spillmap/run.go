@@ -5,10 +5,12 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/klauspost/compress/s2"
 
 	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/internal/spillfile"
 )
 
 // run is a complete run on disk.
@@ -22,7 +24,7 @@ type run struct {
 func writeRun(dir string, src source) (_ run, err error) {
 	f, err := os.CreateTemp(dir, "lintel-*.run")
 	if err != nil {
-		return run{}, fault.New(fault.Retryable, "spilling: creating a run: %w", err)
+		return run{}, spillfile.Error(dir, "creating", err)
 	}
 	defer func() {
 		err = errors.Join(err, f.Close())
@@ -94,7 +96,7 @@ func (w *runWriter) write(b []byte) error {
 	n, err := w.f.Write(b)
 	w.written += int64(n)
 	if err != nil {
-		return fault.New(fault.Retryable, "spilling: writing a run: %w", err)
+		return spillfile.Error(filepath.Dir(w.f.Name()), "writing", err)
 	}
 	return nil
 }
