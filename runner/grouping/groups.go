@@ -24,6 +24,8 @@ type Groups struct {
 	cursor    *spillmap.Cursor
 	values    iterable
 	sessions  sessions
+	// merging is set where windows are of a custom merging function.
+	merging *merging
 	// spare is memory for the next block.
 	spare []byte
 	// minimum timestamp and remote bytes of what the current Next has written.
@@ -84,6 +86,9 @@ func (g *Groups) own(block []byte) []byte {
 
 // append appends the next group, or the sessions of the next key, and returns their number.
 func (g *Groups) append(dst []byte) ([]byte, int, error) {
+	if g.merging != nil {
+		return g.appendMerged(dst)
+	}
 	if g.sessions.large != nil {
 		return g.appendLargeSession(dst)
 	}

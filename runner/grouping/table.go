@@ -32,6 +32,8 @@ type Config struct {
 	// InlineBytes is how many bytes of values may travel with their key. 0 is DefaultInline
 	// for groups that may be state-backed, and MaxInline for others.
 	InlineBytes int
+	// Merge merges windows where their function is custom and merges. Else it may be nil.
+	Merge MergeFunc
 	// TokenPrefix is what the tokens of state-backed iterables begin with, so that those of
 	// several tables can be told apart.
 	TokenPrefix []byte
@@ -46,8 +48,7 @@ const (
 	MaxInline = 1 << 30
 )
 
-// Validate says what is wrong with a configuration: a fault.Invalid, or a
-// fault.Unsupported for windows that only the SDK can merge.
+// Validate says what is wrong with a configuration, as a fault.Invalid.
 func (c Config) Validate() error {
 	if c.Input == nil || !c.Input.Keyed() {
 		return fault.New(fault.Invalid, "grouping: the input's coder is not a KV coder")
@@ -55,14 +56,22 @@ func (c Config) Validate() error {
 	if c.Windowing == nil {
 		return fault.New(fault.Invalid, "grouping: the input has no windowing strategy")
 	}
-	if c.Windowing.Merging && c.Windowing.Kind != windowing.Session {
-		return fault.New(fault.Unsupported, "grouping: windows of a custom merging window function can't be merged yet, only sessions")
+	if c.mergesCustom() && c.Merge == nil {
+		return fault.New(fault.Invalid, "grouping: the windows of a custom merging window function, and nothing that merges them")
 	}
 	if c.InlineBytes < 0 || c.InlineBytes > MaxInline {
 		return fault.New(fault.Invalid, "grouping: %d bytes of values with a key are not between 0 and %d", c.InlineBytes, MaxInline)
 	}
 	return c.spill().Validate()
 }
+
+// sessions tells whether windows are merged by the runner itself.
+func (c Config) sessions() bool {
+	return c.Windowing.Merging && c.Windowing.Kind == windowing.Session
+}
+
+// mergesCustom tells whether they are merged by Merge.
+func (c Config) mergesCustom() bool { return c.Windowing.Merging && !c.sessions() }
 
 func (c Config) inline() int {
 	switch {
@@ -76,8 +85,9 @@ func (c Config) inline() int {
 }
 
 func (c Config) spill() spillmap.Config {
-	cfg := spillmap.Config{MemoryBytes: c.MemoryBytes, Dir: c.Dir}
-	if !c.Windowing.Merging && c.Windowing.Combiner != windowing.EndOfWindow {
+	// Windows of a key that are to be merged are read one after the other.
+	cfg := spillmap.Config{MemoryBytes: c.MemoryBytes, Dir: c.Dir, Sorted: c.mergesCustom()}
+	if !c.sessions() && c.Windowing.Combiner != windowing.EndOfWindow {
 		cfg.Combine = c.Windowing.Combiner.Combine
 	}
 	return cfg
@@ -93,6 +103,8 @@ type Table struct {
 	values *spillmap.Map
 	large  *Values
 	groups *Groups
+	// sessions is whether windows are sessions that have yet to be merged.
+	sessions bool
 	// elements, hashes and prefix are fields so that Add doesn't allocate.
 	elements [batch]coders.Element
 	hashes   [batch]uint64
@@ -112,7 +124,7 @@ func New(cfg Config) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Table{cfg: cfg, values: values}
+	t := &Table{cfg: cfg, values: values, sessions: cfg.sessions()}
 	if cfg.StateBacked {
 		t.large = newValues(&cfg)
 	}
@@ -151,13 +163,13 @@ func (t *Table) Add(block []byte) error {
 }
 
 func (t *Table) add(hash uint64, e *coders.Element) error {
-	if e.NumWindows == 1 && !t.cfg.Windowing.Merging {
+	if e.NumWindows == 1 && !t.sessions {
 		return t.values.Add(hash, e.Key, e.Windows, e.Timestamp, nil, e.Value)
 	}
 	return t.addWindows(hash, e)
 }
 
-// addWindows adds an element to each of its windows. Windows that have yet to
+// addWindows adds an element to each of its windows. Sessions that have yet to
 // be merged are kept with the values.
 func (t *Table) addWindows(hash uint64, e *coders.Element) error {
 	windows := e.Windows
@@ -171,7 +183,7 @@ func (t *Table) addWindows(hash uint64, e *coders.Element) error {
 		}
 		window := windows[:n]
 		windows = windows[n:]
-		if t.cfg.Windowing.Merging {
+		if t.sessions {
 			t.prefix = appendSessionPrefix(t.prefix[:0], e.Timestamp, window, len(e.Value))
 			err = t.values.Add(hash, e.Key, nil, e.Timestamp, t.prefix, e.Value)
 		} else {
@@ -209,6 +221,9 @@ func (t *Table) Drain() (*Groups, error) {
 		},
 		estimate: stats.MemoryBytes + 4*stats.SpilledBytes,
 	}
+	if t.cfg.mergesCustom() {
+		t.groups.merging = &merging{merge: t.cfg.Merge, dir: t.cfg.Dir, limit: int(memory / 8)}
+	}
 	return t.groups, nil
 }
 
@@ -221,6 +236,9 @@ func (t *Table) Stats() Stats {
 	}
 	if t.groups != nil {
 		s.SpilledBytes += t.groups.sessions.spilled
+		if m := t.groups.merging; m != nil {
+			s.SpilledBytes += m.spilled
+		}
 	}
 	return s
 }
@@ -230,6 +248,9 @@ func (t *Table) Close() error {
 	err := t.values.Close()
 	if t.groups != nil {
 		err = errors.Join(err, t.groups.sessions.closeLarge())
+		if m := t.groups.merging; m != nil {
+			err = errors.Join(err, m.close())
+		}
 	}
 	return err
 }

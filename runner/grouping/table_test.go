@@ -26,6 +26,8 @@ func strategies(t testing.TB) map[string]*windowing.Strategy {
 		"sliding":         {Kind: windowing.Sliding, Size: 20, Period: 10, WindowCoder: interval},
 		"sessions":        {Kind: windowing.Session, Merging: true, Gap: 10, WindowCoder: interval},
 		"merged sessions": {Kind: windowing.Session, Gap: 10, WindowCoder: interval},
+		"custom":          {Kind: windowing.Custom, WindowCoder: interval},
+		"custom, merging": {Kind: windowing.Custom, Merging: true, WindowCoder: interval},
 	}
 }
 
@@ -54,6 +56,8 @@ func drawInput(t *rapid.T, kind windowing.Kind) input {
 		e.windows = []interval{{start, start + 20}, {start - 10, start + 10}}[:rapid.IntRange(0, 2).Draw(t, "windows")]
 	case windowing.Session:
 		e.windows = []interval{{e.timestamp, e.timestamp + 10 + e.key%3}}
+	case windowing.Custom:
+		e.windows = []interval{{start, start + 1 + e.timestamp&15}, {start - 100, start - 99}}[:rapid.IntRange(0, 2).Draw(t, "windows")]
 	}
 	return e
 }
@@ -154,6 +158,7 @@ func TestTableAgreesWithModel(t *testing.T) {
 				s.Combiner = rapid.SampledFrom([]windowing.TimestampCombiner{windowing.EndOfWindow, windowing.Earliest, windowing.Latest}).Draw(t, "combiner")
 				cfg := Config{Input: in, Windowing: &s, Dir: dir,
 					MemoryBytes: rapid.SampledFrom([]int64{1, 4 << 10, 40 << 10, 0}).Draw(t, "memory")}
+				cfg.Merge = mergeIntersecting
 				if rapid.Bool().Draw(t, "state-backed") {
 					cfg.StateBacked = true
 					cfg.InlineBytes = rapid.SampledFrom([]int{0, 1, 100, 10_000}).Draw(t, "inline")
@@ -363,11 +368,11 @@ func TestRefusals(t *testing.T) {
 		cfg  Config
 		want fault.Class
 	}{
-		"no coder":         {Config{Windowing: global}, fault.Invalid},
-		"not keyed":        {Config{Input: elements, Windowing: global}, fault.Invalid},
-		"no windowing":     {Config{Input: keyed}, fault.Invalid},
-		"negative memory":  {Config{Input: keyed, Windowing: global, MemoryBytes: -1}, fault.Invalid},
-		"custom, merging ": {Config{Input: keyed, Windowing: &windowing.Strategy{Kind: windowing.Custom, Merging: true}}, fault.Unsupported},
+		"no coder":        {Config{Windowing: global}, fault.Invalid},
+		"not keyed":       {Config{Input: elements, Windowing: global}, fault.Invalid},
+		"no windowing":    {Config{Input: keyed}, fault.Invalid},
+		"negative memory": {Config{Input: keyed, Windowing: global, MemoryBytes: -1}, fault.Invalid},
+		"custom, merging": {Config{Input: keyed, Windowing: &windowing.Strategy{Kind: windowing.Custom, Merging: true}}, fault.Invalid},
 	} {
 		if _, err := New(c.cfg); fault.ClassOf(err) != c.want {
 			t.Errorf("%s: error is %v, want class %v", name, err, c.want)
@@ -403,7 +408,7 @@ func FuzzAdd(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, block []byte) {
 		for name, s := range strategies(t) {
-			table, err := New(Config{Input: layout(t, s.Kind != windowing.Global), Windowing: s})
+			table, err := New(Config{Input: layout(t, s.Kind != windowing.Global), Windowing: s, Merge: mergeIntersecting})
 			if err != nil {
 				t.Fatal(err)
 			}

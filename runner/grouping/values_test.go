@@ -257,7 +257,7 @@ func TestLargeGroupIsRefusedWhereItMustTravel(t *testing.T) {
 	for name, s := range strategies(t) {
 		for _, memory := range []int64{0, 1} {
 			in := layout(t, name != "global")
-			table, err := New(Config{Input: in, Windowing: s, InlineBytes: 1000, MemoryBytes: memory, Dir: t.TempDir()})
+			table, err := New(Config{Input: in, Windowing: s, InlineBytes: 1000, MemoryBytes: memory, Dir: t.TempDir(), Merge: mergeIntersecting})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -8,7 +8,6 @@ import (
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/frame"
 	"github.com/lintelrun/lintel/runner/grouping"
-	"github.com/lintelrun/lintel/runner/sideinput"
 )
 
 // runGroup is a GroupByKey over bounded input: all elements are grouped as they
@@ -20,6 +19,7 @@ func (t *task) runGroup(ctx context.Context) error {
 		MemoryBytes: t.e.tableBytes(),
 		Dir:         t.e.dir,
 		StateBacked: t.stage.Group.StateBacked,
+		Merge:       t.e.mergeKeys(ctx, t.stage.Group.Merge),
 		TokenPrefix: largePrefix(t.stage.Index, t.index),
 	})
 	if err != nil {
@@ -74,28 +74,4 @@ func (t *task) sendGroups(f frame.Frame) error {
 		}
 	}
 	return nil
-}
-
-// runSide materialises a PCollection and lets its readers begin.
-func (t *task) runSide(ctx context.Context) error {
-	b, err := sideinput.NewBuilder(sideinput.Config{
-		Input:       t.stage.Side.Input,
-		Multimap:    t.stage.Side.Multimap,
-		MemoryBytes: t.e.tableBytes(),
-		Dir:         t.e.dir,
-	})
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	if err := t.collect(ctx, func(f frame.Frame) error { return b.Add(f.Data) }); err != nil {
-		return err
-	}
-	v, err := b.Build()
-	if err != nil {
-		return err
-	}
-	t.e.cfg.Hooks.Spilled(b.SpilledBytes() + v.Stats().OnDisk)
-	t.e.sides[t.stage.Index].Store(v)
-	return t.end(ctx)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/engine"
 	"github.com/lintelrun/lintel/runner/exchange"
 	"github.com/lintelrun/lintel/runner/frame"
@@ -12,34 +13,53 @@ import (
 	"github.com/lintelrun/lintel/runner/panes"
 )
 
-// paneTask is a task of a GroupByKey stage whose groups leave in panes, as triggers and
-// the watermark say.
+// grouped is what a task groups, and what becomes of it.
+type grouped struct {
+	spec *plan.GroupSpec
+	// prepare makes KVs of the input; nil where it has them.
+	prepare func(block []byte) ([]byte, error)
+	// panes takes those that have fired.
+	panes func(frame.Frame) error
+	// reached is told up to which watermark of the input all panes were given. Where it is set
+	// no elements leave the task, and its watermark says only that there is news.
+	reached func(watermark int64)
+}
+
+// paneTask is a task whose groups leave in panes, as triggers and the watermark say.
 type paneTask struct {
 	*task
-	panes   *panes.Panes
+	grouped
+	groups  *panes.Panes
 	in      *engine.Watermarks
 	out     int64 // the last watermark sent
 	dropped int64 // late elements, as counted so far
 }
 
-func (t *task) runPanes(ctx context.Context) (err error) {
+// runPanes is a GroupByKey stage whose groups leave in panes.
+func (t *task) runPanes(ctx context.Context) error {
+	return t.runGrouping(ctx, grouped{spec: t.stage.Group, panes: func(f frame.Frame) error {
+		t.e.stats.made(t.stage, f)
+		return t.sendGroups(f)
+	}})
+}
+
+func (t *task) runGrouping(ctx context.Context, g grouped) (err error) {
 	store, err := t.e.cfg.State.Open(fmt.Sprintf("%s/%s-%d", t.e.d.JobID, t.stage.ID, t.index))
 	if err != nil {
 		return fmt.Errorf("open state: %w", err)
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	first, end := keygroup.Range(t.index, t.e.parallelism(t.stage), keygroup.DefaultMax)
-	g := t.stage.Group
 	p, err := panes.New(panes.Config{
-		Input: g.Input, Windowing: g.Windowing, Scope: g.Name, Store: store,
+		Input: g.spec.Input, Windowing: g.spec.Windowing, Scope: g.spec.Name, Store: store,
 		MemoryBytes: t.e.tableBytes(), FirstGroup: first, EndGroup: end,
-		Merge: t.merge(ctx),
+		Merge: t.e.mergeKey(ctx, g.spec.Merge),
 	})
 	if err != nil {
 		return err
 	}
 	main, _ := t.e.channels(t.stage)
-	x := &paneTask{task: t, panes: p, in: engine.NewWatermarks(main), out: frame.MinTimestamp}
+	x := &paneTask{task: t, grouped: g, groups: p, in: engine.NewWatermarks(main), out: frame.MinTimestamp}
 	return x.loop(ctx)
 }
 
@@ -53,7 +73,7 @@ func (x *paneTask) loop(ctx context.Context) error {
 		if x.out >= frame.MaxTimestamp {
 			return x.room(ctx, 0)
 		}
-		at, _ := x.panes.NextClock()
+		at, _ := x.groups.NextClock()
 		wake.set(at)
 		x.settle()
 		select {
@@ -91,7 +111,14 @@ func (x *paneTask) message(ctx context.Context, m exchange.Message) error {
 		return x.act(ctx)
 	}
 	x.e.spans.input(x.stage)
-	if err := x.panes.Add(m.Frame.Data, x.e.clock.Now()); err != nil {
+	data := m.Frame.Data
+	if x.prepare != nil {
+		var err error
+		if data, err = x.prepare(data); err != nil {
+			return err
+		}
+	}
+	if err := x.groups.Add(data, x.e.clock.Now()); err != nil {
 		return err
 	}
 	x.inbox.Consumed(m.Frame.Bytes())
@@ -100,32 +127,37 @@ func (x *paneTask) message(ctx context.Context, m exchange.Message) error {
 
 // act sends what fires by now, and how far it is complete.
 func (x *paneTask) act(ctx context.Context) error {
-	if err := x.panes.Advance(x.in.Min(), x.e.clock.Now()); err != nil {
+	if err := x.groups.Advance(x.in.Min(), x.e.clock.Now()); err != nil {
 		return err
 	}
+	fired := false
 	for {
-		f, ok, err := x.panes.Next(frameBytes)
+		f, ok, err := x.groups.Next(frameBytes)
 		if err != nil {
 			return err
 		}
 		if !ok {
 			break
 		}
-		if err := x.sendGroups(f); err != nil {
+		fired = true
+		if err := x.panes(f); err != nil {
 			return err
 		}
-		x.e.stats.made(x.stage, f)
 		if err := x.room(ctx, x.e.outboxBytes()); err != nil {
 			return err
 		}
 	}
-	stats := x.panes.Stats()
+	stats := x.groups.Stats()
 	x.e.stats.lateDropped(x.stage, stats.LateDropped-x.dropped)
 	x.dropped = stats.LateDropped
-	wm := min(x.in.Min(), x.panes.Hold())
-	if wm <= x.out {
+	wm := min(x.in.Min(), x.groups.Hold())
+	if x.reached != nil {
+		wm = x.in.Min()
+		x.reached(wm)
+	}
+	if wm <= x.out && (!fired || x.reached == nil) {
 		return nil
 	}
-	x.out = wm
-	return x.outbox.Watermark(wm)
+	x.out = max(x.out, wm)
+	return x.outbox.Watermark(x.out)
 }

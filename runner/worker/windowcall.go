@@ -14,6 +14,7 @@ import (
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/portable/windowing"
+	"github.com/lintelrun/lintel/runner/grouping"
 	"github.com/lintelrun/lintel/runner/panes"
 )
 
@@ -110,7 +111,7 @@ func (e *execution) mergeWindows(ctx context.Context, call *plan.WindowCall, key
 	asked := map[string]int{} // by cache key
 	var ask []int             // keys, one for each that is asked for
 	for i, windows := range keys {
-		k := mergeKey(call, windows)
+		k := windowsKey(call, windows)
 		if m, ok := e.windows.merging(k); ok {
 			found[i] = m
 			continue
@@ -148,14 +149,22 @@ func (e *execution) mergeWindows(ctx context.Context, call *plan.WindowCall, key
 	return found, nil
 }
 
-// merge returns how the windows of a key of a GroupByKey are merged, nil unless by the SDK.
-func (t *task) merge(ctx context.Context) panes.MergeFunc {
-	call := t.stage.Group.Merge
+// mergeKeys returns how the windows of keys are merged that are grouped, nil unless by the SDK.
+func (e *execution) mergeKeys(ctx context.Context, call *plan.WindowCall) grouping.MergeFunc {
 	if call == nil {
 		return nil
 	}
+	return func(keys [][][]byte) ([][]windowing.Merged, error) { return e.mergeWindows(ctx, call, keys) }
+}
+
+// mergeKey returns how those of one key are.
+func (e *execution) mergeKey(ctx context.Context, call *plan.WindowCall) panes.MergeFunc {
+	mergeKeys := e.mergeKeys(ctx, call)
+	if mergeKeys == nil {
+		return nil
+	}
 	return func(windows [][]byte) ([]windowing.Merged, error) {
-		merged, err := t.e.mergeWindows(ctx, call, [][][]byte{windows})
+		merged, err := mergeKeys([][][]byte{windows})
 		if err != nil {
 			return nil, err
 		}
@@ -163,8 +172,8 @@ func (t *task) merge(ctx context.Context) panes.MergeFunc {
 	}
 }
 
-// mergeKey is the same for the same windows in any order.
-func mergeKey(call *plan.WindowCall, windows [][]byte) string {
+// windowsKey is the same for the same windows in any order.
+func windowsKey(call *plan.WindowCall, windows [][]byte) string {
 	sorted := slices.SortedFunc(slices.Values(windows), bytes.Compare)
 	key := append([]byte(call.ID), 0)
 	for _, w := range sorted {
