@@ -35,6 +35,7 @@ func (a *assembler) stateful(n *node, t *graph.Transform) (*plan.StatefulSpec, e
 		Windowing:  ws,
 		TimeSorted: t.ParDo.GetRequiresTimeSortedInput(),
 		Expiration: t.ParDo.GetOnWindowExpirationTimerFamilySpec(),
+		States:     map[string]plan.State{},
 	}
 	families := t.ParDo.GetTimerFamilySpecs()
 	for _, name := range slices.Sorted(maps.Keys(families)) {
@@ -51,18 +52,24 @@ func (a *assembler) stateful(n *node, t *graph.Transform) (*plan.StatefulSpec, e
 		}
 		spec.Timers = append(spec.Timers, f)
 	}
-	return spec, a.checkStateCoders(t)
+	return spec, a.states(spec, t)
 }
 
-// checkStateCoders checks that the coders exist which t names for its state.
-func (a *assembler) checkStateCoders(t *graph.Transform) error {
+// states reads the states that t declares.
+func (a *assembler) states(spec *plan.StatefulSpec, t *graph.Transform) error {
 	states := t.ParDo.GetStateSpecs()
 	for _, name := range slices.Sorted(maps.Keys(states)) {
+		var s plan.State
 		for _, id := range stateCoders(states[name]) {
 			if a.g.Components.Coders[id] == nil {
 				return fault.New(fault.Invalid, "%v: there is no coder %q, which state %q needs", t, id, name)
 			}
+			var err error
+			if s.Value, err = coders.Compile(id, a.g.Components.Coders); err != nil {
+				s.Value = nil // an SDK's own, or one that it will complain about itself
+			}
 		}
+		spec.States[name] = s
 	}
 	return nil
 }
@@ -95,7 +102,7 @@ func (d *descriptor) wireTimers(n *node) error {
 	return nil
 }
 
-// stateCoders are the coders that a state spec refers to.
+// stateCoders are the coders that a state spec refers to, that of the values last.
 func stateCoders(s *pipepb.StateSpec) []string {
 	switch spec := s.GetSpec().(type) {
 	case *pipepb.StateSpec_ReadModifyWriteSpec:

@@ -149,6 +149,8 @@ type StatefulSpec struct {
 	// Name is the root's unique name in the pipeline, by which its state is
 	// kept: another plan of the same pipeline finds it again.
 	Name string
+	// States that the root declares, by their ids.
+	States map[string]State
 	// Timers are the root's timer families, by name.
 	Timers []TimerFamily
 	// Layout of all timers.
@@ -160,6 +162,13 @@ type StatefulSpec struct {
 	TimeSorted bool
 	// Expiration names the family that fires when a window expires, or is "".
 	Expiration string
+}
+
+// State is one of the states that a DoFn declares. Its coder says where what is
+// read of it can be cut; it is nil where the runner does not know that.
+type State struct {
+	// Value is the layout of the elements of a bag, or of a multimap's values.
+	Value *coders.Coder
 }
 
 // TimerFamily is one of the timer families that a DoFn declares.

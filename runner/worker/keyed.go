@@ -11,6 +11,7 @@ import (
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/engine"
 	"github.com/lintelrun/lintel/runner/frame"
+	"github.com/lintelrun/lintel/runner/keygroup"
 	"github.com/lintelrun/lintel/runner/timers"
 	"github.com/lintelrun/lintel/statebackend"
 )
@@ -21,6 +22,8 @@ type keyed struct {
 	families families
 	timers   *timers.Timers // the core's
 	store    statebackend.Store
+	groups   [2]int // key groups that the task owns: from, to
+	clock    *clock
 	// watermark is the highest input watermark of the task so far, for attempts to read.
 	watermark atomic.Int64
 }
@@ -36,6 +39,9 @@ type keyedAttempt struct {
 	overlay  *statebackend.Overlay
 	edit     *timers.Edit
 	snapshot statebackend.Snapshot // what overlay lies over; nil once the attempt has ended
+	readings []*reading            // by their numbers in tokens
+	cell     statebackend.Cell     // scratch
+	scratch  []byte
 }
 
 func (t *task) openKeyed(spec *plan.StatefulSpec) (*keyed, error) {
@@ -43,7 +49,8 @@ func (t *task) openKeyed(spec *plan.StatefulSpec) (*keyed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
-	k := &keyed{spec: spec, families: familiesOf(spec), store: store}
+	k := &keyed{spec: spec, families: familiesOf(spec), store: store, clock: t.e.clock}
+	k.groups[0], k.groups[1] = keygroup.Range(t.index, t.e.parallelism(t.stage), keygroup.DefaultMax)
 	k.watermark.Store(frame.MinTimestamp)
 	if k.timers, err = timers.New(store, spec); err != nil {
 		return nil, errors.Join(fmt.Errorf("read timers: %w", err), store.Close())
@@ -59,7 +66,7 @@ func (k *keyed) begin() (*keyedAttempt, error) {
 	o := statebackend.NewOverlay(s)
 	return &keyedAttempt{
 		keyed:    k,
-		output:   newTimerOutput(k.spec, k.families),
+		output:   newTimerOutput(k.spec, k.families, k.clock),
 		overlay:  o,
 		edit:     k.timers.Edit(o),
 		snapshot: s,

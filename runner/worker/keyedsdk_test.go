@@ -127,14 +127,22 @@ func (c *call) wantState(what string, key *fnpb.StateKey, want string) error {
 	return err
 }
 
-// payloadOf declares a bag and timer families, "clock" of processing time, "end"
+// payloadOf declares states and timer families, "clock" of processing time, "end"
 // for the end of windows.
 func payloadOf(families ...string) *pipepb.ParDoPayload {
 	p := &pipepb.ParDoPayload{
-		StateSpecs: map[string]*pipepb.StateSpec{
-			"bag": {Spec: &pipepb.StateSpec_BagSpec{BagSpec: &pipepb.BagStateSpec{ElementCoderId: pBytes}}}},
+		StateSpecs:       map[string]*pipepb.StateSpec{},
 		TimerFamilySpecs: map[string]*pipepb.TimerFamilySpec{},
 	}
+	for _, state := range []string{"bag", "value", "gone", "never"} {
+		p.StateSpecs[state] = &pipepb.StateSpec{Spec: &pipepb.StateSpec_BagSpec{BagSpec: &pipepb.BagStateSpec{ElementCoderId: pBytes}}}
+	}
+	for _, state := range []string{"map", "dropped", "other"} {
+		p.StateSpecs[state] = &pipepb.StateSpec{Spec: &pipepb.StateSpec_MultimapSpec{
+			MultimapSpec: &pipepb.MultimapStateSpec{KeyCoderId: pBytes, ValueCoderId: pBytes}}}
+	}
+	p.StateSpecs["list"] = &pipepb.StateSpec{Spec: &pipepb.StateSpec_OrderedListSpec{
+		OrderedListSpec: &pipepb.OrderedListStateSpec{ElementCoderId: pBytes}}}
 	for _, f := range families {
 		spec := &pipepb.TimerFamilySpec{TimeDomain: pipepb.TimeDomain_EVENT_TIME}
 		switch f {

@@ -17,6 +17,8 @@ type stateHandler struct {
 	spec *plan.ExecutableSpec
 	// keyed is nil in stages without user state.
 	keyed *keyedAttempt
+	// pins is nil in stages without side inputs that change.
+	pins *pins
 }
 
 // Get is part of fnapi.StateHandler.
@@ -26,41 +28,41 @@ func (s *stateHandler) Get(key *fnpb.StateKey, token []byte) (data, next []byte,
 		return s.e.readLarge(k.Runner.GetKey(), token)
 	case *fnpb.StateKey_IterableSideInput_:
 		i := k.IterableSideInput
-		v, err := s.view(i.GetTransformId(), i.GetSideInputId())
-		if err != nil {
-			return nil, nil, err
-		}
-		return v.Iterable(i.GetWindow(), token, pageBytes)
+		err = s.readSide(i.GetTransformId(), i.GetSideInputId(), i.GetWindow(), func(v *sideinput.View) error {
+			data, next, err = v.Iterable(i.GetWindow(), token, pageBytes)
+			return err
+		})
+		return data, next, err
 	case *fnpb.StateKey_MultimapSideInput_:
 		i := k.MultimapSideInput
-		v, err := s.view(i.GetTransformId(), i.GetSideInputId())
-		if err != nil {
-			return nil, nil, err
-		}
-		return v.Values(i.GetWindow(), i.GetKey(), token, pageBytes)
+		err = s.readSide(i.GetTransformId(), i.GetSideInputId(), i.GetWindow(), func(v *sideinput.View) error {
+			data, next, err = v.Values(i.GetWindow(), i.GetKey(), token, pageBytes)
+			return err
+		})
+		return data, next, err
 	case *fnpb.StateKey_MultimapKeysSideInput_:
 		i := k.MultimapKeysSideInput
-		v, err := s.view(i.GetTransformId(), i.GetSideInputId())
-		if err != nil {
-			return nil, nil, err
-		}
-		return v.Keys(i.GetWindow(), token, pageBytes)
+		err = s.readSide(i.GetTransformId(), i.GetSideInputId(), i.GetWindow(), func(v *sideinput.View) error {
+			data, next, err = v.Keys(i.GetWindow(), token, pageBytes)
+			return err
+		})
+		return data, next, err
 	case *fnpb.StateKey_MultimapKeysValuesSideInput_:
 		i := k.MultimapKeysValuesSideInput
-		v, err := s.view(i.GetTransformId(), i.GetSideInputId())
-		if err != nil {
-			return nil, nil, err
-		}
-		return v.KeysValues(i.GetWindow(), token, pageBytes)
+		err = s.readSide(i.GetTransformId(), i.GetSideInputId(), i.GetWindow(), func(v *sideinput.View) error {
+			data, next, err = v.KeysValues(i.GetWindow(), token, pageBytes)
+			return err
+		})
+		return data, next, err
 	}
 	if s.keyed == nil {
 		return nil, nil, unsupportedState(key)
 	}
 	err = s.keyed.serve(func() error {
-		data, err = s.keyed.get(key)
+		data, next, err = s.keyed.get(key, token)
 		return err
 	})
-	return data, nil, err
+	return data, next, err
 }
 
 // Append is part of fnapi.StateHandler.
@@ -81,17 +83,4 @@ func (s *stateHandler) Clear(key *fnpb.StateKey) error {
 
 func unsupportedState(key *fnpb.StateKey) error {
 	return fault.New(fault.Unsupported, "state request for a key of type %T", key.GetType())
-}
-
-func (s *stateHandler) view(transform, name string) (*sideinput.View, error) {
-	for _, ref := range s.spec.SideInputs {
-		if ref.Transform != transform || ref.Name != name {
-			continue
-		}
-		if v := s.e.sides[ref.Stage.Index].Load(); v != nil {
-			return v, nil
-		}
-		return nil, fault.New(fault.Internal, "side input %s of %s is not ready", name, transform)
-	}
-	return nil, fault.New(fault.Invalid, "transform %q has no side input %q in this stage", transform, name)
 }
