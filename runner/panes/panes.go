@@ -17,10 +17,7 @@ import (
 )
 
 // Merged is one window that windows of a key merge into, and those it is made of.
-type Merged struct {
-	Window []byte
-	From   [][]byte
-}
+type Merged = windowing.Merged
 
 // MergeFunc merges windows of one key, as encoded. Windows that stay as they are need not be in
 // the result. No window may be in the From of more than one. The slices that it is given are
@@ -212,7 +209,16 @@ func (p *Panes) Next(maxBytes int) (frame.Frame, bool, error) {
 
 // Hold is the timestamp (ms) that the output watermark may not pass: the least that a pane
 // which is yet to be returned by Next may have. It is math.MaxInt64 if nothing is held.
-func (p *Panes) Hold() int64 { return min(p.holds.min(), p.out.minimum()) }
+func (p *Panes) Hold() int64 { return min(p.due(), p.out.minimum()) }
+
+// due is the least of what is held, and of the time of what is due and has not been done.
+func (p *Panes) due() int64 {
+	hold := p.holds.min()
+	if wake := min(p.events.min(), p.store.events.least()); wake < p.watermark {
+		return min(hold, wake)
+	}
+	return hold
+}
 
 // NextClock tells when Advance is wanted for triggers that wait for processing time.
 func (p *Panes) NextClock() (time.Time, bool) {
@@ -238,7 +244,7 @@ func (p *Panes) Stats() Stats { return p.stats }
 
 // outputWatermark returns how far the output watermark may be.
 func (p *Panes) outputWatermark() int64 {
-	p.output = max(p.output, min(p.watermark, p.holds.min()))
+	p.output = max(p.output, min(p.watermark, p.due()))
 	return p.output
 }
 

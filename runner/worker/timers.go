@@ -50,14 +50,16 @@ func (k *keyed) sendTimers(fb *fnapi.Bundle, timers []engine.Timer) error {
 
 // timerOutput collects the timers that a bundle sets.
 type timerOutput struct {
+	spec     *plan.StatefulSpec
+	clock    *clock
 	layout   *coders.Timers
 	families families
 	changes  []engine.TimerChange
 	carry    [][]byte // by family: the beginning of a timer whose end has not arrived
 }
 
-func newTimerOutput(spec *plan.StatefulSpec, f families) *timerOutput {
-	return &timerOutput{layout: spec.Layout, families: f, carry: make([][]byte, len(f))}
+func newTimerOutput(spec *plan.StatefulSpec, f families, c *clock) *timerOutput {
+	return &timerOutput{spec: spec, clock: c, layout: spec.Layout, families: f, carry: make([][]byte, len(f))}
 }
 
 // add takes a chunk of timers and owns it from now on.
@@ -80,6 +82,9 @@ func (o *timerOutput) add(family string, data []byte) error {
 		}
 		if v.NumWindows != 1 {
 			return fault.New(fault.Invalid, "a timer of family %q is in %d windows, not in one", family, v.NumWindows)
+		}
+		if o.spec.Timers[i].ProcessingTime {
+			v.Fire = o.clock.local(v.Fire)
 		}
 		o.changes = append(o.changes, engine.TimerChange{Clear: v.Clear, Timer: engine.Timer{
 			Family: i, Tag: string(v.Tag), Key: string(v.Key), Window: string(v.Windows),
