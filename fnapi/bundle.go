@@ -28,6 +28,9 @@ type BundleSpec struct {
 	Timers []TimerFamily
 	// State serves its state requests; nil answers all of them with an error.
 	State StateHandler
+	// CacheTokens say which of what the harness has cached of state it may still use: what it
+	// read under the same token of the same transform and state.
+	CacheTokens []*fnpb.ProcessBundleRequest_CacheToken
 }
 
 // Output is a chunk of what a bundle puts out.
@@ -110,6 +113,7 @@ func (h *Harness) NewBundle(spec BundleSpec) (*Bundle, error) {
 		InstructionId: b.id,
 		Request: &fnpb.InstructionRequest_ProcessBundle{ProcessBundle: &fnpb.ProcessBundleRequest{
 			ProcessBundleDescriptorId: spec.Descriptor,
+			CacheTokens:               spec.CacheTokens,
 		}},
 	})
 	if err != nil {

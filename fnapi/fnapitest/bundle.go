@@ -22,6 +22,8 @@ type Bundle struct {
 	ID string
 	// Descriptor is what the harness got from GetProcessBundleDescriptor.
 	Descriptor *fnpb.ProcessBundleDescriptor
+	// CacheTokens of the request.
+	CacheTokens []*fnpb.ProcessBundleRequest_CacheToken
 
 	harness *Harness
 	sinks   []string

@@ -195,7 +195,9 @@ func (h *Harness) obey(req *fnpb.InstructionRequest) {
 	resp := &fnpb.InstructionResponse{InstructionId: req.GetInstructionId()}
 	switch r := req.GetRequest().(type) {
 	case *fnpb.InstructionRequest_ProcessBundle:
-		h.process(h.bundle(req.GetInstructionId()), r.ProcessBundle.GetProcessBundleDescriptorId())
+		b := h.bundle(req.GetInstructionId())
+		b.CacheTokens = r.ProcessBundle.GetCacheTokens()
+		h.process(b, r.ProcessBundle.GetProcessBundleDescriptorId())
 		return
 	case *fnpb.InstructionRequest_ProcessBundleProgress:
 		answer := &fnpb.ProcessBundleProgressResponse{}

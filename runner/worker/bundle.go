@@ -33,6 +33,7 @@ func (x *execTask) attempt(ctx context.Context, b engine.Bundle, turn int) {
 	if r.keyed != nil {
 		r.err = errors.Join(r.err, r.keyed.end())
 	}
+	r.err = errors.Join(r.err, r.pins.end())
 	out.spill.close()
 	x.e.cfg.Hooks.BundleDone(r.err == nil, b.Elements, b.Bytes, out.bytes, time.Since(began))
 	x.e.cfg.Hooks.Spilled(out.spill.spilled())
@@ -55,12 +56,14 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, l *live, r *ou
 			return err
 		}
 	}
+	r.pins = x.e.pinSides(spec)
 	fb, err := h.NewBundle(fnapi.BundleSpec{
-		Descriptor: x.e.descriptorID(x.stage, b.Truncate),
-		Source:     spec.Source,
-		Sinks:      spec.Sinks,
-		Timers:     x.families(),
-		State:      gated{&x.e.reads, &stateHandler{e: x.e, spec: spec, keyed: r.keyed}},
+		Descriptor:  x.e.descriptorID(x.stage, b.Truncate),
+		Source:      spec.Source,
+		Sinks:       spec.Sinks,
+		Timers:      x.families(),
+		State:       gated{&x.e.reads, &stateHandler{e: x.e, spec: spec, keyed: r.keyed, pins: r.pins}},
+		CacheTokens: x.sideTokens(r.pins),
 	})
 	if err != nil {
 		return h.explain(ctx, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,6 +34,11 @@ type execTask struct {
 	keyed *keyed
 	// sorter is nil for stages that take their input as it comes.
 	sorter *sorter
+	// waiting is nil for stages without side inputs that change.
+	waiting *waiting
+	// complete has, for each side channel, its number among those of side inputs that
+	// are waited for as a whole, -1 for others.
+	complete []int
 }
 
 // outcome is how an attempt of a bundle ended.
@@ -46,6 +52,7 @@ type outcome struct {
 	produced bool
 	out      *staging
 	keyed    *keyedAttempt
+	pins     *pins
 	late     int64 // elements dropped, once for each window
 	result   engine.Result
 	err      error
@@ -59,7 +66,7 @@ type outcome struct {
 const wholeBundleBytes = 1 << 20
 
 func newExecTask(t *task) (*execTask, error) {
-	main, side := t.e.channels(t.stage)
+	main, _ := t.e.channels(t.stage)
 	limits := engine.Limits{}
 	if t.stage.Exec.Splittable || t.rebalanced() {
 		limits.First = 1
@@ -68,13 +75,29 @@ func newExecTask(t *task) (*execTask, error) {
 		limits.Bytes = wholeBundleBytes
 	}
 	x := &execTask{task: t, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main}
+	side := 0
+	for _, in := range t.stage.In {
+		switch {
+		case in.Kind != plan.Broadcast: // the others come first
+		case t.e.lives[in.From.Index] != nil:
+			x.complete = append(x.complete, slices.Repeat([]int{-1}, t.e.parallelism(in.From))...)
+		default:
+			for range t.e.parallelism(in.From) {
+				x.complete = append(x.complete, side)
+				side++
+			}
+		}
+	}
+	var err error
+	if x.waiting, err = newWaiting(t); err != nil {
+		return nil, err
+	}
 	cfg := engine.Config{Main: main, Side: side, Attempts: t.e.cfg.Attempts, Limits: limits, SplitAfter: t.e.cfg.Splits.After, Cut: x.cut,
 		Splittable: t.stage.Exec.Splittable, Checkpoints: x.checkpoints()}
 	if t.e.clock.virtual {
 		cfg.InFlight = 1
 	}
 	if spec := t.stage.Exec.Stateful; spec != nil {
-		var err error
 		if x.keyed, err = t.openKeyed(spec); err != nil {
 			return nil, err
 		}
@@ -93,6 +116,10 @@ func newExecTask(t *task) (*execTask, error) {
 func (x *execTask) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if x.waiting != nil {
+		defer x.waiting.close()
+		x.waiting.mapWindow = func(m plan.WindowMapping, w []byte) ([]byte, error) { return x.e.mapWindow(ctx, m, w) }
+	}
 	err := x.loop(ctx)
 	if err != nil {
 		cancel() // bundles that are still in flight
@@ -156,6 +183,9 @@ func (x *execTask) act(ctx context.Context, wake *alarm) (done bool, err error) 
 	if err := x.unsort(); err != nil {
 		return false, err
 	}
+	if err := x.unwait(); err != nil {
+		return false, err
+	}
 	x.core.Block(x.outbox.Waiting() > x.e.outboxBytes())
 	now := x.e.clock.Now()
 	running := &x.e.running[x.stage.Index]
@@ -182,6 +212,11 @@ func (x *execTask) act(ctx context.Context, wake *alarm) (done bool, err error) 
 	if ready.Advanced {
 		if err := x.outbox.Watermark(ready.Watermark); err != nil {
 			return false, err
+		}
+		if x.waiting != nil {
+			if err := x.waiting.release(ready.Watermark); err != nil {
+				return false, err
+			}
 		}
 	}
 	if ready.Done {
@@ -216,15 +251,15 @@ func (x *execTask) repay(consumed int) {
 	x.inbox.Consumed(consumed - free)
 }
 
-// receive passes what has arrived to the core. While side inputs are not
-// complete all other input is parked, on disk if need be, and its credit goes
+// receive passes what has arrived to the core. While side inputs that don't change are
+// not complete all other input is parked, on disk if need be, and its credit goes
 // back: a producer of both would otherwise wait for us to take the one before it
 // can send the other.
 func (x *execTask) receive() error {
 	for _, m := range x.take() {
 		switch {
 		case m.Channel >= x.mainChannels:
-			x.core.SideWatermark(m.Channel-x.mainChannels, m.Watermark)
+			x.sideNews(m)
 		case !x.core.SidesReady():
 			if err := x.parked.push(m); err != nil {
 				return err
@@ -246,11 +281,20 @@ func (x *execTask) deliver(m exchange.Message) error {
 	case m.Data && x.sorter != nil:
 		return x.sort(m.Frame)
 	case m.Data:
-		x.core.Frame(m.Frame)
+		return x.admit(m.Frame)
 	default:
 		x.core.Watermark(m.Channel, m.Watermark)
 	}
 	return nil
+}
+
+// sideNews notes how far a side input is.
+func (x *execTask) sideNews(m exchange.Message) {
+	if at := x.complete[m.Channel-x.mainChannels]; at >= 0 {
+		x.core.SideWatermark(at, m.Watermark)
+	} else {
+		x.waiting.changed = true
+	}
 }
 
 // unpark brings parked input back as the core has use for it.

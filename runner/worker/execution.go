@@ -25,6 +25,7 @@ type execution struct {
 	log   *slog.Logger
 	envs  map[string]*pool
 	sides []atomic.Pointer[sideinput.View] // by stage index, set when complete
+	lives []*liveSide                      // by stage index; nil for other stages
 	reads gate                             // before all that state requests read
 	large []largeGroups                    // by stage index
 	// windows is what SDKs have said of windows.
@@ -51,6 +52,7 @@ func newExecution(cfg Config, d rpc.Deployment, dir string) *execution {
 		envs:     map[string]*pool{},
 		running:  make([]atomic.Int32, len(d.Plan.Stages)),
 		sides:    make([]atomic.Pointer[sideinput.View], len(d.Plan.Stages)),
+		lives:    make([]*liveSide, len(d.Plan.Stages)),
 		clock:    newClock(d.Plan),
 		draining: newDraining(),
 		stats:    newProgress(d.Plan),
@@ -80,7 +82,9 @@ func (e *execution) run(ctx context.Context) {
 		}
 	}()
 	defer e.closeSides()
-	e.err = e.makePools()
+	if e.err = e.makeLives(); e.err == nil {
+		e.err = e.makePools()
+	}
 	e.spans.expect(e.envs, e.err)
 	if e.err != nil {
 		return
@@ -199,18 +203,4 @@ func (e *execution) channels(s *plan.Stage) (main, side int) {
 		}
 	}
 	return main, side
-}
-
-func (e *execution) closeSides() {
-	e.reads.close()
-	for i := range e.large {
-		e.closeLarge(&e.large[i])
-	}
-	for i := range e.sides {
-		if v := e.sides[i].Swap(nil); v != nil {
-			if err := v.Close(); err != nil {
-				e.log.Warn("side input not closed", "error", err)
-			}
-		}
-	}
 }

@@ -135,7 +135,7 @@ func (x *execTask) sort(f frame.Frame) error {
 		return err
 	}
 	x.e.stats.lateDropped(x.stage, late)
-	x.core.Buffered(x.sorter.earliest())
+	x.noteBuffered()
 	x.repay(f.Bytes()) // it lies in the state now
 	return nil
 }
@@ -154,8 +154,10 @@ func (x *execTask) unsort() error {
 			break
 		}
 		x.prepaid += f.Bytes()
-		x.core.Frame(f)
-		x.core.Buffered(x.sorter.earliest())
+		if err := x.admit(f); err != nil {
+			return err
+		}
+		x.noteBuffered()
 	}
 	return nil
 }
