@@ -365,7 +365,7 @@ func TestRecordThatVanishesIsTold(t *testing.T) {
 
 func TestPlanningIsBounded(t *testing.T) {
 	var release chan struct{}
-	planner := func(*pipepb.Pipeline, *structpb.Struct) (*plan.Plan, error) {
+	planner := func(context.Context, *pipepb.Pipeline, *structpb.Struct) (*plan.Plan, error) {
 		<-release
 		return &plan.Plan{}, nil
 	}

@@ -13,8 +13,8 @@ import (
 // Planner turns a pipeline into something the executor can run. It must be safe
 // for concurrent use and must not change its arguments. Its errors refuse the
 // job at Prepare: fault.Invalid gives INVALID_ARGUMENT, fault.Unsupported
-// FAILED_PRECONDITION, each with the error's text.
-type Planner func(p *pipepb.Pipeline, options *structpb.Struct) (*plan.Plan, error)
+// FAILED_PRECONDITION, each with the error's text. It should end soon after ctx has.
+type Planner func(ctx context.Context, p *pipepb.Pipeline, options *structpb.Struct) (*plan.Plan, error)
 
 // Executor runs jobs. It must be safe for concurrent use.
 type Executor interface {

@@ -1,6 +1,7 @@
 package jobservice_test
 
 import (
+	"context"
 	"log/slog"
 	"math/rand/v2"
 	"runtime"
@@ -27,8 +28,8 @@ import (
 func newGarbageRig(t testing.TB) (*rig, []garbagetest.Method, *garbagetest.Generator) {
 	t.Helper()
 	cfg := jobservice.Config{MaxJobs: 100, Records: openRecords(t, t.TempDir())}
-	r := newRig(t, cfg, func(p *pipepb.Pipeline, _ *structpb.Struct) (*plan.Plan, error) {
-		return portable.Compile(p, portable.Options{})
+	r := newRig(t, cfg, func(ctx context.Context, p *pipepb.Pipeline, _ *structpb.Struct) (*plan.Plan, error) {
+		return portable.Compile(ctx, p, portable.Options{})
 	})
 	r.executor.auto = true
 	methods, err := garbagetest.Methods(r.server)

@@ -78,7 +78,7 @@ func newRig(t testing.TB, cfg jobservice.Config, planner jobservice.Planner) *ri
 	return r
 }
 
-func acceptAll(p *pipepb.Pipeline, _ *structpb.Struct) (*plan.Plan, error) {
+func acceptAll(_ context.Context, p *pipepb.Pipeline, _ *structpb.Struct) (*plan.Plan, error) {
 	return &plan.Plan{Components: p.GetComponents()}, nil
 }
 

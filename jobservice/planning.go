@@ -18,8 +18,8 @@ import (
 // errPlanTime is the cause of a context that the time to plan has ended.
 var errPlanTime = errors.New("time to plan")
 
-// planPipeline plans within the configured time. A planner can't be stopped, so
-// one that goes on beyond it keeps its place among those that may plan at once.
+// planPipeline plans within the configured time. A planner that goes on beyond it
+// keeps its place among those that may plan at once.
 func (s *Service) planPipeline(ctx context.Context, p *pipepb.Pipeline, options *structpb.Struct) (*plan.Plan, error) {
 	if !s.begin() {
 		return nil, errStopped
@@ -40,7 +40,7 @@ func (s *Service) planPipeline(ctx context.Context, p *pipepb.Pipeline, options 
 	go func() {
 		defer s.running.Done()
 		defer func() { <-s.planners }()
-		made, err := s.callPlanner(p, options)
+		made, err := s.callPlanner(ctx, p, options)
 		planned <- result{made, err}
 	}()
 	select {
@@ -59,12 +59,12 @@ func planningEnded(ctx context.Context, limit time.Duration, what string) error 
 }
 
 // callPlanner keeps a defect in planning from ending everyone's jobs.
-func (s *Service) callPlanner(p *pipepb.Pipeline, options *structpb.Struct) (planned *plan.Plan, err error) {
+func (s *Service) callPlanner(ctx context.Context, p *pipepb.Pipeline, options *structpb.Struct) (planned *plan.Plan, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			s.cfg.Logger.Error("planning panicked", "panic", r, "stack", string(debug.Stack()))
 			err = fmt.Errorf("the pipeline could not be planned because of a defect in the runner, please report it: %v", r)
 		}
 	}()
-	return s.plan(p, options)
+	return s.plan(ctx, p, options)
 }

@@ -366,7 +366,7 @@ func TestPrepareRefusesWithTheReason(t *testing.T) {
 		{name: "hostile artifact", pipeline: staged("../../x"), code: codes.InvalidArgument, text: "../../x"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := newRig(t, jobservice.Config{MaxPipelineBytes: 4096}, func(*pipepb.Pipeline, *structpb.Struct) (*plan.Plan, error) {
+			r := newRig(t, jobservice.Config{MaxPipelineBytes: 4096}, func(context.Context, *pipepb.Pipeline, *structpb.Struct) (*plan.Plan, error) {
 				if c.panics {
 					panic("index out of range")
 				}

@@ -1,6 +1,7 @@
 package jobservice_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"testing"
@@ -20,7 +21,7 @@ import (
 // An alternative of an anyof environment has files of its own, which only the plan names.
 func TestStagingIsForTheEnvironmentsOfThePlan(t *testing.T) {
 	deps := []*pipepb.ArtifactInformation{{TypeUrn: urns.ArtifactFile, RoleUrn: urns.ArtifactRolePipRequirementsFile}}
-	r := newRig(t, jobservice.Config{}, func(p *pipepb.Pipeline, _ *structpb.Struct) (*plan.Plan, error) {
+	r := newRig(t, jobservice.Config{}, func(_ context.Context, p *pipepb.Pipeline, _ *structpb.Struct) (*plan.Plan, error) {
 		chosen := &pipepb.Environment{Urn: "beam:env:process:v1", Dependencies: deps}
 		return &plan.Plan{Components: p.GetComponents(), Environments: map[string]*pipepb.Environment{"py": chosen}}, nil
 	})

@@ -1,6 +1,7 @@
 package jobservice_test
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"strings"
@@ -70,7 +71,7 @@ func TestAJobIsATrace(t *testing.T) {
 }
 
 func TestRefusedJobEndsItsTrace(t *testing.T) {
-	r, spans := tracedRig(t, func(*pipepb.Pipeline, *structpb.Struct) (*plan.Plan, error) {
+	r, spans := tracedRig(t, func(context.Context, *pipepb.Pipeline, *structpb.Struct) (*plan.Plan, error) {
 		return nil, fault.New(fault.Unsupported, "no such thing")
 	})
 	if _, err := r.client.Prepare(t.Context(), &jobpb.PrepareJobRequest{Pipeline: &pipepb.Pipeline{}}); err == nil {

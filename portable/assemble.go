@@ -1,6 +1,7 @@
 package portable
 
 import (
+	"context"
 	"fmt"
 	"iter"
 	"slices"
@@ -52,7 +53,7 @@ type assembler struct {
 
 // assemble makes the plan out of fused stages: it adds the runner's stages,
 // joins all by edges and writes the descriptors.
-func assemble(g *graph.Graph, wire *wireCoders, fused []*fusion.Stage, components *pipepb.Components) (*plan.Plan, error) {
+func assemble(ctx context.Context, g *graph.Graph, wire *wireCoders, fused []*fusion.Stage, components *pipepb.Components) (*plan.Plan, error) {
 	a := &assembler{
 		g:    g,
 		wire: wire,
@@ -73,11 +74,17 @@ func assemble(g *graph.Graph, wire *wireCoders, fused []*fusion.Stage, component
 		return nil, err
 	}
 	for _, n := range a.nodes {
+		if err := interrupted(ctx); err != nil {
+			return nil, err
+		}
 		if err := a.connect(n); err != nil {
 			return nil, err
 		}
 	}
 	for _, n := range a.nodes {
+		if err := interrupted(ctx); err != nil {
+			return nil, err
+		}
 		if err := a.specify(n); err != nil {
 			return nil, err
 		}

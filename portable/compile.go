@@ -4,6 +4,9 @@
 package portable
 
 import (
+	"context"
+	"fmt"
+
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 
 	"github.com/lintelrun/lintel/internal/fault"
@@ -21,9 +24,10 @@ type Options struct {
 
 // Compile checks a pipeline and makes its plan. It is pure: the same pipeline
 // gives the same plan, and p isn't changed; the plan shares messages with p, so
-// nobody may change p later. Errors are fault.Unsupported for what Lintel can't
+// nobody may change p later. It ends soon after ctx has, with an error that wraps
+// ctx's. Other errors are fault.Unsupported for what Lintel can't
 // run and fault.Invalid for what is against the Beam model; both name the place.
-func Compile(p *pipepb.Pipeline, opts Options) (*plan.Plan, error) {
+func Compile(ctx context.Context, p *pipepb.Pipeline, opts Options) (*plan.Plan, error) {
 	if err := checkRequirements(p.GetRequirements()); err != nil {
 		return nil, err
 	}
@@ -35,17 +39,29 @@ func Compile(p *pipepb.Pipeline, opts Options) (*plan.Plan, error) {
 	if err := refuseNotYet(g); err != nil {
 		return nil, err
 	}
-	for _, rewrite := range []func() error{g.LiftCombines, g.ExpandSDFs, g.Encode} {
-		if err := rewrite(); err != nil {
+	var stages []*fusion.Stage
+	fuse := func() error {
+		stages = fusion.Fuse(g, opts.SeparateStages)
+		return nil
+	}
+	for _, step := range []func() error{g.LiftCombines, g.ExpandSDFs, g.Encode, fuse, g.TraceSources} {
+		if err := interrupted(ctx); err != nil {
+			return nil, err
+		}
+		if err := step(); err != nil {
 			return nil, err
 		}
 	}
-	stages := fusion.Fuse(g, opts.SeparateStages)
-	if err := g.TraceSources(); err != nil {
-		return nil, err
-	}
 	wire.tie()
-	return assemble(g, wire, stages, p.GetComponents())
+	return assemble(ctx, g, wire, stages, p.GetComponents())
+}
+
+// interrupted returns an error if planning is to end early.
+func interrupted(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("planning was interrupted: %w", context.Cause(ctx))
+	}
+	return nil
 }
 
 // checkRequirements rejects what the model says a runner must understand and we don't.

@@ -1,6 +1,7 @@
 package portable_test
 
 import (
+	"context"
 	"flag"
 	"os"
 	"path/filepath"
@@ -42,7 +43,7 @@ func TestGoldenPlans(t *testing.T) {
 	for name, p := range pipelines(t) {
 		t.Run(name, func(t *testing.T) {
 			before := proto.Clone(p)
-			plan, err := portable.Compile(p, portable.Options{})
+			plan, err := portable.Compile(context.Background(), p, portable.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,6 +1,7 @@
 package portable_test
 
 import (
+	"context"
 	"slices"
 	"testing"
 
@@ -79,7 +80,7 @@ func withinReplaced(p *pipepb.Pipeline, id string) bool {
 func TestEveryPCollectionIsCounted(t *testing.T) {
 	for name, p := range pipelines(t) {
 		for _, separate := range []bool{false, true} {
-			made, err := portable.Compile(p, portable.Options{SeparateStages: separate})
+			made, err := portable.Compile(context.Background(), p, portable.Options{SeparateStages: separate})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -103,7 +104,7 @@ func TestWhoCounts(t *testing.T) {
 	groups := p.GroupByKey("part", c)
 	p.Get("combine").Subtransforms = []string{"part"}
 	p.Proto.RootTransformIds = slices.DeleteFunc(p.Proto.RootTransformIds, func(id string) bool { return id == "part" })
-	made, err := portable.Compile(p.Proto, portable.Options{})
+	made, err := portable.Compile(context.Background(), p.Proto, portable.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package portable_test
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"testing"
@@ -21,7 +22,7 @@ func compileHostile(t interface {
 	failer
 	Fatal(...any)
 }, p *pipepb.Pipeline) {
-	pl, err := portable.Compile(p, portable.Options{})
+	pl, err := portable.Compile(context.Background(), p, portable.Options{})
 	if err != nil {
 		if class := fault.ClassOf(err); class != fault.Invalid && class != fault.Unsupported {
 			t.Errorf("class %v: %v", class, err)

@@ -1,6 +1,7 @@
 package portable_test
 
 import (
+	"context"
 	"fmt"
 	"hash/fnv"
 	"testing"
@@ -154,7 +155,7 @@ func TestPlansMeanWhatPipelinesMean(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p, names := draw(t)
 		for _, separate := range []bool{false, true} {
-			pl, err := portable.Compile(p.Proto, portable.Options{SeparateStages: separate})
+			pl, err := portable.Compile(context.Background(), p.Proto, portable.Options{SeparateStages: separate})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -212,7 +213,7 @@ func TestCompileIsDeterministic(t *testing.T) {
 		p, _ := draw(t)
 		var first *plan.Plan
 		for range 3 {
-			pl, err := portable.Compile(proto.Clone(p.Proto).(*pipepb.Pipeline), portable.Options{})
+			pl, err := portable.Compile(context.Background(), proto.Clone(p.Proto).(*pipepb.Pipeline), portable.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,6 +1,7 @@
 package portable_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -20,11 +21,11 @@ func broken(t *testing.T, name string, class fault.Class, change func(p *Pipelin
 		p := New()
 		a := p.ParDo("a", Env, KV, p.Impulse("impulse"))
 		p.ParDo("b", Env, Bytes, p.GroupByKey("gbk", a), a)
-		if _, err := portable.Compile(p.Proto, portable.Options{}); err != nil {
+		if _, err := portable.Compile(context.Background(), p.Proto, portable.Options{}); err != nil {
 			t.Fatalf("unbroken: %v", err)
 		}
 		change(p)
-		_, err := portable.Compile(p.Proto, portable.Options{})
+		_, err := portable.Compile(context.Background(), p.Proto, portable.Options{})
 		if err == nil {
 			t.Fatal("no error")
 		}

@@ -1,6 +1,7 @@
 package portable_test
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -18,7 +19,7 @@ import (
 // compile makes the plan of a pipeline that is well made.
 func compile(t *testing.T, p *Pipeline) *plan.Plan {
 	t.Helper()
-	pl, err := portable.Compile(p.Proto, portable.Options{})
+	pl, err := portable.Compile(context.Background(), p.Proto, portable.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +84,7 @@ s4 executable e <forward s1
 func TestSeparateStages(t *testing.T) {
 	p := New()
 	p.ParDo("b", Env, Bytes, p.ParDo("a", Env, Bytes, p.Impulse("impulse")))
-	pl, err := portable.Compile(p.Proto, portable.Options{SeparateStages: true})
+	pl, err := portable.Compile(context.Background(), p.Proto, portable.Options{SeparateStages: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +302,7 @@ s3 executable combine/Combine <forward s2
 			p := New()
 			p.Combine("combine", Env, p.ParDo("a", Env, KV, p.Impulse("i1")))
 			p.Proto.Components.WindowingStrategies[Global].Trigger = trigger
-			pl, err := portable.Compile(p.Proto, portable.Options{})
+			pl, err := portable.Compile(context.Background(), p.Proto, portable.Options{})
 			if err != nil {
 				if !strings.Contains(err.Error(), "fires more than once") {
 					t.Errorf("%s: %v", name, err)

@@ -1,6 +1,7 @@
 package portable_test
 
 import (
+	"context"
 	"testing"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -23,7 +24,7 @@ func TestLiveSideInputs(t *testing.T) {
 			p.Proto.Components.Pcollections[side].WindowingStrategyId = "repeated"
 		}
 		p.ParDo("use", portabletest.Env, portabletest.Bytes, in, side)
-		compiled, err := portable.Compile(p.Proto, portable.Options{})
+		compiled, err := portable.Compile(context.Background(), p.Proto, portable.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

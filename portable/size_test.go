@@ -1,6 +1,8 @@
 package portable_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -98,11 +100,21 @@ func BenchmarkCompile(b *testing.B) {
 				p := large[shape](n).Proto
 				b.ReportAllocs()
 				for b.Loop() {
-					if _, err := portable.Compile(p, portable.Options{}); err != nil {
+					if _, err := portable.Compile(context.Background(), p, portable.Options{}); err != nil {
 						b.Fatal(err)
 					}
 				}
 			})
 		}
+	}
+}
+
+func TestInterruptedPlanning(t *testing.T) {
+	p := large["chain"](10).Proto
+	ctx, cancel := context.WithCancelCause(t.Context())
+	gone := errors.New("the client is gone")
+	cancel(gone)
+	if _, err := portable.Compile(ctx, p, portable.Options{}); !errors.Is(err, gone) {
+		t.Errorf("error %v, want what ended the context", err)
 	}
 }

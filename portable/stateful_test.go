@@ -1,6 +1,7 @@
 package portable_test
 
 import (
+	"context"
 	"testing"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -224,7 +225,7 @@ func TestStatefulRefusals(t *testing.T) {
 		payload.OnWindowExpirationTimerFamilySpec = "f"
 		add(payload, KV)(p)
 	}, `"x"`, `"f"`)
-	if _, err := portable.Compile(New().Proto, portable.Options{}); err != nil {
+	if _, err := portable.Compile(context.Background(), New().Proto, portable.Options{}); err != nil {
 		t.Error(err)
 	}
 }

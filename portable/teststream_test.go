@@ -1,6 +1,7 @@
 package portable_test
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"testing"
@@ -94,7 +95,7 @@ func TestBrokenTestStreams(t *testing.T) {
 
 	p := New()
 	testStream(p, Bytes)
-	if _, err := portable.Compile(p.Proto, portable.Options{}); fault.ClassOf(err) != fault.Unsupported {
+	if _, err := portable.Compile(context.Background(), p.Proto, portable.Options{}); fault.ClassOf(err) != fault.Unsupported {
 		t.Errorf("with nobody to encode elements: %v", err)
 	}
 }

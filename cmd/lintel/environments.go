@@ -183,7 +183,7 @@ type planner struct {
 
 // plan implements jobservice.Planner: it decides in what each environment is started, and refuses
 // what can't be planned or uses an environment that can't be started.
-func (pl *planner) plan(p *pipepb.Pipeline, o *options.Options) (*plan.Plan, error) {
+func (pl *planner) plan(ctx context.Context, p *pipepb.Pipeline, o *options.Options) (*plan.Plan, error) {
 	asked := p.GetComponents().GetEnvironments()
 	jobs, err := environment.ParseOverrides(o.Environments)
 	if err != nil {
@@ -194,7 +194,8 @@ func (pl *planner) plan(p *pipepb.Pipeline, o *options.Options) (*plan.Plan, err
 			strings.Join(unused, ", "), environment.Describe(asked))
 	}
 	resolved := environment.Resolve(asked, pl.check, jobs, pl.overrides)
-	made, err := portable.Compile(withEnvironments(p, resolved.Environments), portable.Options{})
+	_, separate := o.Experiment("lintel_separate_stages")
+	made, err := portable.Compile(ctx, withEnvironments(p, resolved.Environments), portable.Options{SeparateStages: separate})
 	if err != nil {
 		return nil, err
 	}

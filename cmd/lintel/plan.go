@@ -35,7 +35,7 @@ standard input. With --output=dot the plan is a graph for Graphviz:
 		if err != nil {
 			return err
 		}
-		plan, err := portable.Compile(p, portable.Options{})
+		plan, err := portable.Compile(cmd.Context(), p, portable.Options{})
 		if err != nil {
 			return err
 		}

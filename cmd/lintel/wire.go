@@ -93,12 +93,12 @@ func newExecutor(c serverConfig, spill string, fn *fnapi.Server, live environmen
 }
 
 // plan implements jobservice.Planner.
-func (r *runner) plan(p *pipepb.Pipeline, given *structpb.Struct) (*plan.Plan, error) {
+func (r *runner) plan(ctx context.Context, p *pipepb.Pipeline, given *structpb.Struct) (*plan.Plan, error) {
 	o, err := options.Read(given)
 	if err != nil {
 		return nil, err
 	}
-	return r.planner.plan(p, o)
+	return r.planner.plan(ctx, p, o)
 }
 
 func (r *runner) harnesses() int { return len(r.live.Live()) }

@@ -1,6 +1,7 @@
 package plan_test
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -18,7 +19,7 @@ func example(t *testing.T) *plan.Plan {
 	p := New()
 	a := p.ParDoWith("a", Env, &pipepb.ParDoPayload{RequestsFinalization: true}, KV, p.Impulse(`say "i"`))
 	p.ParDo("b", Other, Bytes, p.GroupByKey("g", a), a)
-	pl, err := portable.Compile(p.Proto, portable.Options{})
+	pl, err := portable.Compile(context.Background(), p.Proto, portable.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

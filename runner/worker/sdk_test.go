@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -62,7 +63,7 @@ func compileAs(t testing.TB, p *portabletest.Pipeline, o portable.Options, fns m
 		env.Urn = urns.EnvironmentProcess
 		env.Capabilities = append(env.Capabilities, urns.CapabilityProgressReporting)
 	}
-	compiled, err := portable.Compile(p.Proto, o)
+	compiled, err := portable.Compile(context.Background(), p.Proto, o)
 	if err != nil {
 		t.Fatal(err)
 	}
