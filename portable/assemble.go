@@ -106,7 +106,10 @@ func (a *assembler) addNodes(fused []*fusion.Stage) {
 			a.add(&node{stage: &plan.Stage{Kind: plan.Impulse, Parallelism: 1}}, t)
 		case graph.TestStream:
 			test := &plan.TestStreamSpec{
-				Outputs: t.Tags(), Delimited: a.g.Delimited(t), Events: t.Test.GetEvents(), Endpoint: t.Test.GetEndpoint(),
+				Outputs: t.Tags(), Delimited: a.g.Delimited(t), Events: t.Test.GetEvents(),
+			}
+			if at := t.Test.GetEndpoint(); at.GetUrl() != "" { // Go sends one of nothing
+				test.Endpoint, test.Events = at, nil
 			}
 			a.add(&node{stage: &plan.Stage{Kind: plan.TestStream, Parallelism: 1, Test: test}}, t)
 		case graph.GroupByKey:
