@@ -209,13 +209,10 @@ func (p *Panes) Next(maxBytes int) (frame.Frame, bool, error) {
 
 // Hold is the timestamp (ms) that the output watermark may not pass: the least that a pane
 // which is yet to be returned by Next may have. It is math.MaxInt64 if nothing is held.
-func (p *Panes) Hold() int64 { return min(p.due(), p.out.minimum()) }
-
-// due is the least of what is held, and of the time of what is due and has not been done.
-func (p *Panes) due() int64 {
-	hold := p.holds.min()
+func (p *Panes) Hold() int64 {
+	hold := min(p.holds.min(), p.out.minimum())
 	if wake := min(p.events.min(), p.store.events.least()); wake < p.watermark {
-		return min(hold, wake)
+		return min(hold, wake) // when it is done, there may be a pane that nothing was held for
 	}
 	return hold
 }
@@ -242,9 +239,13 @@ func (p *Panes) Flush() error {
 // Stats returns what it holds and has done so far.
 func (p *Panes) Stats() Stats { return p.stats }
 
-// outputWatermark returns how far the output watermark may be.
+// outputWatermark returns how far the output watermark may be. It stays while something is due:
+// what becomes of one key does not depend on which other came before it.
 func (p *Panes) outputWatermark() int64 {
-	p.output = max(p.output, min(p.watermark, p.due()))
+	due := min(p.events.min(), p.store.events.least()) < p.watermark || min(p.clocks.min(), p.store.clocks.least()) < p.now
+	if !due {
+		p.output = max(p.output, min(p.watermark, p.holds.min()))
+	}
 	return p.output
 }
 

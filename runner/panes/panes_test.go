@@ -1,6 +1,7 @@
 package panes
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -229,7 +230,7 @@ func (p pane) String() string {
 	return fmt.Sprintf("%s [%d %d] %v @%d %s %d/%d", p.Key, p.Window[0], p.Window[1], p.Values, p.Timestamp, flags, p.Info.Index, p.Info.OnTimeIndex)
 }
 
-// read reads what has fired, sorted by text.
+// read reads what has fired, by key, window and index.
 func (r *rig) read() []pane {
 	r.t.Helper()
 	var out []pane
@@ -251,15 +252,8 @@ func (r *rig) read() []pane {
 			rest = rest[e.Size:]
 		}
 	}
-	slices.SortFunc(out, func(a, b pane) int {
-		x, y := a.String(), b.String()
-		switch {
-		case x < y:
-			return -1
-		case x > y:
-			return 1
-		}
-		return 0
+	slices.SortStableFunc(out, func(a, b pane) int {
+		return cmp.Or(cmp.Compare(a.Key, b.Key), slices.Compare(a.Window[:], b.Window[:]), cmp.Compare(a.Info.Index, b.Info.Index))
 	})
 	return out
 }

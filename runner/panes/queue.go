@@ -116,11 +116,14 @@ func (m *multiset) min() int64 {
 	return none
 }
 
-// coarse is as what a hold counts while its unit is not in memory: a little earlier, so that
-// there are few different ones, however many units there are.
-func coarse(t int64) int64 {
-	if t == none {
-		return none
+// exactHolds is up to how many different times are kept as they are.
+const exactHolds = 1 << 16
+
+// kept is as what a hold counts while its unit is not in memory: a little earlier once there
+// are many different ones, or units that are not in memory would take much of it after all.
+func (m *multiset) kept(t int64) int64 {
+	if t == none || len(m.counts) < exactHolds {
+		return t
 	}
 	return t &^ 1023
 }

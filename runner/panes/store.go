@@ -52,7 +52,7 @@ func (s *store) open(holds *multiset) error {
 		err := s.scanEvents(g, func(e statebackend.Expiry, hold int64) bool {
 			s.events.lower(g, e.At)
 			s.units++
-			holds.add(coarse(hold))
+			holds.add(hold)
 			return true
 		})
 		if err == nil {
@@ -217,14 +217,14 @@ func (p *Panes) write(u *unit) error {
 		p.grow(u, -int64(cap(w.values)))
 		w.values = nil
 	}
-	if u.wake != u.wakeAt || u.hold != u.holdAt {
+	if hold := p.holds.kept(u.hold); u.wake != u.wakeAt || hold != u.holdAt {
 		if u.wakeAt != none && u.wakeAt != u.wake {
 			s.batch.Delete(s.expiryKey(u, u.wakeAt))
 		}
-		u.wakeAt, u.holdAt = u.wake, u.hold
-		var hold [8]byte
-		binary.BigEndian.PutUint64(hold[:], uint64(u.hold))
-		s.batch.Set(s.expiryKey(u, u.wake), hold[:])
+		u.wakeAt, u.holdAt = u.wake, hold
+		var value [8]byte
+		binary.BigEndian.PutUint64(value[:], uint64(hold))
+		s.batch.Set(s.expiryKey(u, u.wake), value[:])
 		s.events.lower(int(u.group), u.wake)
 	}
 	if err := s.setClock(u, u.clock); err != nil {
@@ -269,7 +269,7 @@ func (p *Panes) evict(u *unit) error {
 		return err
 	}
 	p.leave(u)
-	p.holds.add(coarse(u.holdAt))
+	p.holds.add(u.holdAt)
 	p.store.units++
 	p.stats.Evictions++
 	return nil

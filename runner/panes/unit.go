@@ -34,7 +34,8 @@ type unit struct {
 type record struct {
 	stored bool
 	next   uint64 // number of the next cell of values
-	// The entries of the indices that lead to it; none if there are none.
+	// The entries of the indices that lead to it; none if there are none. holdAt is what it
+	// holds in Panes.holds while it is not in memory.
 	wakeAt, clockAt, holdAt int64
 }
 
@@ -101,7 +102,7 @@ func (p *Panes) find(key, window []byte) (*unit, error) {
 	}
 	if found {
 		p.stats.Loads++
-		p.holds.remove(coarse(u.holdAt))
+		p.holds.remove(u.holdAt)
 	}
 	p.enter(u)
 	if found && u.clockAt < p.now {
