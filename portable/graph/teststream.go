@@ -2,6 +2,7 @@ package graph
 
 import (
 	"maps"
+	"slices"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/proto"
@@ -62,10 +63,24 @@ func (t *Transform) Tags() map[string]string {
 	return tags
 }
 
+// testCoder is the coder of a TestStream's elements. Go names one without the length prefix
+// that it writes, and can't read that one.
+func (g *Graph) testCoder(t *Transform) string {
+	id := t.Test.GetCoderId()
+	for out := range t.Outputs() {
+		of := g.PCollection(out).GetCoderId()
+		c := g.Components.Coders[of]
+		if c.GetSpec().GetUrn() == urns.CoderLengthPrefix && slices.Contains(c.GetComponentCoderIds(), id) {
+			return of
+		}
+	}
+	return id
+}
+
 // Delimited tells whether the elements of a TestStream are encoded alike in nested and
 // outer context.
 func (g *Graph) Delimited(t *Transform) bool {
-	return g.Components.Coders[t.Test.GetCoderId()].GetSpec().GetUrn() == urns.CoderLengthPrefix
+	return g.Components.Coders[g.testCoder(t)].GetSpec().GetUrn() == urns.CoderLengthPrefix
 }
 
 // encodeTest makes the elements of a TestStream travel as they are, with a length prefix
@@ -74,7 +89,8 @@ func (g *Graph) Delimited(t *Transform) bool {
 func (g *Graph) encodeTest(t *Transform) ([]*Transform, error) {
 	changed := *t
 	changed.Proto = proto.Clone(t.Proto).(*pipepb.PTransform)
-	coder := t.Test.GetCoderId()
+	own := g.testCoder(t)
+	coder := own
 	if !g.Delimited(t) {
 		coder = g.addCoder(t.ID+"/Prefixed", urns.CoderLengthPrefix, coder)
 	}
@@ -85,7 +101,7 @@ func (g *Graph) encodeTest(t *Transform) ([]*Transform, error) {
 		if env == "" {
 			return nil, fault.New(fault.Unsupported, "%v: no transform of an SDK reads PCollection %q, so that nobody can encode its elements", t, out)
 		}
-		raw := g.addPCollection(t.ID+"/Raw/"+local, g.PCollection(out), t.Test.GetCoderId())
+		raw := g.addPCollection(t.ID+"/Raw/"+local, g.PCollection(out), own)
 		g.encoding[raw] = coder
 		changed.Proto.Outputs[local] = raw
 		name := "/Encode/" + local
