@@ -112,7 +112,7 @@ func (p *Panes) forget(u *unit, w *window) {
 
 // runClock asks the triggers of a unit, as one of them waited for processing time. It settles u.
 func (p *Panes) runClock(u *unit) error {
-	u.dirty = true
+	u.dirty, u.overdue = true, false
 	for _, w := range u.windows {
 		if w.closed || p.watermark > w.expiry || !p.machine.ShouldFire(w.trigger, p.moment(w)) {
 			continue

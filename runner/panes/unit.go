@@ -2,6 +2,7 @@ package panes
 
 import (
 	"encoding/binary"
+	"math"
 
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/trigger"
@@ -27,6 +28,8 @@ type unit struct {
 	bytes int64 // of memory, about
 	used  bool  // since eviction last passed
 	dirty bool  // the store doesn't have all of it
+	// overdue says that what it waited for came while it was not in memory.
+	overdue bool
 	record
 }
 
@@ -104,10 +107,8 @@ func (p *Panes) find(key, window []byte) (*unit, error) {
 		p.stats.Loads++
 		p.holds.remove(u.holdAt)
 	}
+	u.overdue = found && u.clockAt < p.now
 	p.enter(u)
-	if found && u.clockAt < p.now {
-		return u, p.runClock(u)
-	}
 	return u, nil
 }
 
@@ -177,6 +178,9 @@ func (p *Panes) settle(u *unit) {
 		wake = min(wake, w.wake())
 		clock = min(clock, p.machine.WakeUp(w.trigger, p.now))
 		hold = min(hold, w.elementHold, w.extraHold)
+	}
+	if u.overdue {
+		clock = math.MinInt64
 	}
 	if wake != u.wake {
 		u.wake = wake
