@@ -49,6 +49,19 @@ test-docker: test-setup ## pipelines in containers, with an image of Python made
 	go vet -tags pythonimage ./integration/e2e
 	go run ./scripts/gotest -tags pythonimage -run Docker ./integration/e2e
 
+.PHONY: faults-short
+faults-short: ## little memory, full disks, many jobs, bad clients: two minutes of it (part of make test)
+	go run ./scripts/gotest ./integration/faults
+
+.PHONY: faults
+faults: ## the same at full size: an hour, 8 GiB of disk (ARGS="-run Memory")
+	go test -timeout 3h -v $(ARGS) ./integration/faults -long
+
+FUZZTIME ?= 5s
+.PHONY: fuzz-short
+fuzz-short: ## each fuzz target for FUZZTIME (5s)
+	scripts/fuzz.sh $(FUZZTIME)
+
 .PHONY: test-race
 test-race: ## the tests of our packages under the race detector (needs a C compiler)
 	CGO_ENABLED=1 go run ./scripts/gotest -race $$(go list ./... | grep -v /integration/)

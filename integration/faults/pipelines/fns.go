@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"reflect"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/state"
 )
 
 // mix scatters the bits of a number.
@@ -80,6 +82,14 @@ func (f *digestMultimap) ProcessElement(_ []byte, values func(int64) func(*[]byt
 type digestElement struct{}
 
 func (*digestElement) ProcessElement(_ int64, b []byte, emit func(int64)) { emit(digest(b)) }
+
+// digestState keeps all values.
+type digestState struct{ Bag state.Bag[[]byte] }
+
+func (f *digestState) ProcessElement(p state.Provider, _ int64, b []byte, emit func(int64)) error {
+	emit(digest(b))
+	return f.Bag.Add(p, b)
+}
 
 func sum(values func(*[]byte) bool) (s int64) {
 	var b []byte

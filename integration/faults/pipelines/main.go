@@ -10,10 +10,13 @@ import (
 	"fmt"
 	"log"
 	"maps"
+	"os"
 	"slices"
+	"strings"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	_ "github.com/apache/beam/sdks/v2/go/pkg/beam/core/runtime/harness/init"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/state"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/util/reflectx"
 	beamlog "github.com/apache/beam/sdks/v2/go/pkg/beam/log"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
@@ -40,6 +43,10 @@ var cases = map[string]func(beam.Scope) beam.PCollection{
 	"multimap": func(s beam.Scope) beam.PCollection {
 		return beam.ParDo(s, &digestMultimap{Keys: *keys}, beam.Impulse(s), beam.SideInput{Input: elements(s)})
 	},
+	// A state cell of each key.
+	"state": func(s beam.Scope) beam.PCollection {
+		return beam.ParDo(s, &digestState{Bag: state.MakeBagState[[]byte]("bag")}, elements(s))
+	},
 	// Elements that go through a shuffle without being grouped.
 	"reshuffle": func(s beam.Scope) beam.PCollection {
 		return beam.ParDo(s, &digestElement{}, beam.Reshuffle(s, elements(s)))
@@ -47,11 +54,24 @@ var cases = map[string]func(beam.Scope) beam.PCollection{
 }
 
 func main() {
+	os.Args = workerArgs(os.Args)
 	flag.Parse()
 	beam.Init()
 	if err := run(context.Background()); err != nil {
 		log.Fatal(err)
 	}
+}
+
+// workerArgs lets the program be the command of a PROCESS environment, as Beam's boot program
+// is, but without files to retrieve: it has all that the pipeline needs.
+func workerArgs(args []string) []string {
+	if len(args) < 2 || !strings.HasPrefix(args[1], "--id=") {
+		return args
+	}
+	known := slices.DeleteFunc(slices.Clone(args[1:]), func(a string) bool {
+		return strings.HasPrefix(a, "--artifact_endpoint=") || strings.HasPrefix(a, "--provision_endpoint=")
+	})
+	return append([]string{args[0], "--worker=true"}, known...)
 }
 
 func run(ctx context.Context) error {
@@ -101,6 +121,7 @@ func init() {
 	beam.RegisterDoFn(&digestIterable{})
 	beam.RegisterDoFn(&digestMultimap{})
 	beam.RegisterDoFn(&digestElement{})
+	beam.RegisterDoFn(&digestState{})
 	beam.RegisterDoFn(&check{})
 	register.Emitter1[int64]()
 	register.Emitter2[int64, []byte]()

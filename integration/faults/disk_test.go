@@ -1,0 +1,91 @@
+package faults
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lintelrun/lintel/internal/testkit"
+)
+
+// smallDisk is a folder that holds so many bytes.
+func smallDisk(t *testing.T, bytes int) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", bytes)); err != nil {
+		t.Skipf("a small disk can't be mounted here (it takes root): %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Errorf("unmounting %s: %v", dir, err)
+		}
+	})
+	return dir
+}
+
+// A job that fills the disk fails and says so; its files go, and the next job finds room.
+func TestFullDisk(t *testing.T) {
+	for _, backend := range []string{"memory", "pebble"} {
+		t.Run(backend, func(t *testing.T) {
+			disk := smallDisk(t, 24*mB)
+			s := startServer(t, disk, "--memory-budget", "64M", "--state-backend", backend)
+			for _, c := range []struct{ what, args string }{
+				{"groups", "--case group --n 80000 --value 1000"},
+				{"one large group", "--case group --n 80000 --value 1000 --keys 1"},
+				{"staged output", "--case reshuffle --n 20 --value 10000000"},
+				{"an iterable", "--case iterable --n 60000 --value 1000"},
+				{"a multimap", "--case multimap --n 60000 --value 1000"},
+				{"state", "--case state --n 100000 --value 1000"},
+			} {
+				if c.what == "state" && backend == "memory" {
+					continue // which has no files
+				}
+				out, err := s.run(strings.Fields(c.args)...)
+				if err == nil {
+					t.Errorf("%s: the job has not failed", c.what)
+				}
+				for _, want := range []string{"the disk is full; free some space", filepath.Join(disk, "data", "spill"), "no space left on device"} {
+					if !strings.Contains(out, want) {
+						t.Errorf("%s: the client was not told %q:\n%s", c.what, want, out)
+					}
+				}
+				spill := filepath.Join(disk, "data", "spill")
+				testkit.Eventually(t, 10*time.Second, c.what+": the job's files are gone", func() bool {
+					left, err := os.ReadDir(spill)
+					return err == nil && files(t, spill) == 0 && (len(left) == 0 || backend == "pebble") && used(t, disk) < mB
+				})
+				s.mustRun("--case", "group", "--n", "1000")
+			}
+		})
+	}
+}
+
+// files counts the files below a folder.
+func files(t *testing.T, dir string) int {
+	t.Helper()
+	n := 0
+	err := filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			n++
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// used is how many bytes of a disk are taken.
+func used(t *testing.T, dir string) int64 {
+	t.Helper()
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(dir, &s); err != nil {
+		t.Fatal(err)
+	}
+	return int64(s.Blocks-s.Bfree) * s.Bsize
+}

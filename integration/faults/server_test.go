@@ -1,0 +1,209 @@
+// Package faults makes life hard for the real binary with real pipelines: too little memory, a
+// full disk, many jobs, clients and workers that misbehave.
+//
+// What runs by default takes about a minute and a half; `make faults` runs all (-long).
+package faults
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lintelrun/lintel/internal/testkit"
+)
+
+var long = flag.Bool("long", false, "the whole set, at full size: an hour and 8 GiB of disk")
+
+// root is the repository's folder.
+var root = func() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..")
+}()
+
+var binaries string // folder of what the tests run
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "lintel-faults")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	binaries = dir
+	code := m.Run()
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+var (
+	lintelBinary = program("lintel", root, "./cmd/lintel")
+	pipelines    = program("pipelines", filepath.Join(root, "integration", "faults", "pipelines"), ".")
+)
+
+// program returns a function that builds a Go program once and gives its path.
+func program(name, dir, pkg string) func(t *testing.T) string {
+	build := sync.OnceValues(func() (string, error) {
+		path := filepath.Join(binaries, name)
+		cmd := exec.Command("go", "build", "-o", path, pkg)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("building %s: %w\n%s", pkg, err, out)
+		}
+		return path, nil
+	})
+	return func(t *testing.T) string {
+		t.Helper()
+		path, err := build()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+}
+
+// server is a `lintel dev` process of one test.
+type server struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	log  *os.File
+	jobs string // address of the job endpoint
+	http string // URL of the HTTP endpoint
+	done chan error
+}
+
+// startServer starts a server on free ports with its data in dir, and waits until it is ready. At
+// the test's end it has to end in time, and nothing that it started may be left.
+func startServer(t *testing.T, dir string, flags ...string) *server {
+	t.Helper()
+	testkit.Leaks(t)
+	ready := filepath.Join(t.TempDir(), "ready")
+	s := &server{t: t, done: make(chan error, 1)}
+	var err error
+	if s.log, err = os.Create(filepath.Join(t.TempDir(), "log")); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"dev", "--job-port", "0", "--http-port", "0", "--data-dir", filepath.Join(dir, "data"), "--ready-file", ready}
+	s.cmd = exec.Command(lintelBinary(t), append(args, flags...)...)
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { s.done <- s.cmd.Wait() }()
+	t.Cleanup(s.stop)
+	var at struct{ JobEndpoint, HTTP string }
+	testkit.Eventually(t, 20*time.Second, "the server is ready", func() bool {
+		b, err := os.ReadFile(ready)
+		return err == nil && json.Unmarshal(b, &at) == nil
+	})
+	s.jobs, s.http = at.JobEndpoint, at.HTTP
+	return s
+}
+
+func (s *server) stop() {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		s.t.Errorf("stopping the server: %v", err)
+	}
+	select {
+	case err := <-s.done:
+		if err != nil {
+			s.t.Errorf("the server ended with: %v", err)
+		}
+	case <-time.After(15 * time.Second):
+		_ = s.cmd.Process.Kill()
+		s.t.Errorf("the server had to be killed: %v", <-s.done)
+	}
+	if s.t.Failed() {
+		log, _ := os.ReadFile(s.log.Name())
+		s.t.Logf("the end of the server's log:\n%s", log[max(0, len(log)-8000):])
+	}
+	s.log.Close()
+}
+
+// run runs a pipeline, its functions in the pipeline's own process unless args say otherwise, and
+// returns the end of what it printed.
+func (s *server) run(args ...string) (string, error) {
+	s.t.Helper()
+	cmd := exec.Command(pipelines(s.t), append([]string{"--endpoint", s.jobs, "--environment_type", "LOOPBACK"}, args...)...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Env = append(os.Environ(), "GOMEMLIMIT=2GiB")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	kill := time.AfterFunc(10*time.Minute, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	err := cmd.Wait()
+	kill.Stop()
+	text := out.String()
+	return text[max(0, len(text)-4000):], err
+}
+
+func (s *server) mustRun(args ...string) {
+	s.t.Helper()
+	if out, err := s.run(args...); err != nil {
+		s.t.Fatalf("%v: %v\n%s", args, err, out)
+	}
+}
+
+// metric reads a metric without labels.
+func (s *server) metric(name string) float64 {
+	s.t.Helper()
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	r, err := client.Get(s.http + "/metrics")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			return v
+		}
+	}
+	s.t.Fatalf("no metric %s", name)
+	return 0
+}
+
+// status reads a figure of the server's process in KiB: VmHWM, VmRSS.
+func (s *server) status(name string) int64 {
+	s.t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, name+":"); ok {
+			var kib int64
+			if _, err := fmt.Sscan(rest, &kib); err != nil {
+				s.t.Fatal(err)
+			}
+			return kib
+		}
+	}
+	s.t.Fatalf("no %s in the status of a process", name)
+	return 0
+}
