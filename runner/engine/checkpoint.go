@@ -88,6 +88,40 @@ func (t *Task) Drain(now time.Time) {
 	for _, b := range t.running {
 		b.nextCheckpoint = now
 	}
+	for _, b := range t.retries {
+		t.sever(b)
+	}
+}
+
+// sever takes the parts of elements that a failed bundle has cut out of it, to be
+// tried again as they are: truncation would drop work that lies before the rest.
+func (t *Task) sever(b *Bundle) {
+	n := len(b.Frames) - b.parts()
+	switch {
+	case n == len(b.Frames) || b.truncated:
+		return
+	case n == 0:
+		b.truncated = true
+		return
+	}
+	s := t.newBundle()
+	s.Attempt, s.residual, s.truncated, s.minTime = b.Attempt, true, true, b.minTime
+	for i, f := range b.Frames[n:] {
+		s.addResidual(piece{f, b.origins[n+i]}.residual(true))
+		b.Elements -= f.Elements
+	}
+	b.Frames, b.origins = b.Frames[:n:n], b.origins[:n:n]
+	t.retries = append(t.retries, s)
+}
+
+// parts is how many of the last Frames are parts of elements that were cut.
+func (b *Bundle) parts() (n int) {
+	for _, o := range b.origins {
+		if o.part {
+			n++
+		}
+	}
+	return n
 }
 
 // forgo drops the residuals that a job which is drained does without.

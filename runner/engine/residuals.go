@@ -84,12 +84,15 @@ func (b *Bundle) addResidual(r Residual) {
 type origin struct {
 	hold    int64
 	bounded bool
+	// part is true of what a failed attempt kept of an element that it has cut: as
+	// the rest of the element is elsewhere, truncation is not for it.
+	part bool
 }
 
 // unheld is that of new input: it holds the watermark by its timestamps.
 var unheld = origin{hold: frame.MaxTimestamp}
 
-func (r *Residual) origin() origin { return origin{r.OutputWatermark, r.Bounded} }
+func (r *Residual) origin() origin { return origin{hold: r.OutputWatermark, bounded: r.Bounded} }
 
 // rehold computes anew what b holds back, after a split.
 func (b *Bundle) rehold() {

@@ -144,9 +144,10 @@ func (t *Task) Split(id BundleID, s Split, now time.Time) error {
 	b.bound = min(b.bound, s.FirstResidual)
 	b.keep(kept, parted, s.Primaries)
 	for _, p := range given {
-		if b.residual {
-			// Residuals were consumed once: their credit is gone already.
-			t.delay(Residual{Frame: p.frame, OutputWatermark: p.origin.hold, Bounded: p.origin.bounded, truncated: b.truncated}, now)
+		if b.residual || p.origin.part {
+			// Residuals were consumed once: their credit is gone already. Of parts it goes
+			// with their bundle.
+			t.delay(p.residual(b.truncated), now)
 			continue
 		}
 		b.Bytes -= p.frame.Bytes()
@@ -154,7 +155,7 @@ func (t *Task) Split(id BundleID, s Split, now time.Time) error {
 	}
 	for _, r := range s.Residuals {
 		b.note(&r)
-		r.truncated = b.Truncate || b.truncated
+		r.truncated = b.Truncate || b.truncated || len(parted) > 0 && parted[0].origin.part
 		t.delay(r, now)
 	}
 	return nil
@@ -168,9 +169,10 @@ func (b *Bundle) keep(whole, parted []piece, parts []frame.Frame) {
 		b.Frames = append(b.Frames, p.frame)
 		b.origins = append(b.origins, p.origin)
 	}
-	of := origin{hold: frame.MaxTimestamp, bounded: true}
+	of := origin{hold: frame.MaxTimestamp, bounded: true, part: true}
 	for _, p := range parted {
-		of = origin{min(of.hold, p.origin.hold), of.bounded && p.origin.bounded}
+		of.hold = min(of.hold, p.origin.hold)
+		of.bounded = of.bounded && p.origin.bounded
 	}
 	for _, f := range parts {
 		b.Frames = append(b.Frames, f)
@@ -187,6 +189,15 @@ func (b *Bundle) keep(whole, parted []piece, parts []frame.Frame) {
 type piece struct {
 	frame  frame.Frame
 	origin origin
+}
+
+// residual of the piece, which holds the watermark as it did.
+func (p piece) residual(truncated bool) Residual {
+	hold := p.origin.hold
+	if hold == unheld.hold {
+		hold = p.frame.MinTimestamp
+	}
+	return Residual{Frame: p.frame, OutputWatermark: hold, Bounded: p.origin.bounded, truncated: truncated || p.origin.part}
 }
 
 // slice returns the elements [from, to) of what an attempt of b was sent.
@@ -208,7 +219,7 @@ func (t *Task) slice(b *Bundle, from, to int) ([]piece, error) {
 			return nil, err
 		}
 		p := piece{frame: frame.Frame{Data: f.Data[begin:end:end], Elements: hi - lo, MinTimestamp: f.MinTimestamp}, origin: unheld}
-		if b.residual {
+		if i < len(b.sentOrigins) {
 			p.origin = b.sentOrigins[i]
 		}
 		out = append(out, p)

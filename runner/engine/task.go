@@ -191,7 +191,7 @@ func (t *Task) Succeeded(id BundleID, r Result, now time.Time) {
 	t.sizer.observe(b, now.Sub(b.started), r.OutputBytes)
 	for _, res := range r.Residuals {
 		b.note(&res)
-		res.truncated = b.Truncate || b.truncated
+		res.truncated = b.Truncate || b.truncated || b.parts() == len(b.origins) && b.parts() > 0
 		t.delay(res, now)
 	}
 	t.pace.observe(b, r.OutputBytes, now)
@@ -208,6 +208,9 @@ func (t *Task) Failed(id BundleID, cause error) error {
 	}
 	b.Attempt++
 	t.retries = append(t.retries, b)
+	if t.draining {
+		t.sever(b)
+	}
 	return nil
 }
 
