@@ -41,7 +41,7 @@ func triggerAllowsLifting(t *pipepb.Trigger, depth int) bool {
 		return false
 	}
 	switch t := t.GetTrigger().(type) {
-	case nil, *pipepb.Trigger_Default_, *pipepb.Trigger_Always_, *pipepb.Trigger_Never_,
+	case nil, *pipepb.Trigger_Default_, *pipepb.Trigger_Never_,
 		*pipepb.Trigger_AfterProcessingTime_, *pipepb.Trigger_AfterSynchronizedProcessingTime_:
 		return true
 	case *pipepb.Trigger_ElementCount_:
