@@ -36,7 +36,7 @@ var arrows = map[string][]string{
 	"runner/engine":    {"runner/frame", "runner/keygroup", "portable/windowing", "portable/trigger", "statebackend"},
 	"runner/exchange":  {"runner/frame", "runner/keygroup", "runner/rpc"},
 	"runner/grouping":  {"runner/frame", "runner/keygroup", "portable/coders", "portable/windowing", "portable/trigger"},
-	"runner/panes":     {"runner/frame", "runner/keygroup", "portable/coders", "portable/trigger", "portable/windowing", "statebackend"},
+	"runner/panes":     {"runner/frame", "runner/keygroup", "portable/coders", "portable/trigger", "portable/urns", "portable/windowing", "statebackend"},
 	"runner/timers":    {"runner/engine", "runner/frame", "runner/keygroup", "portable", "statebackend"},
 	"runner/sideinput": {"runner/grouping/spillmap", "runner/keygroup", "portable/coders", "portable/windowing"},
 	"runner/worker": {

@@ -33,13 +33,17 @@ func (p *Panes) emit(u *unit, w *window, final bool) error {
 		p.holdUntilExpiry(w) // for the empty pane to come
 	}
 	pane := p.describe(w, final)
-	empty := w.fresh == 0
-	if empty && !(pane.Timing == coders.OnTime && p.cfg.Windowing.EmptyOnTime) && !(final && p.cfg.Windowing.EmptyFinal) {
+	if w.fresh == 0 && !p.wanted(pane) {
 		return nil
 	}
 	w.fired, w.timing, w.index, w.onTime = true, pane.Timing, pane.Index, pane.OnTimeIndex
 	p.stats.Fired++
 	return p.append(u, w, timestamp, pane)
+}
+
+// wanted tells whether a pane is wanted even if there is nothing new in it.
+func (p *Panes) wanted(pane coders.Pane) bool {
+	return pane.Timing == coders.OnTime && p.cfg.Windowing.EmptyOnTime || pane.Last && p.cfg.Windowing.EmptyFinal
 }
 
 // describe returns the info of the next pane.

@@ -125,6 +125,7 @@ func (p *Panes) decodeWindow(d *decoder) (*window, error) {
 		w.extraHold = d.varint()
 	}
 	w.count, w.fresh, w.inside = int64(d.uvarint()), int64(d.uvarint()), int64(d.uvarint())
+	d.bad = d.bad || w.count < 0 || w.fresh < 0 || w.inside < 0
 	for n := d.uvarint(); n > 0 && !d.bad; n-- {
 		w.cells = append(w.cells, d.uvarint())
 	}

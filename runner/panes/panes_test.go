@@ -146,7 +146,7 @@ func (r *rig) reopen() {
 		r.t.Fatal(err)
 	}
 	r.p = p
-	r.must(p.Advance(r.watermark, time.UnixMilli(r.now)))
+	r.must(p.Advance(r.watermark, r.time()))
 }
 
 func (r *rig) must(err error) {
@@ -193,14 +193,14 @@ func (r *rig) add(key string, timestamps ...int64) []pane {
 	for _, ts := range timestamps {
 		block = r.element(block, key, ts)
 	}
-	r.must(r.p.Add(block, time.UnixMilli(r.now)))
+	r.must(r.p.Add(block, r.time()))
 	return r.read()
 }
 
 func (r *rig) advance(watermark int64) []pane {
 	r.t.Helper()
 	r.watermark = max(r.watermark, watermark)
-	r.must(r.p.Advance(r.watermark, time.UnixMilli(r.now)))
+	r.must(r.p.Advance(r.watermark, r.time()))
 	return r.read()
 }
 
@@ -320,3 +320,7 @@ func TestDefaultTriggerInFixedWindows(t *testing.T) {
 		t.Errorf("holds %d", h)
 	}
 }
+
+func (r *rig) time() time.Time { return time.UnixMilli(r.now) }
+
+func hex(b []byte) string { return fmt.Sprintf("%x", b) }

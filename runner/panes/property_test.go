@@ -178,7 +178,7 @@ func (c *checker) check(t *rapid.T, p pane) {
 		t.Fatalf("%v, while the output watermark is %d", p, c.output)
 	case p.Info.Timing == coders.OnTime && c.r.watermark <= p.Window[1]:
 		t.Fatalf("%v, while the watermark is %d", p, c.r.watermark)
-	case len(p.Values) == 0 && !(p.Info.Last && c.r.strategy.EmptyFinal) && !(p.Info.Timing == coders.OnTime && c.r.strategy.EmptyOnTime):
+	case len(p.Values) == 0 && !c.r.p.wanted(p.Info):
 		t.Fatalf("%v is empty", p)
 	}
 	for _, v := range p.Values {
@@ -198,14 +198,12 @@ func TestPanesOfAnyTrigger(tt *testing.T) {
 	rapid.Check(tt, func(t *rapid.T) {
 		r := newRig(tt, drawStrategy(tt, t), 0)
 		c := &checker{r: r, output: coders.MinTimestamp, before: map[string]pane{}}
-		added := 0
 		for _, do := range drawSteps(t) {
 			for _, p := range do(r) {
 				c.check(t, p)
 			}
 			c.output = max(c.output, min(r.watermark, r.p.Hold()))
 		}
-		_ = added
 		if s := r.p.Stats(); s.Fired == 0 && s.LateDropped+s.Closed == 0 && c.values > 0 {
 			t.Fatalf("%d values and %+v", c.values, s)
 		}

@@ -76,7 +76,7 @@ func (s *transcript) run(r *rig) error {
 	var output []map[string]any
 	for _, a := range s.Transcript {
 		if a.Expect == nil && len(output) > 0 {
-			return fmt.Errorf("Unexpected output %v", output) //nolint:staticcheck // the words of the transcripts
+			return fmt.Errorf("Unexpected output %v", output)
 		}
 		var fired []pane
 		switch {
@@ -101,13 +101,13 @@ func (s *transcript) run(r *rig) error {
 		for _, want := range a.Expect {
 			i := slices.IndexFunc(output, func(got map[string]any) bool { return matches(got, want) })
 			if i < 0 {
-				return fmt.Errorf("Unmatched output %v in %v", want, output) //nolint:staticcheck // the words of the transcripts
+				return fmt.Errorf("Unmatched output %v in %v", want, output)
 			}
 			output = slices.Delete(output, i, i+1)
 		}
 	}
 	if len(output) > 0 {
-		return fmt.Errorf("Unexpected output %v", output) //nolint:staticcheck // the words of the transcripts
+		return fmt.Errorf("Unexpected output %v", output)
 	}
 	return nil
 }
