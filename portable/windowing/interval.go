@@ -34,8 +34,11 @@ func (w Interval) Append(dst []byte) []byte {
 	return coders.AppendVarint(coders.AppendTimestamp(dst, w.End), w.End-w.Start)
 }
 
-// MaxTimestamp is the last timestamp in ms that is in the window.
-func (w Interval) MaxTimestamp() int64 { return w.End - 1 }
+// MaxTimestamp is the last timestamp in ms that is in the window, within event time: that of a
+// window that goes on beyond its end is the end.
+func (w Interval) MaxTimestamp() int64 { return withinTime(w.End - 1) }
+
+func withinTime(ms int64) int64 { return max(coders.MinTimestamp, min(ms, coders.MaxTimestamp)) }
 
 // MergeSessions merges the windows that overlap, as Beam's Sessions do:
 // windows that only touch, where one ends as the other starts, stay apart.

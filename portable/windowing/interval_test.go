@@ -53,7 +53,7 @@ func FuzzDecodeInterval(f *testing.F) {
 			}
 			return
 		}
-		if n > len(b) || w.Start > w.End || w.MaxTimestamp() > w.End {
+		if max := w.MaxTimestamp(); n > len(b) || w.Start > w.End || max < coders.MinTimestamp || max > coders.MaxTimestamp {
 			t.Fatalf("%v of %d bytes", w, n)
 		}
 		if again, _, err := DecodeInterval(w.Append(nil)); again != w || err != nil {
@@ -110,6 +110,32 @@ func TestMergeSessionsIsAsMergingPairs(t *testing.T) {
 			t.Fatalf("%v, not %v, of %v", got, want, sorted)
 		}
 	})
+}
+
+// Windows may go on beyond the ends of event time, but what happens in them does not.
+func TestMaxTimestampIsWithinTime(t *testing.T) {
+	for want, w := range map[int64]Interval{
+		coders.MaxTimestamp:     {coders.MaxTimestamp, coders.MaxTimestamp + 1},
+		coders.MaxTimestamp - 1: {coders.MaxTimestamp - 1, coders.MaxTimestamp},
+		coders.MinTimestamp:     {coders.MinTimestamp - 10, coders.MinTimestamp},
+		coders.MinTimestamp + 4: {coders.MinTimestamp - 5, coders.MinTimestamp + 5},
+	} {
+		if got := w.MaxTimestamp(); got != want {
+			t.Errorf("%v ends at %d, want %d", w, got, want)
+		}
+	}
+	beyond := Interval{coders.MaxTimestamp - 5, coders.MaxTimestamp + 5}
+	if got := beyond.MaxTimestamp(); got != coders.MaxTimestamp {
+		t.Errorf("%v ends at %d", beyond, got)
+	}
+	coder, err := coders.Compile("custom", components)
+	if err != nil {
+		t.Fatal(err)
+	}
+	window := append(coders.AppendTimestamp(nil, coders.MaxTimestamp+100), 0)
+	if got, err := (&Strategy{Kind: Custom, WindowCoder: coder}).MaxTimestamp(window); got != coders.MaxTimestamp || err != nil {
+		t.Errorf("a custom window ends at %d, %v", got, err)
+	}
 }
 
 func TestMergeSessionsKeepsTouchingWindowsApart(t *testing.T) {

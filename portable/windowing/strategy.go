@@ -172,7 +172,7 @@ func (s *Strategy) readModes(ws *pipepb.WindowingStrategy) error {
 }
 
 // MaxTimestamp returns the maximum timestamp in ms of one encoded window, the
-// last that is inside. Windows of a custom function need a
+// last that is inside, and within event time. Windows of a custom function need a
 // beam:coder:custom_window:v1 to tell; with another coder, it is a
 // fault.Unsupported. Bytes that aren't exactly one window are a fault.Corruption.
 func (s *Strategy) MaxTimestamp(window []byte) (int64, error) {
@@ -187,7 +187,8 @@ func (s *Strategy) MaxTimestamp(window []byte) (int64, error) {
 		w, _, err := DecodeInterval(window)
 		return w.MaxTimestamp(), err
 	case urns.CoderCustomWindow:
-		return coders.Timestamp(window)
+		end, err := coders.Timestamp(window)
+		return withinTime(end), err
 	}
 	return 0, fault.New(fault.Unsupported, "windowing: the end of windows encoded with %s is not known; their coder must be wrapped in %s",
 		s.WindowCoder.URN(), urns.CoderCustomWindow)
