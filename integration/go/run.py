@@ -4,7 +4,7 @@
 Each top-level Go test runs in its own process (one compiled test binary per package), so a hang,
 a panic or os.Exit in one test does not stop the rest. Output: results.json and a table of totals.
 """
-import argparse, concurrent.futures as cf, json, os, re, signal, subprocess, sys, time
+import argparse, concurrent.futures as cf, json, os, re, shlex, signal, subprocess, sys, threading, time
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 EXTERNAL = (  # packages whose tests need a service beside the runner
@@ -13,8 +13,8 @@ EXTERNAL = (  # packages whose tests need a service beside the runner
 )
 EXTERNAL_TESTS = {  # single tests in other packages
     "TestOomParDo": "Dataflow only (GCS heap dump)",
-    "TestDrain": "needs a drain request, Dataflow only",
 }
+DRAINED = {"TestDrain"}  # their jobs go on until somebody drains them
 
 def modcache():
     return subprocess.check_output(["go", "env", "GOMODCACHE"], text=True).strip()
@@ -36,18 +36,30 @@ def cause(out):
         if m: return re.sub(r"\s+", " ", m.group(1)).strip()[:500]
     return re.sub(r"\s+", " ", out[-300:])
 
-def run_one(bin_dir, binp, cwd, pkg, test, args, timeout, env):
+def read(p, drain):
+    """Returns the output of p. With a command to drain, the job that p submits is drained after a while."""
+    lines = []
+    for line in p.stdout:
+        lines.append(line)
+        m = drain and re.search(r"Submitted job: ([\w-]+)", line)
+        if m: threading.Timer(4, subprocess.run, [drain + [m.group(1)]]).start()
+    return "".join(lines)
+
+def run_one(bin_dir, binp, cwd, pkg, test, args, timeout, env, drain):
     cmd = [os.path.join(bin_dir, "test2json"), "-t", "-p", pkg, binp, "-test.v=test2json", "-test.run", "^%s$" % re.escape(test),
            "-test.timeout", "%ds" % timeout, "-test.count=1"] + args
     t0 = time.time()
     p = subprocess.Popen(cmd, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, start_new_session=True, text=True, errors="replace")
     timed = False
-    try:
-        out, _ = p.communicate(timeout=timeout + 15)
-    except subprocess.TimeoutExpired:
-        timed = True
-        os.killpg(p.pid, signal.SIGKILL)
-        out, _ = p.communicate()
+    with cf.ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(read, p, drain if test in DRAINED else None)
+        try:
+            out = reading.result(timeout=timeout + 15)
+        except cf.TimeoutError:
+            timed = True
+            os.killpg(p.pid, signal.SIGKILL)
+            out = reading.result()
+    p.wait()
     dur = time.time() - t0
     txt, subs, res = [], {}, None
     for line in out.splitlines():
@@ -83,6 +95,7 @@ def main():
     ap.add_argument("--external", action="store_true", help="also run the packages which need other services")
     ap.add_argument("--flag", action="append", default=[], help="extra flag for the test binary, e.g. --flag=--expansion_addr=test:localhost:8097")
     ap.add_argument("--skip-list", default=os.path.join(HERE, "nopipeline.txt"), help="pkg<TAB>test known not to prepare a job (written by --learn)")
+    ap.add_argument("--drain", default="", help="command that drains the job whose id it is given, for tests that need it")
     ap.add_argument("--learn", action="store_true")
     o = ap.parse_args()
     o.out = os.path.abspath(o.out); os.makedirs(os.path.join(o.out, "logs"), exist_ok=True)
@@ -103,11 +116,12 @@ def main():
             if o.run and not re.search(o.run, t): continue
             if (pkg, t) in nop: continue
             if t in EXTERNAL_TESTS and not o.external: continue
+            if t in DRAINED and not o.drain: continue
             todo.append((b, os.path.join(src, pkg), pkg, t))
     env = dict(os.environ); env["TMPDIR"] = os.path.join(o.out, "tmp"); os.makedirs(env["TMPDIR"], exist_ok=True)
     res = []
     def work(x):
-        r, txt = run_one(o.bin, *x, args, o.timeout, env)
+        r, txt = run_one(o.bin, *x, args, o.timeout, env, shlex.split(o.drain))
         if r["result"] != "pass" or o.learn:
             with open(os.path.join(o.out, "logs", x[2].replace("/", "_") + "." + x[3] + ".log"), "w") as f: f.write(txt)
         return r

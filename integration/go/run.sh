@@ -34,7 +34,7 @@ trap 'KEEP_LOG=$out/server.log stop_lintel' EXIT
 trap 'exit 130' INT TERM
 start_lintel
 status=0
-python3 "$here/run.py" "$JOB_ENDPOINT" --bin "$bin" --out "$out" --packages "$packages" ${options[@]+"${options[@]}"}
+python3 "$here/run.py" "$JOB_ENDPOINT" --bin "$bin" --out "$out" --packages "$packages" --drain "$LINTEL jobs drain --endpoint $JOB_ENDPOINT" ${options[@]+"${options[@]}"}
 kill -0 "$SERVER_PID" 2>/dev/null || { say "the server died: $out/server.log"; status=1; }
 python3 "$here/../expect.py" --expected "$here/expected.txt" --results "$out/results.json" $complete $update || status=1
 say "results: $out"
