@@ -7,8 +7,10 @@
 package pebblestate
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -64,6 +66,9 @@ func (b *Backend) Open(name string) (statebackend.Store, error) {
 	}
 	s, err := b.openIn(name, dir)
 	if err != nil {
+		if !b.cfg.Keep {
+			err = errors.Join(err, b.fs.RemoveAll(dir))
+		}
 		b.release(dir)
 		return nil, err
 	}
@@ -77,8 +82,9 @@ func (b *Backend) openIn(name, dir string) (*Store, error) {
 		}
 	}
 	log := logger{b.cfg.Logger.With("store", name)}
+	d := &disk{FS: b.fs, dir: b.cfg.Dir, store: name}
 	opts := &pebble.Options{
-		FS:                 b.fs,
+		FS:                 d,
 		Cache:              b.cache,
 		FileCache:          b.files,
 		DisableWAL:         true,
@@ -96,9 +102,12 @@ func (b *Backend) openIn(name, dir string) (*Store, error) {
 	}
 	db, err := pebble.Open(dir, opts)
 	if err != nil {
-		return nil, wrap(err, name, "opening")
+		return nil, d.wrap(err, "opening")
 	}
-	return &Store{db: db, view: view{reader: db, store: name}, backend: b, dir: dir}, nil
+	if err := d.failed(); err != nil {
+		return nil, cmp.Or(err, db.Close())
+	}
+	return &Store{db: db, view: view{reader: db, disk: d}, backend: b, dir: dir}, nil
 }
 
 // Close releases the caches. It is an error while a store is open.

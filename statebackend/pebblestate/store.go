@@ -30,17 +30,20 @@ func (s *Store) Commit(b *statebackend.Batch) error {
 		return errClosed("store")
 	}
 	if b.Bytes() > maxBatchBytes {
-		return fault.New(fault.Invalid, "pebblestate: store %q: a batch of %d bytes is over %d", s.store, b.Bytes(), maxBatchBytes)
+		return fault.New(fault.Invalid, "pebblestate: store %q: a batch of %d bytes is over %d", s.disk.store, b.Bytes(), maxBatchBytes)
 	}
 	if b.Len() == 0 {
 		return nil
+	}
+	if err := s.disk.failed(); err != nil {
+		return err
 	}
 	out := s.db.NewBatchWithSize(b.Bytes() + 16*b.Len() + 16)
 	err := s.fill(out, b)
 	if err == nil {
 		err = s.db.Apply(out, pebble.NoSync)
 	}
-	return wrap(cmp.Or(err, out.Close()), s.store, "writing to")
+	return s.disk.wrap(cmp.Or(err, out.Close(), s.disk.failed()), "writing to")
 }
 
 // fill puts the changes of b into out.
@@ -126,14 +129,14 @@ func (s *Store) Snapshot() (statebackend.Snapshot, error) {
 	}
 	s.snapshots.Add(1)
 	pinned := s.db.NewSnapshot()
-	return &snapshot{view: view{reader: pinned, store: s.store}, pinned: pinned, of: s}, nil
+	return &snapshot{view: view{reader: pinned, disk: s.disk}, pinned: pinned, of: s}, nil
 }
 
 // Close implements statebackend.Store. Unless the backend keeps stores, its files are
 // removed.
 func (s *Store) Close() error {
 	if n := s.snapshots.Load(); n > 0 {
-		return fault.New(fault.Invalid, "pebblestate: closing store %q with %d snapshots open", s.store, n)
+		return fault.New(fault.Invalid, "pebblestate: closing store %q with %d snapshots open", s.disk.store, n)
 	}
 	if s.closed.Swap(true) {
 		return errClosed("store")
@@ -147,7 +150,7 @@ func (s *Store) Close() error {
 	if !s.backend.cfg.Keep {
 		err = cmp.Or(err, s.backend.fs.RemoveAll(s.dir))
 	}
-	return wrap(err, s.store, "closing")
+	return s.disk.wrap(err, "closing")
 }
 
 // Stats tells what a store takes.
@@ -174,13 +177,13 @@ func (s *snapshot) Close() error {
 		return errClosed("snapshot")
 	}
 	defer s.of.snapshots.Add(-1)
-	return wrap(s.pinned.Close(), s.store, "closing a snapshot of")
+	return s.disk.wrap(s.pinned.Close(), "closing a snapshot of")
 }
 
 // view implements statebackend.Reader.
 type view struct {
 	reader pebble.Reader
-	store  string
+	disk   *disk
 	closed atomic.Bool
 }
 
@@ -194,10 +197,10 @@ func (v *view) Get(key []byte) ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, wrap(err, v.store, "reading")
+		return nil, v.disk.wrap(err, "reading")
 	}
 	out := append(make([]byte, 0, len(value)), value...)
-	return out, wrap(closer.Close(), v.store, "reading")
+	return out, v.disk.wrap(closer.Close(), "reading")
 }
 
 // Scan implements statebackend.Reader.
@@ -210,15 +213,15 @@ func (v *view) Scan(from, to []byte, visit func(key, value []byte) bool) error {
 	}
 	iter, err := v.reader.NewIter(within(from, to))
 	if err != nil {
-		return wrap(err, v.store, "reading")
+		return v.disk.wrap(err, "reading")
 	}
 	for ok := iter.First(); ok; ok = iter.Next() {
 		value, err := iter.ValueAndErr()
 		if err != nil || !visit(iter.Key(), value) {
-			return wrap(cmp.Or(err, iter.Close()), v.store, "reading")
+			return v.disk.wrap(cmp.Or(err, iter.Close()), "reading")
 		}
 	}
-	return wrap(iter.Close(), v.store, "reading") // with what ended the loop
+	return v.disk.wrap(iter.Close(), "reading") // with what ended the loop
 }
 
 // within returns the options to iterate over [from, to), which is not empty.
