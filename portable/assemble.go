@@ -13,6 +13,7 @@ import (
 	"github.com/lintelrun/lintel/portable/fusion"
 	"github.com/lintelrun/lintel/portable/graph"
 	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/portable/windowing"
 )
 
 // node is a stage in the making.
@@ -310,6 +311,10 @@ func (a *assembler) specify(n *node) error {
 			Panes: unbounded || !ws.FiresOnceOnBoundedInput(),
 			Name:  a.g.Producer(n.stage.Output).Proto.GetUniqueName(),
 		}
+		if size := a.g.Producer(n.stage.Output).BatchSize; size > 0 {
+			batched(n.stage.Group, size)
+			return nil
+		}
 		n.stage.Group.StateBacked = len(n.stage.Out) > 0 && !n.stage.Group.Panes
 		for _, e := range n.stage.Out {
 			n.stage.Group.StateBacked = n.stage.Group.StateBacked && a.nodes[e.To.Index].backed
@@ -320,6 +325,14 @@ func (a *assembler) specify(n *node) error {
 		return a.specifyExecutable(n)
 	}
 	return nil
+}
+
+// batched makes s one of GroupIntoBatches, which knows no triggers. Batches have the time of
+// the latest element of their key, as if they had been made when it came.
+func batched(s *plan.GroupSpec, size uint64) {
+	windowed := *s.Windowing
+	windowed.Combiner = windowing.Latest
+	s.Windowing, s.BatchSize, s.Panes = &windowed, size, false
 }
 
 func (a *assembler) specifyExecutable(n *node) error {

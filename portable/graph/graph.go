@@ -67,6 +67,8 @@ type Transform struct {
 	ParDo *pipepb.ParDoPayload
 	// Test is the payload of a TestStream, else nil.
 	Test *pipepb.TestStreamPayload
+	// BatchSize is how many values an element has at most that a GroupByKey makes, 0 if any number.
+	BatchSize uint64
 	// Splittable is true for the process part of a splittable DoFn, which must
 	// read its input from the runner.
 	Splittable bool

@@ -78,6 +78,9 @@ func (g *Graph) isLeaf(t *pipepb.PTransform) bool {
 	switch urn := t.GetSpec().GetUrn(); urn {
 	case urns.TransformCombinePerKey:
 		return !expandable || g.liftable(t)
+	case urns.TransformGroupIntoBatches:
+		_, ok := g.batchSize(t)
+		return ok
 	case urns.TransformReshuffle, urns.TransformRedistributeByKey, urns.TransformRedistributeArbitrarily:
 		return !expandable || g.sameWindows(only(t.GetInputs()), only(t.GetOutputs()))
 	default:
@@ -89,6 +92,7 @@ func (g *Graph) isLeaf(t *pipepb.PTransform) bool {
 var kinds = map[string]Kind{
 	urns.TransformImpulse:                      Impulse,
 	urns.TransformGroupByKey:                   GroupByKey,
+	urns.TransformGroupIntoBatches:             GroupByKey,
 	urns.TransformFlatten:                      Flatten,
 	urns.TransformReshuffle:                    Redistribute,
 	urns.TransformRedistributeByKey:            Redistribute,

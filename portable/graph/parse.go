@@ -17,6 +17,8 @@ func (g *Graph) parse(id string) (*Transform, error) {
 		return nil, err
 	}
 	switch t.URN() {
+	case urns.TransformGroupIntoBatches:
+		t.BatchSize, _ = g.batchSize(p)
 	case urns.TransformParDo, urns.TransformSDFPairWithRestriction, urns.TransformSDFSplitAndSize,
 		urns.TransformSDFTruncateSized, urns.TransformSDFProcessSized:
 		if err := g.parseParDo(t); err != nil {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 
 	"github.com/lintelrun/lintel/portable/coders"
@@ -83,6 +84,9 @@ func viewStage(s *Stage) *stageView {
 	case s.Group != nil:
 		if s.Group.Panes {
 			v.Flags = append(v.Flags, "panes")
+		}
+		if s.Group.BatchSize > 0 {
+			v.Flags = append(v.Flags, fmt.Sprintf("batches-of:%d", s.Group.BatchSize))
 		}
 		if s.Group.Merge != nil {
 			v.Flags = append(v.Flags, "merges-in:"+s.Group.Merge.Environment)

@@ -211,6 +211,9 @@ type GroupSpec struct {
 	Windowing *windowing.Strategy
 	// StateBacked is true where all readers take state-backed iterables.
 	StateBacked bool
+	// BatchSize is how many values one element of the output has at most, 0 if any
+	// number: those of a key and window leave in several.
+	BatchSize uint64
 	// Panes is true where groups leave as triggers and the watermark say: where the
 	// input is unbounded or a trigger may fire more than once. Else each key and
 	// window leaves once, when all input has come.

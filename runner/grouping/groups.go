@@ -26,6 +26,8 @@ type Groups struct {
 	sessions  sessions
 	// merging is set where windows are of a custom merging function.
 	merging *merging
+	// batches is set where values leave in batches.
+	batches *batches
 	// spare is memory for the next block.
 	spare []byte
 	// minimum timestamp and remote bytes of what the current Next has written.
@@ -86,6 +88,9 @@ func (g *Groups) own(block []byte) []byte {
 
 // append appends the next group, or the sessions of the next key, and returns their number.
 func (g *Groups) append(dst []byte) ([]byte, int, error) {
+	if g.batches != nil {
+		return g.appendBatch(dst)
+	}
 	if g.merging != nil {
 		return g.appendMerged(dst)
 	}

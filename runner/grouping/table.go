@@ -5,6 +5,7 @@ package grouping
 
 import (
 	"errors"
+	"math"
 
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/coders"
@@ -34,6 +35,9 @@ type Config struct {
 	InlineBytes int
 	// Merge merges windows where their function is custom and merges. Else it may be nil.
 	Merge MergeFunc
+	// BatchSize is how many values one element may have; those of a key and window then
+	// leave in as many as they need. 0 is any number. Windows that merge have none.
+	BatchSize uint64
 	// TokenPrefix is what the tokens of state-backed iterables begin with, so that those of
 	// several tables can be told apart.
 	TokenPrefix []byte
@@ -58,6 +62,9 @@ func (c Config) Validate() error {
 	}
 	if c.mergesCustom() && c.Merge == nil {
 		return fault.New(fault.Invalid, "grouping: the windows of a custom merging window function, and nothing that merges them")
+	}
+	if c.BatchSize > math.MaxInt32 || c.BatchSize > 0 && c.Windowing.Merging {
+		return fault.New(fault.Invalid, "grouping: batches of %d values, of windows that merge: %v", c.BatchSize, c.Windowing.Merging)
 	}
 	if c.InlineBytes < 0 || c.InlineBytes > MaxInline {
 		return fault.New(fault.Invalid, "grouping: %d bytes of values with a key are not between 0 and %d", c.InlineBytes, MaxInline)
@@ -220,6 +227,9 @@ func (t *Table) Drain() (*Groups, error) {
 			sorter: spillmap.Config{MemoryBytes: max(memory/4, 1), Dir: t.cfg.Dir, Sorted: true},
 		},
 		estimate: stats.MemoryBytes + 4*stats.SpilledBytes,
+	}
+	if t.cfg.BatchSize > 0 {
+		t.groups.batches = &batches{size: t.cfg.BatchSize, value: t.cfg.Input.Element().Components()[1]}
 	}
 	if t.cfg.mergesCustom() {
 		t.groups.merging = &merging{merge: t.cfg.Merge, dir: t.cfg.Dir, limit: int(memory / 8)}

@@ -20,6 +20,7 @@ func (t *task) runGroup(ctx context.Context) error {
 		Dir:         t.e.dir,
 		StateBacked: t.stage.Group.StateBacked,
 		Merge:       t.e.mergeKeys(ctx, t.stage.Group.Merge),
+		BatchSize:   t.stage.Group.BatchSize,
 		TokenPrefix: largePrefix(t.stage.Index, t.index),
 	})
 	if err != nil {
