@@ -12,6 +12,7 @@ GOLANGCI_VERSION := v2.15.0
 SUITES ?= portable
 PACKAGES ?= .
 SET ?= bounded
+SEEDS ?= 1-20
 ARGS ?=
 
 .PHONY: help
@@ -103,6 +104,10 @@ conformance-java: build ## Beam's own Java tests (ARGS="--tests ViewTest")
 .PHONY: conformance-ts
 conformance-ts: build ## Beam's own TypeScript tests (ARGS=)
 	integration/ts/run.sh $(ARGS)
+
+.PHONY: differential
+differential: build ## random pipelines on Lintel and on Beam's FnApiRunner (SEEDS=1-20)
+	integration/differential/run.sh --seeds '$(SEEDS)' $(ARGS)
 
 .PHONY: bench
 bench: build ## throughput beside Prism (SET=bounded|smoke|medium, ARGS=)

@@ -90,7 +90,24 @@ func assemble(ctx context.Context, g *graph.Graph, wire *wireCoders, fused []*fu
 			return nil, err
 		}
 	}
+	for _, n := range a.nodes {
+		n.stage.Bounded = a.bounded(n)
+	}
 	return a.plan, nil
+}
+
+// bounded tells whether all that comes before n is bounded. SDKs don't all say so of
+// PCollections: Go's of a TestStream are bounded ones.
+func (a *assembler) bounded(n *node) bool {
+	if n.stage.Kind == plan.TestStream || n.input != "" && a.g.PCollection(n.input).GetIsBounded() == pipepb.IsBounded_UNBOUNDED {
+		return false
+	}
+	for _, in := range n.stage.In {
+		if !in.From.Bounded || in.From.Exec != nil && in.From.Exec.Unbounded {
+			return false
+		}
+	}
+	return true
 }
 
 func (a *assembler) addNodes(fused []*fusion.Stage) {

@@ -8,8 +8,8 @@ BEAM_VERSION=2.77.0
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
-# start_lintel runs `lintel dev` on free ports, with a data folder and TMPDIR of its
-# own, and waits until it takes jobs. It sets JOB_ENDPOINT, HTTP_ENDPOINT (host:port),
+# start_lintel [FLAG ...] runs `lintel dev` on free ports, with a data folder and TMPDIR of
+# its own, and waits until it takes jobs. It sets JOB_ENDPOINT, HTTP_ENDPOINT (host:port),
 # SERVER_PID and SERVER_DIR.
 start_lintel() {
   SERVER_DIR=$(mktemp -d "${TMPDIR:-/tmp}/lintel.XXXXXX")
@@ -17,7 +17,7 @@ start_lintel() {
   mkdir "$SERVER_DIR/tmp"
   # Its own working folder too: Beam's boot program for Python writes to that.
   (cd "$SERVER_DIR/tmp" && TMPDIR=$PWD exec "$LINTEL" dev --job-port 0 --http-port 0 \
-    --data-dir "$SERVER_DIR/data" --ready-file "$ready") >"$SERVER_DIR/server.log" 2>&1 &
+    --data-dir "$SERVER_DIR/data" --ready-file "$ready" "$@") >"$SERVER_DIR/server.log" 2>&1 &
   SERVER_PID=$!
   until [ -s "$ready" ]; do
     kill -0 "$SERVER_PID" 2>/dev/null || { cat "$SERVER_DIR/server.log" >&2; die "lintel dev did not start"; }

@@ -69,6 +69,10 @@ type Stage struct {
 	Output string
 	// Parallelism is the number of tasks, 0 for the job's default.
 	Parallelism int
+	// Bounded is true where all input comes to an end by itself. None of it is late:
+	// the stage's watermark moves once, from the beginning to the end of time, so that
+	// timestamps may be set anew however the user likes.
+	Bounded bool
 
 	Exec  *ExecutableSpec
 	Group *GroupSpec

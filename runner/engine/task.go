@@ -32,6 +32,9 @@ type Config struct {
 	// are interrupted as Checkpoints says and when the job is drained.
 	Splittable  bool
 	Checkpoints Checkpoints
+	// Bounded is true where the input comes to an end and none of it is late: the output
+	// watermark stays at the beginning of time until all is done.
+	Bounded bool
 	// Timers of a stateful task, which runs one bundle at a time unless InFlight
 	// says otherwise; nil for others.
 	Timers Timers
@@ -358,6 +361,9 @@ func (t *Task) outputWatermark() int64 {
 	if t.busy() {
 		// Elements may carry the last timestamp of all; the end of time comes after them.
 		wm = min(wm, frame.MaxTimestamp-1)
+	}
+	if t.cfg.Bounded && wm < frame.MaxTimestamp {
+		return frame.MinTimestamp
 	}
 	for _, d := range t.delayed {
 		wm = min(wm, d.r.OutputWatermark)
