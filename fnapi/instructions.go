@@ -52,7 +52,8 @@ func (b *Bundle) Progress(ctx context.Context) (*Progress, error) {
 // split at. A response without channel splits means that it could not be split,
 // which is also the answer for a bundle that has ended. After a response with
 // channel splits, elements from first_residual_element on need not be sent any more.
-// An error says nothing of how the bundle will end.
+// An error says nothing of how the bundle will end, or has ended, and but for one of
+// class UserCode, with which the harness refuses, the harness may have given work away.
 func (b *Bundle) Split(ctx context.Context, fraction float64, estimatedInputElements int64, allowed []int64) (*fnpb.ProcessBundleSplitResponse, error) {
 	none := &fnpb.ProcessBundleSplitResponse{}
 	b.mu.Lock()
@@ -75,8 +76,8 @@ func (b *Bundle) Split(ctx context.Context, fraction float64, estimatedInputElem
 		}},
 	})
 	if err != nil {
-		if b.isOver() {
-			return none, nil
+		if b.failure() != nil {
+			return none, nil // nobody will miss what it gave away
 		}
 		return nil, err
 	}

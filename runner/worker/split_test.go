@@ -249,6 +249,45 @@ func TestSplitAnswerComesWithTheResponse(t *testing.T) {
 	}
 }
 
+// A harness that has split a bundle, and ended it well, is lost before it can tell what
+// it gave away: the bundle is tried again.
+func TestHarnessIsLostBeforeItAnswersASplit(t *testing.T) {
+	for range 10 {
+		s := newSlow(t)
+		asked, responded := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		s.split = func(me *process, b *fnapitest.Bundle, _ *fnpb.ProcessBundleSplitRequest) *fnpb.ProcessBundleSplitResponse {
+			once.Do(func() {
+				close(asked)
+				<-responded
+				if _, err := me.fake.Provision(); err != nil { // what was sent before has arrived
+					t.Error(err)
+				}
+				me.die(errCrash)
+				<-me.stop
+			})
+			return &fnpb.ProcessBundleSplitResponse{}
+		}
+		s.hold = func(me *process, b *fnapitest.Bundle, sent []string) ([]string, error) {
+			if me.n > 1 || len(sent) < slowElements {
+				return sent, nil
+			}
+			if err := me.wait(asked); err != nil {
+				return nil, err
+			}
+			var out []byte
+			for _, e := range sent[:4] {
+				out = append(out, windowed(0, bytesOf(e))...)
+			}
+			err := errors.Join(b.Emit(s.stage(b).Exec.Sinks[0], out), b.Terminate(), b.Respond(&fnpb.ProcessBundleResponse{}))
+			close(responded)
+			return nil, err
+		}
+		s.rig.mustRun(s.plan)
+		s.wantEach(t)
+	}
+}
+
 func TestHarnessThatNeverAnswersASplit(t *testing.T) {
 	silent := func(s *slow) (asked chan struct{}) {
 		asked = make(chan struct{}, 100)
