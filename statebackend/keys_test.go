@@ -44,7 +44,8 @@ func TestLayoutIsFixed(t *testing.T) {
 		}
 		want := [][3]string{
 			{"timer", "01 0102 02 540001 8000000000000005 6b0001 770001 660001 740001", "7fffffffffffffff 50"},
-			{"look-up", "01 0102 04 540001 6b0001 770001 660001 740001", "01 8000000000000005 7fffffffffffffff"},
+			{"look-up", "01 0102 04 540001 6b0001 770001 660001 740001", "01 8000000000000005 7fffffffffffffff 50"},
+			{"hold", "01 0102 06 540001 7fffffffffffffff 6b0001 770001 660001 740001", ""},
 		}
 		if timer.Domain == sb.ProcessingTime {
 			want[0][1], want[1][2] = "01 0102 03"+want[0][1][len("01 0102 02"):], "02"+want[1][2][len("02"):]

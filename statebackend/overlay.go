@@ -27,6 +27,8 @@ type Overlay struct {
 	bytes   int
 
 	chunkBytes int // length of the newest chunk
+
+	name, ordered, content []byte // scratch of timers: their records' keys and values
 }
 
 // entry is what the Overlay knows of a key: its value is data if replaced, else base's
@@ -55,7 +57,7 @@ func (o *Overlay) Reset(base Reader) {
 	clear(o.entries)
 	*o = Overlay{
 		base: base, index: o.index, entries: o.entries[:0], order: o.order[:0], deleted: o.deleted[:0],
-		batch: o.batch, key: o.key, joined: o.joined,
+		batch: o.batch, key: o.key, joined: o.joined, name: o.name, ordered: o.ordered, content: o.content,
 	}
 	o.batch.Reset()
 }

@@ -62,55 +62,65 @@ func (d Domain) kind() byte {
 	return kindEventTimer
 }
 
-// SetTimer sets t in scope s. The timer that it replaces, if there is one, is returned
-// without its Pane, for the caller to release its hold.
+// SetTimer sets t in scope s. The timer that it replaces, if there is one, is returned,
+// for the caller to release its hold. To set a timer again as it is changes nothing.
 func SetTimer(o *Overlay, s Scope, t Timer) (old Timer, replaced bool, err error) {
 	if t.Domain != EventTime && t.Domain != ProcessingTime {
 		return Timer{}, false, fault.New(fault.Invalid, "statebackend: timer family %q of %s has time domain %d", t.Family, s.Transform, t.Domain)
 	}
-	name := t.byName(nil, &s)
-	old, replaced, err = removeOrdered(o, &s, t, name)
+	o.name = t.byName(o.name[:0], &s)
+	old, replaced, err = find(o, t)
 	if err != nil {
 		return Timer{}, false, err
 	}
-	value := appendInt64(make([]byte, 0, 32), t.Hold)
-	o.Set(t.byTime(nil, &s), append(value, t.Pane...))
-	value = append(value[:0], byte(t.Domain))
-	o.Set(name, appendInt64(appendInt64(value, t.Fire), t.Hold))
-	if t.holdsBefore() {
-		o.Set(t.byHold(nil, &s), nil)
+	if replaced {
+		if old.Domain == t.Domain && old.Fire == t.Fire && old.Hold == t.Hold && bytes.Equal(old.Pane, t.Pane) {
+			return old, true, nil
+		}
+		old.removeOrdered(o, &s)
 	}
+	o.ordered = t.byTime(o.ordered[:0], &s)
+	value := append(appendInt64(o.content[:0], t.Hold), t.Pane...)
+	o.Set(o.ordered, value)
+	if t.holdsBefore() {
+		o.ordered = t.byHold(o.ordered[:0], &s)
+		o.Set(o.ordered, nil)
+	}
+	value = appendInt64(appendInt64(append(value[:0], byte(t.Domain)), t.Fire), t.Hold)
+	o.content = append(value, t.Pane...)
+	o.Set(o.name, o.content)
 	return old, replaced, nil
 }
 
 // ClearTimer removes the timer with the Key, Window, Family and Tag of t, because it is
-// cleared or is firing. It is returned without its Pane, if there was one.
+// cleared or is firing. It is returned, if there was one.
 func ClearTimer(o *Overlay, s Scope, t Timer) (old Timer, removed bool, err error) {
-	name := t.byName(nil, &s)
-	old, removed, err = removeOrdered(o, &s, t, name)
+	o.name = t.byName(o.name[:0], &s)
+	old, removed, err = find(o, t)
 	if removed {
-		o.Delete(name)
+		old.removeOrdered(o, &s)
+		o.Delete(o.name)
 	}
 	return old, removed, err
 }
 
-// removeOrdered removes the records ordered by time and hold of the timer that has a record name.
-func removeOrdered(o *Overlay, s *Scope, t Timer, name []byte) (old Timer, found bool, err error) {
-	value, err := o.Get(name)
+// find returns the timer of t's name, which is in o.name.
+func find(o *Overlay, t Timer) (old Timer, found bool, err error) {
+	value, err := o.Get(o.name)
 	if err != nil || value == nil {
 		return Timer{}, false, err
 	}
-	if err := t.setFound(value); err != nil {
-		return Timer{}, false, err
-	}
-	t.removeOrdered(o, s)
-	return t, true, nil
+	err = t.setFound(value)
+	return t, err == nil, err
 }
 
+// removeOrdered removes the records of t that are ordered by time and hold.
 func (t *Timer) removeOrdered(o *Overlay, s *Scope) {
-	o.Delete(t.byTime(nil, s))
+	o.ordered = t.byTime(o.ordered[:0], s)
+	o.Delete(o.ordered)
 	if t.holdsBefore() {
-		o.Delete(t.byHold(nil, s))
+		o.ordered = t.byHold(o.ordered[:0], s)
+		o.Delete(o.ordered)
 	}
 }
 
@@ -139,8 +149,9 @@ func MinHold(r Reader, s Scope) (hold int64, ok bool, err error) {
 // setFound sets what the value of a record by name says.
 func (t *Timer) setFound(value []byte) error {
 	d := decoder{rest: value}
-	t.Domain, t.Fire, t.Hold, t.Pane = Domain(d.byte()), d.int64(), d.int64(), nil
-	if d.bad || len(d.rest) > 0 || t.Domain != EventTime && t.Domain != ProcessingTime {
+	t.Domain, t.Fire, t.Hold = Domain(d.byte()), d.int64(), d.int64()
+	t.Pane = d.rest
+	if d.bad || t.Domain != EventTime && t.Domain != ProcessingTime {
 		return fault.New(fault.Corruption, "statebackend: not the value of a timer to look up: %x", value[:min(len(value), 32)])
 	}
 	return nil
@@ -193,7 +204,7 @@ func (t *Timer) setName(d *decoder) {
 }
 
 // RemoveWindow removes all there is of the key and window of e: cells, timers and e itself.
-// The timers are given to release, without panes, for it to release their holds.
+// The timers are given to release, for it to release their holds.
 func RemoveWindow(o *Overlay, e Expiry, release func(Timer)) error {
 	from := e.AppendWindow(nil, e.Key, e.Window)
 	o.DeleteRange(from, PrefixEnd(from))

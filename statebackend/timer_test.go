@@ -84,7 +84,7 @@ func TestTimers(t *testing.T) {
 			if !found {
 				ok = false
 			}
-			if want.Pane = nil; err != nil || found != ok || found && !gocmp.Equal(old, want.Timer) {
+			if err != nil || found != ok || found && !gocmp.Equal(old, want.Timer) {
 				t.Fatalf("it returned %+v, %v, %v, want %+v", old, found, err, want)
 			}
 		}

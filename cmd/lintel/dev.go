@@ -64,7 +64,7 @@ cancels all jobs and stops within 10 s, the second stops at once.`,
 	fs.IntVar(&f.userSeries, "metrics-user-series", 1000, "how many series of running jobs' own metrics /metrics shows at most")
 	f.environments = addEnvironmentFlags(cmd)
 	f.tracing = addTraceFlags(cmd)
-	f.stateBackend = choiceFlag(cmd, "state-backend", "", "where user state is kept; pebble keeps it in files under the data directory", stateInMemory, stateInPebble)
+	f.stateBackend = choiceFlag(cmd, "state-backend", "", "where user state is kept: in memory, in files under the data directory (pebble), or in memory until it is too large (auto)", stateTiered, stateInMemory, stateInPebble)
 	f.logLevel = choiceFlag(cmd, "log-level", "", "least level of the server's log", "info", "debug", "warn", "error")
 	f.logStyle = choiceFlag(cmd, "log-format", "", "format of the server's log, on standard error", "text", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

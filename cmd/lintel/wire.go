@@ -20,6 +20,7 @@ import (
 	"github.com/lintelrun/lintel/statebackend"
 	"github.com/lintelrun/lintel/statebackend/memstate"
 	"github.com/lintelrun/lintel/statebackend/pebblestate"
+	"github.com/lintelrun/lintel/statebackend/tieredstate"
 	"github.com/lintelrun/lintel/web/metrics"
 )
 
@@ -53,16 +54,21 @@ func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics, tracer trac
 }
 
 const (
+	stateTiered   = "auto"
 	stateInMemory = "memory"
 	stateInPebble = "pebble"
 )
 
 // openState has a line for each state backend.
 func openState(c serverConfig, spill string) (statebackend.Backend, error) {
-	if c.stateBackend == stateInPebble {
-		return pebblestate.New(pebblestate.Config{Dir: filepath.Join(spill, "state"), Logger: c.log})
+	if c.stateBackend == stateInMemory {
+		return memstate.New(), nil
 	}
-	return memstate.New(), nil
+	disk, err := pebblestate.New(pebblestate.Config{Dir: filepath.Join(spill, "state"), Logger: c.log})
+	if err != nil || c.stateBackend == stateInPebble {
+		return disk, err
+	}
+	return tieredstate.New(c.memoryBudget/8, disk), nil
 }
 
 func newExecutor(c serverConfig, spill string, fn *fnapi.Server, live environment.Launcher, m *metrics.Metrics, tracer trace.Tracer) (jobservice.Executor, error) {

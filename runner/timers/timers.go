@@ -169,9 +169,9 @@ func (t *Timers) ripe(d domain, before int64) []uint16 {
 	return out
 }
 
-// maxSkipped is how many timers of a group, that wait for others of their keys, are passed by
-// in the search for those that do not.
-const maxSkipped = 1000
+// patience is how many more timers of a group, that wait for others of their keys, than such
+// that do not are passed by in the search for the latter.
+const patience = 100
 
 func (t *Timers) take(d domain, before int64, limit int) ([]engine.Timer, error) {
 	var out []engine.Timer
@@ -180,12 +180,12 @@ func (t *Timers) take(d domain, before int64, limit int) ([]engine.Timer, error)
 		if len(out) >= limit {
 			break
 		}
-		next, skipped := int64(never), 0
+		next, skipped, most := int64(never), 0, patience
 		err := t.scan(g, d, func(v engine.Timer) bool {
 			if _, busy := t.out[nameOf(&v)]; busy {
 				return true
 			}
-			if v.Fire >= before || len(out) >= limit || skipped >= maxSkipped {
+			if v.Fire >= before || len(out) >= limit || skipped >= most {
 				next = min(next, v.Fire)
 				return false
 			}
@@ -198,6 +198,7 @@ func (t *Timers) take(d domain, before int64, limit int) ([]engine.Timer, error)
 				first[v.Key] = v.Fire
 			}
 			out = append(out, v)
+			most++
 			return true
 		})
 		if err != nil {
