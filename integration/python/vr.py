@@ -52,7 +52,7 @@ def vr_files():
 
 PORT = [os.path.join(HERE, 'test_portable.py')]
 SUITES = {
-    'portable': (lambda: PORT, [], [], '::(PortableTest|AddedTest)::'),
+    'portable': (lambda: PORT, [], [], '::(PortableTest|AddedTest|OwnTest)::'),
     'portable_streaming': (lambda: PORT, [], [], '::PortableStreamingTest::'),
     'process': (lambda: PORT, [],
                 ['--vr-process-command=' + HERE + '/sdk_worker.sh'],
