@@ -28,8 +28,12 @@ type Checkpoints struct {
 }
 
 const (
-	// costShare is how many times longer a bundle runs than its interruption takes.
-	costShare = 20
+	// busyShare is how many times longer a bundle runs than its interruption takes, and
+	// idleShare the same where a bundle puts out less than idleBytes: then most of the
+	// time may be that of waiting for something outside, and latency counts for more.
+	busyShare = 20
+	idleShare = 4
+	idleBytes = 64 << 10
 	// startShare bounds the time that a bundle gets in which nothing happens, in Most.
 	startShare = 30
 )
@@ -66,7 +70,11 @@ func (p *pace) observe(b *Bundle, outputBytes int, now time.Time) {
 	default:
 		p.interval = min(2*p.interval, startShare*p.Most)
 	}
-	p.interval = max(p.interval, p.Least, min(costShare*p.cost, p.Most))
+	share := time.Duration(busyShare)
+	if outputBytes < idleBytes {
+		share = idleShare
+	}
+	p.interval = max(p.interval, p.Least, min(share*p.cost, p.Most))
 }
 
 // Produced tells that a running bundle has put out what is worth a commit. It is

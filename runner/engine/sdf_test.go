@@ -341,11 +341,13 @@ func TestUnboundedBundlesAreInterrupted(t *testing.T) {
 func TestCostlyInterruptionsAreRare(t *testing.T) {
 	p := newPace(Checkpoints{Unbounded: true})
 	now := time.Unix(1e9, 0)
-	for range 50 {
-		p.observe(&Bundle{interrupted: now}, 1, now.Add(20*time.Millisecond))
-	}
-	if p.interval < 390*time.Millisecond || p.interval > 400*time.Millisecond {
-		t.Errorf("bundles of 20 ms more than their time run for %v", p.interval)
+	for output, want := range map[int]time.Duration{1 << 20: 400 * time.Millisecond, 1: 80 * time.Millisecond} {
+		for range 50 {
+			p.observe(&Bundle{interrupted: now}, output, now.Add(20*time.Millisecond))
+		}
+		if got := p.interval.Round(time.Millisecond); got != want {
+			t.Errorf("bundles of 20 ms more than their time, with %d bytes of output, run for %v", output, got)
+		}
 	}
 	p.observe(&Bundle{}, 0, now)
 	if p.interval > 400*time.Millisecond {
