@@ -207,6 +207,24 @@ s2 executable c <forward s1
 	}
 }
 
+// TestHintsThatAskForNothing pins that a limit of 0, or one that is no number, is not the least.
+func TestHintsThatAskForNothing(t *testing.T) {
+	for _, nothing := range []string{"0", "-1", "many", ""} {
+		for _, hints := range [][2]string{{nothing, "4"}, {"4", nothing}} {
+			p := New()
+			in := p.Impulse("i")
+			for i, id := range []string{"e1", "e2"} {
+				p.Environment(id, "localhost:9", urns.CoderBytes).ResourceHints = map[string][]byte{urns.HintMaxActiveBundlesPerWorker: []byte(hints[i])}
+				in = p.ParDo("in "+id, id, Bytes, in)
+			}
+			pl := compile(t, p)
+			if got := string(pl.Environments["e1"].GetResourceHints()[urns.HintMaxActiveBundlesPerWorker]); got != "4" {
+				t.Errorf("the limits %q are merged to %q", hints, got)
+			}
+		}
+	}
+}
+
 func TestPortsHaveFreeIDs(t *testing.T) {
 	p := New()
 	a := p.ParDo("lintel/source", Env, Bytes, p.Impulse("i"))

@@ -59,7 +59,7 @@ func mergeHints(a, b *pipepb.Environment) *pipepb.Environment {
 	merged := proto.Clone(a).(*pipepb.Environment)
 	for hint, more := range numericHints {
 		x, y := a.GetResourceHints()[hint], b.GetResourceHints()[hint]
-		if y == nil || x != nil && number(x).Cmp(number(y)) >= 0 == more {
+		if y == nil || x != nil && !(asks(y) && (!asks(x) || number(x).Cmp(number(y)) < 0 == more)) {
 			continue
 		}
 		if merged.ResourceHints == nil {
@@ -69,6 +69,9 @@ func mergeHints(a, b *pipepb.Environment) *pipepb.Environment {
 	}
 	return merged
 }
+
+// asks tells whether a hint asks for anything: 0 limits nothing, nor does what is no number.
+func asks(hint []byte) bool { return number(hint).Sign() > 0 }
 
 // number reads a hint; what is none counts as 0.
 func number(hint []byte) *big.Float {
