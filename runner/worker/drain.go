@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -23,6 +24,29 @@ func newDraining() *draining { return &draining{asked: make(chan struct{})} }
 
 // Drain is part of rpc.Execution.
 func (e *execution) Drain() { e.draining.once.Do(func() { close(e.draining.asked) }) }
+
+// drained reports whether Drain was called.
+func (e *execution) drained() bool {
+	select {
+	case <-e.draining.asked:
+		return true
+	default:
+		return false
+	}
+}
+
+// untilDrained returns a context that ends with ctx, or when the job is drained.
+func (e *execution) untilDrained(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-e.draining.asked:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
 
 // checkpoints is how a task's bundles are interrupted.
 func (x *execTask) checkpoints() engine.Checkpoints {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/lintelrun/lintel/fnapi/fnapitest"
+	"github.com/lintelrun/lintel/internal/testkit"
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/portable/portabletest"
@@ -244,16 +246,6 @@ func (c *counters) numbers() map[int][]int {
 	return all
 }
 
-// until waits for what done says of the numbers.
-func (c *counters) until(done func(map[int][]int) bool) {
-	c.t.Helper()
-	for deadline := time.Now().Add(patience); !done(c.numbers()); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			c.t.Fatalf("only this was written: %.2000v", c.numbers())
-		}
-	}
-}
-
 // drained drains the job and checks what was written in all.
 func (c *counters) drained(t *testing.T, run rpc.Execution, restrictions int) {
 	t.Helper()
@@ -299,14 +291,49 @@ func TestUnboundedWorkIsCommittedAsItGoes(t *testing.T) {
 			c := newCounters(t, restrictions)
 			change(c)
 			e := c.rig.deploy(context.Background(), c.plan)
-			c.until(func(all map[int][]int) bool {
-				least := 100
+			testkit.Eventually(t, patience, "ten numbers of each restriction", func() bool {
+				all := c.numbers()
 				for id := range restrictions {
-					least = min(least, len(all[id]))
+					if len(all[id]) < 10 {
+						return false
+					}
 				}
-				return least >= 10
+				return true
 			})
 			c.drained(t, e, restrictions)
 		})
+	}
+}
+
+// A TestStream stops where it is when its job is drained, and what came is grouped.
+func TestDrainStopsTestStreams(t *testing.T) {
+	p := portabletest.New()
+	outs := testStream(p, "test", []string{"a"}, elements("a", "k=1@10", "k=2@20"), elements("a", "k=drain@30"), elements("a", "k=4@40"))
+	first := p.ParDo("first", pEnv, pKV, outs[0])
+	p.ParDo("write", pEnv, pBytes, p.ParDo("ungroup", pEnv, pBytes, p.GroupByKey("group", first)))
+	run := make(chan rpc.Execution, 1)
+	c := compile(t, p, map[string]doFn{
+		"test/Encode/a": unprefix,
+		"first": func(c *call) error {
+			if strings.Contains(string(c.element), "drain") {
+				e := <-run
+				e.Drain()
+			}
+			c.emit(c.element)
+			return nil
+		},
+		"ungroup": ungroup,
+		"write":   collector,
+	})
+	r := newRig(t, c.script)
+	e := r.deploy(context.Background(), c.plan)
+	run <- e
+	if err := r.wait(e); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{string(bytesOf("k=1")), string(bytesOf("k=2")), string(bytesOf("k=drain"))}
+	slices.Sort(want)
+	if got := c.got("write"); !slices.Equal(got, want) {
+		t.Errorf("written: %q", got)
 	}
 }

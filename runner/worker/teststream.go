@@ -16,9 +16,12 @@ import (
 )
 
 // runTestStream acts the events of a TestStream (TestStreamPayload), each when all that
-// the ones before have caused is done. At the end, watermarks go to the end of time.
+// the ones before have caused is done. At the end, which is also that of a job that is
+// drained, watermarks go to the end of time.
 func (t *task) runTestStream(ctx context.Context) error {
-	events, err := t.testEvents(ctx)
+	live, stop := t.e.untilDrained(ctx)
+	defer stop()
+	events, err := t.testEvents(live)
 	if err != nil {
 		return err
 	}
@@ -26,7 +29,7 @@ func (t *task) runTestStream(ctx context.Context) error {
 		// An endpoint may let us wait; meanwhile others go on.
 		t.settle()
 		event, err := events()
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) || t.e.drained() {
 			break
 		}
 		if err != nil {
@@ -34,6 +37,9 @@ func (t *task) runTestStream(ctx context.Context) error {
 		}
 		if err := t.turn(ctx); err != nil {
 			return err
+		}
+		if t.e.drained() {
+			break
 		}
 		if err := t.actEvent(ctx, event); err != nil {
 			return err
