@@ -2,6 +2,8 @@ package fnapi
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -9,6 +11,10 @@ import (
 
 	"github.com/lintelrun/lintel/fnapi/data"
 )
+
+// errTooLarge is for a stream that ends without a reason: all that is seen of an SDK that could
+// not send what it was to.
+var errTooLarge = errors.New("closed by the SDK worker while it ran bundles; if it has not ended, look for an element or a group too large: messages of the Fn API hold less than 2 GiB")
 
 type dataService struct{ s *Server }
 
@@ -25,6 +31,9 @@ func (d dataService) Data(stream *data.Stream) error {
 	err = d.s.serve(h.done,
 		func() error { return h.readData(stream) },
 		func() error { return h.writeData(stream) })
+	if h.busy() && (err == nil || errors.Is(err, io.EOF) || status.Code(err) == codes.Canceled) {
+		err = errTooLarge
+	}
 	h.streamEnded("data", err)
 	return statusOf(err)
 }

@@ -212,6 +212,13 @@ func (h *Harness) bundle(id []byte) *Bundle {
 	return h.bundles[string(id)] // no allocation
 }
 
+// busy reports whether bundles are running, unless the harness is lost already.
+func (h *Harness) busy() bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return len(h.bundles) > 0
+}
+
 func (h *Harness) forget(b *Bundle) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"reflect"
 
@@ -89,6 +90,12 @@ type digestState struct{ Bag state.Bag[[]byte] }
 func (f *digestState) ProcessElement(p state.Provider, _ int64, b []byte, emit func(int64)) error {
 	emit(digest(b))
 	return f.Bag.Add(p, b)
+}
+
+type fail struct{}
+
+func (*fail) ProcessElement(_ int64, _ []byte, _ func(int64)) error {
+	return errors.New("as it was told")
 }
 
 func sum(values func(*[]byte) bool) (s int64) {

@@ -43,6 +43,9 @@ var cases = map[string]func(beam.Scope) beam.PCollection{
 	"multimap": func(s beam.Scope) beam.PCollection {
 		return beam.ParDo(s, &digestMultimap{Keys: *keys}, beam.Impulse(s), beam.SideInput{Input: elements(s)})
 	},
+	"failing": func(s beam.Scope) beam.PCollection {
+		return beam.ParDo(s, &fail{}, elements(s))
+	},
 	// A state cell of each key.
 	"state": func(s beam.Scope) beam.PCollection {
 		return beam.ParDo(s, &digestState{Bag: state.MakeBagState[[]byte]("bag")}, elements(s))
@@ -122,6 +125,7 @@ func init() {
 	beam.RegisterDoFn(&digestMultimap{})
 	beam.RegisterDoFn(&digestElement{})
 	beam.RegisterDoFn(&digestState{})
+	beam.RegisterDoFn(&fail{})
 	beam.RegisterDoFn(&check{})
 	register.Emitter1[int64]()
 	register.Emitter2[int64, []byte]()
