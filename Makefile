@@ -8,8 +8,10 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 CACHE   := $(CURDIR)/.cache
 GOLANGCI_VERSION := v2.15.0
 
-# What to run of the suites below, and more options for them.
+# What to run of the suites below, and more options for them. A $ in them is only that:
+# make CLASSES='ParDoTest$BasicTests' conformance-java
 SUITES ?= portable
+CLASSES ?=
 PACKAGES ?= .
 SET ?= bounded
 SEEDS ?= 1-20
@@ -91,27 +93,37 @@ $(CACHE)/bin/golangci-lint-$(GOLANGCI_VERSION):
 
 .PHONY: conformance-python
 conformance-python: build ## Beam's own Python tests (SUITES="portable process", ARGS=)
-	integration/python/run.sh --suites '$(SUITES)' $(ARGS)
+	integration/python/run.sh --suites '$(SUITES)' $(value ARGS)
 
 .PHONY: conformance-go
 conformance-go: build ## Beam's own Go tests (PACKAGES=regexp, ARGS=)
-	integration/go/run.sh --packages '$(PACKAGES)' $(ARGS)
+	integration/go/run.sh --packages '$(value PACKAGES)' $(value ARGS)
 
 .PHONY: conformance-java
-conformance-java: build ## Beam's own Java tests (ARGS="--tests ViewTest")
-	integration/java/run.sh $(ARGS)
+conformance-java: build setup-java ## Beam's own Java tests (CLASSES='ViewTest,ParDoTest$BasicTests', ARGS=)
+	integration/java/run.sh $(if $(value CLASSES),--tests '$(value CLASSES)') $(value ARGS)
+
+.PHONY: setup-java
+setup-java: ## install Maven and a JDK, if there are none (Debian's; as root)
+	@command -v mvn >/dev/null && command -v javac >/dev/null || { apt-get update -q; \
+	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends maven default-jdk-headless; }
 
 .PHONY: conformance-ts
-conformance-ts: build ## Beam's own TypeScript tests (ARGS=)
-	integration/ts/run.sh $(ARGS)
+conformance-ts: build setup-node ## Beam's own TypeScript tests (ARGS=)
+	integration/ts/run.sh $(value ARGS)
+
+.PHONY: setup-node
+setup-node: ## install Node.js with npm, if there is none (Debian's; as root)
+	@command -v npm >/dev/null || { apt-get update -q; \
+	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends nodejs npm; }
 
 .PHONY: differential
 differential: build ## random pipelines on Lintel and on Beam's FnApiRunner (SEEDS=1-20)
-	integration/differential/run.sh --seeds '$(SEEDS)' $(ARGS)
+	integration/differential/run.sh --seeds '$(SEEDS)' $(value ARGS)
 
 .PHONY: bench
 bench: build ## throughput beside Prism (SET=bounded|smoke|medium, ARGS=)
-	integration/bench/run.sh --set '$(SET)' $(ARGS)
+	integration/bench/run.sh --set '$(SET)' $(value ARGS)
 
 .PHONY: clean
 clean: ## remove what the targets made, the cache included

@@ -6,6 +6,8 @@ import apache_beam as beam
 from apache_beam import coders
 from apache_beam.metrics import Metrics
 from apache_beam.metrics.metric import MetricsFilter
+from apache_beam.options.pipeline_options import StandardOptions
+from apache_beam.testing.test_stream import TestStream
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import window
@@ -136,6 +138,49 @@ class WindowsTests:
       view._window_mapping_fn = lambda w: IntervalWindow(w.start - 10, w.start)
       got = main | beam.Map(lambda x, s: (x, sorted(s)), view)
       assert_that(got, equal_to([(3, []), (12, [101, 102]), (25, [111]), (31, [122])]))
+
+  def test_elements_wait_for_the_window_that_theirs_is_mapped_to(self):
+    events = (
+        TestStream(output_tags={'main', 'side'})
+        .add_elements([TimestampedValue(3, 3), TimestampedValue(12, 12), TimestampedValue(25, 25)], tag='main')
+        .advance_watermark_to(40, tag='main')
+        .add_elements([TimestampedValue(101, 1)], tag='side')
+        .advance_watermark_to(5, tag='side')
+        .add_elements([TimestampedValue(102, 6), TimestampedValue(111, 11)], tag='side')
+        .advance_watermark_to(15, tag='side')
+        .add_elements([TimestampedValue(112, 16)], tag='side')
+        .advance_watermark_to_infinity(tag='main')
+        .advance_watermark_to_infinity(tag='side'))
+    options = self.create_options()
+    options.view_as(StandardOptions).streaming = True
+    with beam.Pipeline(self.get_runner(), options=options) as p:
+      streams = p | events
+      side = streams['side'] | 'tens too' >> beam.WindowInto(Tens())
+      view = beam.pvalue.AsList(side)
+      view._window_mapping_fn = lambda w: IntervalWindow(w.start - 10, w.start)
+      got = (
+          streams['main'] | 'tens' >> beam.WindowInto(Tens())
+          | beam.Map(lambda x, s: (x, sorted(s)), view))
+      assert_that(got, equal_to([(3, []), (12, [101, 102]), (25, [111, 112])]))
+
+  def test_own_merging_windows_in_panes(self):
+    events = (
+        TestStream(coder=coders.FastPrimitivesCoder())
+        .add_elements([TimestampedValue(*e) for e in days('a', 1, 2, 9)])
+        .advance_watermark_to(3)
+        .add_elements([TimestampedValue(*e) for e in days('a', 3, 4)])
+        .advance_watermark_to(8)
+        .add_elements([TimestampedValue(*e) for e in days('a', 8, 10)])
+        .advance_watermark_to_infinity())
+    options = self.create_options()
+    options.view_as(StandardOptions).streaming = True
+    with beam.Pipeline(self.get_runner(), options=options) as p:
+      got = (
+          p | events
+          | beam.WindowInto(Seasons()).with_output_types(tuple[str, int])
+          | beam.GroupByKey()
+          | beam.MapTuple(lambda k, vs, w=beam.DoFn.WindowParam: (k, sorted(vs), w.key())))
+      assert_that(got, equal_to([('a', [1, 2], (1, 2)), ('a', [3, 4], (3, 4)), ('a', [8, 9, 10], (8, 10))]))
 
   def test_side_input_in_windows_of_another_function(self):
     with self.create_pipeline() as p:
