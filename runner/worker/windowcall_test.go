@@ -322,7 +322,7 @@ func TestMappingWindows(t *testing.T) {
 }
 
 func TestMappingWindowsWithoutTheSDK(t *testing.T) {
-	interval := []byte(windowing.Interval{Start: 10, End: 25}.Append(nil))
+	interval := windowing.Interval{Start: 10, End: 25}.Append(nil)
 	all := map[string]*pipepb.Coder{"w": {Spec: &pipepb.FunctionSpec{Urn: urns.CoderIntervalWindow}}}
 	coder, err := coders.Compile("w", all)
 	if err != nil {
