@@ -45,7 +45,11 @@ func (a *assembler) mapping(t *graph.Transform, side graph.SideInput) (plan.Wind
 		return m, err
 	}
 	main := t.Main[0].PCollection
-	if m.Main, err = a.wire.windowing(main); err != nil {
+	of := a.wire.windowing
+	if side.Live { // elements wait by their windows, until those end
+		of = a.wire.endingWindows
+	}
+	if m.Main, err = of(main); err != nil {
 		return m, err
 	}
 	if m.Windowing.Kind == windowing.Global {

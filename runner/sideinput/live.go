@@ -33,6 +33,7 @@ type Live struct {
 	readers   map[*Reader]int64 // up to which end each needs no window any more
 	expired   int64             // the least of these: windows that end before are gone
 	bytes     int64             // of all views in memory
+	spilled   int64             // that ever went to disk
 }
 
 // version is what a window had from one change until another.
@@ -122,6 +123,7 @@ func (l *Live) replace(window, values []byte) error {
 	l.changes++
 	v := &version{window: string(window), end: end, from: l.changes, to: forever, view: view, inMemory: view.inMemory()}
 	l.bytes += v.inMemory
+	l.spilled += view.Stats().OnDisk
 	at := sort.Search(len(l.byEnd), func(i int) bool { return l.byEnd[i].end >= end })
 	if before := l.current[v.window]; before != nil {
 		l.retire(before)
@@ -285,24 +287,11 @@ func (p *Pin) Close() error {
 	return l.sweep()
 }
 
-// Stats returns what the current contents are; Bytes and OnDisk count older ones that are
-// still read as well.
-func (l *Live) Stats() Stats {
+// SpilledBytes is how many bytes of panes went to disk so far.
+func (l *Live) SpilledBytes() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var all Stats
-	for _, versions := range [][]*version{l.byEnd, l.old} {
-		for _, v := range versions {
-			s := v.view.Stats()
-			all.Bytes += s.Bytes
-			all.OnDisk += s.OnDisk
-			if v.to == forever {
-				all.Windows += s.Windows
-				all.Keys += s.Keys
-			}
-		}
-	}
-	return all
+	return l.spilled
 }
 
 // Close frees memory and files. No look-up may be under way or follow. It may be called again.

@@ -179,8 +179,8 @@ func TestLiveAgainstModel(t *testing.T) {
 						sameItems(t, "window", p.pin.all(t, cfg.Multimap, fixedWindow(w)), p.want[w])
 					}
 				}
-				if got := l.Stats().Windows; got > len(now) {
-					t.Fatalf("%d windows, want at most %d", got, len(now))
+				if got := len(l.byEnd); got != len(now) || got != len(l.current) {
+					t.Fatalf("%d windows and %d, want %d", got, len(l.current), len(now))
 				}
 				if len(pins) == 0 && len(l.old) > 0 {
 					t.Fatalf("%d old versions that nobody sees", len(l.old))
@@ -234,8 +234,8 @@ func TestVersionsOfContents(t *testing.T) {
 	if err := l.Replace(appendPane(nil, fixedWindow(0), false, nested("b"))); err != nil {
 		t.Fatal(err)
 	}
-	if version() != first || l.Stats().Windows != 0 {
-		t.Errorf("version %d, %+v", version(), l.Stats())
+	if version() != first || len(l.current) != 0 {
+		t.Errorf("version %d, %d windows", version(), len(l.current))
 	}
 }
 
@@ -285,8 +285,8 @@ func TestLargePanes(t *testing.T) {
 				t.Errorf("%d bytes of key %d, want %d; %v", len(got), i, len(want), err)
 			}
 		}
-		if l.Stats().OnDisk < int64(2000*size) {
-			t.Errorf("%+v; the pane should be on disk", l.Stats())
+		if l.SpilledBytes() < int64(2000*size) {
+			t.Errorf("%d bytes on disk; the pane should be there", l.SpilledBytes())
 		}
 	}
 }

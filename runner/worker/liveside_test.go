@@ -176,9 +176,9 @@ func TestElementsWaitByWindow(t *testing.T) {
 		elements("main", "a=1@1", "b=2@11", "c=3@21"),
 		watermark("main", 25),
 		elements("side", "k=x@2", "k=y@12", "k=z@45"),
-		watermark("side", 20), // fires [0, 20) on time
+		watermark("side", 20),               // fires [0, 20) on time
 		elements("main", "d=4@3", "e=5@41"), // the first is too late: nobody keeps its window
-		watermark("side", 40), // [20, 40) is empty
+		watermark("side", 40),               // [20, 40) is empty
 		elements("main", "f=6@22"),
 		watermark("side", 100),
 	).want(t,

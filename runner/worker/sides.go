@@ -85,7 +85,12 @@ func (t *task) runLiveSide(ctx context.Context) error {
 	return t.runGrouping(ctx, grouped{
 		spec:    t.stage.Side.Group,
 		prepare: func(block []byte) ([]byte, error) { return underNoKey(t.stage.Side.Input, block) },
-		panes:   func(f frame.Frame) error { return live.Replace(f.Data) },
+		panes: func(f frame.Frame) error {
+			before := live.SpilledBytes()
+			err := live.Replace(f.Data)
+			t.e.cfg.Hooks.Spilled(live.SpilledBytes() - before)
+			return err
+		},
 		reached: live.Advance,
 	})
 }
