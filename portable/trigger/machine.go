@@ -36,15 +36,15 @@ func (m *Machine) OnFire(s State, at Moment) { m.onFire(s, 0, &at) }
 // Clear forgets what the current pane has seen. What has finished remains so.
 func (m *Machine) Clear(s State) { m.clear(s, 0) }
 
-// WakeUp returns the least processing time in ms that a delay waits for and that is not
-// over: once it has passed, ShouldFire is to be asked again. It returns math.MaxInt64 if there is none.
+// WakeUp returns the least processing time in ms after now that a delay waits for: then
+// ShouldFire is to be asked again. It returns math.MaxInt64 if there is none.
 func (m *Machine) WakeUp(s State, now int64) int64 {
 	least := int64(noTarget)
 	if len(s) == m.words {
 		return least
 	}
 	for i := range m.nodes {
-		if n := &m.nodes[i]; n.kind == afterDelay && s[n.slot] >= now {
+		if n := &m.nodes[i]; n.kind == afterDelay && s[n.slot] > now {
 			least = min(least, s[n.slot])
 		}
 	}
@@ -122,7 +122,7 @@ func (m *Machine) shouldFire(s State, i int, at *Moment) bool {
 	case afterCount:
 		return s[n.slot] >= n.count
 	case afterDelay:
-		return s[n.slot] != noTarget && at.Now > s[n.slot]
+		return s[n.slot] != noTarget && at.Now >= s[n.slot]
 	case afterEnd, atEnd:
 		return at.pastEnd()
 	case earlyLate:

@@ -177,8 +177,10 @@ func steps(transforms []*pipepb.TimestampTransform) ([]step, error) {
 	return out, nil
 }
 
-// target returns when a delay that begins at now has passed.
+// target returns when a delay that begins at now has passed: later than now, whatever it is,
+// so that a delay of nothing still takes what comes at the same time into one pane.
 func (n *node) target(now int64) int64 {
+	began := now
 	for _, s := range n.delay {
 		if s.period == 0 {
 			now = plus(now, s.delay)
@@ -192,7 +194,7 @@ func (n *node) target(now int64) int64 {
 			now = plus(now, s.period-past)
 		}
 	}
-	return min(max(now, math.MinInt64+1), noTarget-1)
+	return min(max(now, began+1), noTarget-1)
 }
 
 // plus adds without overflow.

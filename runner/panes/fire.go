@@ -136,7 +136,7 @@ func (p *Panes) catchUp(u *unit) error {
 			return err
 		}
 	}
-	if u.clock < p.now {
+	if u.clock <= p.now {
 		return p.runClock(u)
 	}
 	return nil
@@ -150,7 +150,7 @@ func (p *Panes) runDue() (more bool, err error) {
 		if err = p.run(u); err == nil {
 			err = p.removeIfEmpty(u)
 		}
-	case p.clocks.min() < p.now:
+	case p.clocks.min() <= p.now:
 		err = p.runClock(p.clocks.first())
 	default:
 		return p.loadDue()

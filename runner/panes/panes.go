@@ -16,13 +16,10 @@ import (
 	"github.com/lintelrun/lintel/statebackend"
 )
 
-// Merged is one window that windows of a key merge into, and those it is made of.
-type Merged = windowing.Merged
-
 // MergeFunc merges windows of one key, as encoded. Windows that stay as they are need not be in
 // the result. No window may be in the From of more than one. The slices that it is given are
 // only valid during the call; those that it returns are not changed and not kept.
-type MergeFunc func(windows [][]byte) ([]Merged, error)
+type MergeFunc func(windows [][]byte) ([]windowing.Merged, error)
 
 // Config configures Panes.
 type Config struct {
@@ -223,7 +220,7 @@ func (p *Panes) NextClock() (time.Time, bool) {
 	if at == none {
 		return time.Time{}, false
 	}
-	return time.UnixMilli(at + 1), true // a delay is over once its target has passed
+	return time.UnixMilli(at), true
 }
 
 // Flush writes all that is in memory to the store, but for panes that have yet to be read with Next.
@@ -242,7 +239,7 @@ func (p *Panes) Stats() Stats { return p.stats }
 // outputWatermark returns how far the output watermark may be. It stays while something is due:
 // what becomes of one key does not depend on which other came before it.
 func (p *Panes) outputWatermark() int64 {
-	due := min(p.events.min(), p.store.events.least()) < p.watermark || min(p.clocks.min(), p.store.clocks.least()) < p.now
+	due := min(p.events.min(), p.store.events.least()) < p.watermark || min(p.clocks.min(), p.store.clocks.least()) <= p.now
 	if !due {
 		p.output = max(p.output, min(p.watermark, p.holds.min()))
 	}

@@ -110,17 +110,17 @@ func TestProcessingTime(t *testing.T) {
 		r.add("k", 1)
 		r.clock(1005)
 		r.expect("second", r.add("k", 2))
-		if at, ok := r.p.NextClock(); !ok || at.UnixMilli() != 1011 {
+		if at, ok := r.p.NextClock(); !ok || at.UnixMilli() != 1010 {
 			t.Errorf("to be waked at %v, %v", at, ok)
 		}
-		r.expect("at its time", r.clock(1010))
-		r.expect("after it", r.clock(1011), "k [0 9223371950454775] [1 2] @9223371950454775 early first 0/-1")
-		r.clock(1012)
+		r.expect("before its time", r.clock(1009))
+		r.expect("at its time", r.clock(1010), "k [0 9223371950454775] [1 2] @9223371950454775 early first 0/-1")
+		r.clock(1011)
 		if at, ok := r.p.NextClock(); ok {
 			t.Errorf("to be waked at %v", at)
 		}
 		r.expect("third", r.add("k", 3))
-		r.expect("after it", r.clock(2000), "k [0 9223371950454775] [3] @9223371950454775 early 1/-1")
+		r.expect("after its time", r.clock(2000), "k [0 9223371950454775] [3] @9223371950454775 early 1/-1")
 	}
 }
 
@@ -154,8 +154,8 @@ func TestOutputTimes(t *testing.T) {
 }
 
 // hundreds merges windows that begin in the same hundred into one that has them all.
-func hundreds(windows [][]byte) ([]Merged, error) {
-	var out []Merged
+func hundreds(windows [][]byte) ([]windowing.Merged, error) {
+	var out []windowing.Merged
 	by := map[int64]int{}
 	spans := map[int64]windowing.Interval{}
 	for _, b := range windows {
@@ -168,7 +168,7 @@ func hundreds(windows [][]byte) ([]Merged, error) {
 		if !ok {
 			i = len(out)
 			by[h], spans[h] = i, w
-			out = append(out, Merged{})
+			out = append(out, windowing.Merged{})
 		}
 		span := spans[h]
 		span.Start, span.End = min(span.Start, w.Start), max(span.End, w.End)
@@ -195,14 +195,14 @@ func TestCustomMerging(t *testing.T) {
 // A window function can't merge what isn't there, nor into what is there but stays.
 func TestMergingOfNonsense(t *testing.T) {
 	window := func(start, end int64) []byte { return windowing.Interval{Start: start, End: end}.Append(nil) }
-	for name, merged := range map[string]Merged{
+	for name, merged := range map[string]windowing.Merged{
 		"unknown":  {Window: window(0, 9), From: [][]byte{window(5, 6)}},
 		"occupied": {Window: window(1, 11), From: [][]byte{window(50, 60)}},
 		"garbled":  {Window: []byte{1}, From: [][]byte{window(50, 60)}},
 	} {
 		r := newRig(t, sessions(t, 10), 0)
 		r.add("k", 1)
-		r.cfg.Merge = func([][]byte) ([]Merged, error) { return []Merged{merged}, nil }
+		r.cfg.Merge = func([][]byte) ([]windowing.Merged, error) { return []windowing.Merged{merged}, nil }
 		r.p.cfg.Merge = r.cfg.Merge
 		err := r.p.Add(r.element(nil, "k", 50), r.time())
 		if c := fault.ClassOf(err); c != fault.UserCode && c != fault.Corruption {

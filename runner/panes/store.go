@@ -281,7 +281,7 @@ func (p *Panes) loadDue() (more bool, err error) {
 	if group, ok := s.events.due(p.watermark); ok {
 		return true, p.loadEvents(group)
 	}
-	if group, ok := s.clocks.due(p.now); ok {
+	if group, ok := s.clocks.due(p.now + 1); ok {
 		return true, p.loadClocks(group)
 	}
 	return false, nil
@@ -335,7 +335,7 @@ func (p *Panes) loadClocks(group int) error {
 	var due []statebackend.Timer
 	next := int64(none)
 	err := s.scanClocks(group, func(t statebackend.Timer) bool {
-		if len(due) == atOnce || t.Fire >= p.now {
+		if len(due) == atOnce || t.Fire > p.now {
 			next = t.Fire
 			return false
 		}

@@ -19,7 +19,7 @@ type unit struct {
 	windows     []*window
 
 	wake  int64 // the least watermark to pass for something to happen
-	clock int64 // the least processing time to pass for a trigger to be asked
+	clock int64 // the least processing time at which a trigger is to be asked
 	hold  int64 // the least of its windows', as it is in Panes.holds
 	event int   // place in Panes.events
 	timer int   // place in Panes.clocks, -1 if it is not there
@@ -107,7 +107,7 @@ func (p *Panes) find(key, window []byte) (*unit, error) {
 		p.stats.Loads++
 		p.holds.remove(u.holdAt)
 	}
-	u.overdue = found && u.clockAt < p.now
+	u.overdue = found && u.clockAt <= p.now
 	p.enter(u)
 	return u, nil
 }
