@@ -20,6 +20,9 @@ type stamped struct {
 
 func (p *pending) len() int { return len(p.frames) }
 
+// end is the sequence number of the frame that will be pushed next.
+func (p *pending) end() uint64 { return p.first + uint64(p.len()) }
+
 func (p *pending) push(f frame.Frame) {
 	seq := p.first + uint64(p.len())
 	p.frames = append(p.frames, f)

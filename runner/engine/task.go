@@ -124,6 +124,7 @@ type Task struct {
 	consumed int
 	buffered int64
 	input    int64
+	marks    marks // of the main watermark in the inbox, where there are timers
 	output   int64
 	idle     int
 	blocked  bool
@@ -148,6 +149,7 @@ func NewTask(cfg Config) *Task {
 		cfg.SplitAfter = 500 * time.Millisecond
 	}
 	return &Task{
+		marks:    marks{last: frame.MinTimestamp},
 		cfg:      cfg,
 		main:     NewWatermarks(cfg.Main),
 		side:     NewWatermarks(cfg.Side),
@@ -170,7 +172,11 @@ func (t *Task) Frame(f frame.Frame) {
 }
 
 // Watermark notes the watermark of a main channel.
-func (t *Task) Watermark(channel int, ts int64) { t.main.Advance(channel, ts) }
+func (t *Task) Watermark(channel int, ts int64) {
+	if t.main.Advance(channel, ts) && t.cfg.Timers != nil {
+		t.marks.add(t.inbox.end(), t.main.Min())
+	}
+}
 
 // SideWatermark notes how far a side input is complete.
 func (t *Task) SideWatermark(channel int, ts int64) { t.side.Advance(channel, ts) }
@@ -295,13 +301,13 @@ func (t *Task) next(now time.Time) (*Bundle, error) {
 	return b, nil
 }
 
-// timers makes a bundle of the timers that are due. They fire before elements,
-// which are all behind the watermark by which timers are due.
+// timers makes a bundle of the timers that are due. They fire after the elements that
+// came before the watermark by which they are due, and before those that came after it.
 func (t *Task) timers(now time.Time) (*Bundle, error) {
 	if t.cfg.Timers == nil {
 		return nil, nil
 	}
-	due, err := t.cfg.Timers.Due(t.InputWatermark(), now, t.sizer.elements)
+	due, err := t.cfg.Timers.Due(min(t.InputWatermark(), t.marks.passed(t.inbox.first)), now, t.sizer.elements)
 	if err != nil || len(due) == 0 {
 		return nil, err
 	}

@@ -69,3 +69,37 @@ func TestLoopingTimer(t *testing.T) {
 		t.Errorf("after the last timer: %+v, %v", r, err)
 	}
 }
+
+// Elements that came before a watermark go before the timers that it makes due,
+// though their timestamps lie behind them; those that came after it do not.
+func TestTimersKeepTheirPlaceInTheInput(t *testing.T) {
+	timers := &someTimers{}
+	task := NewTask(Config{Main: 1, Cut: cutElements, Timers: timers, Limits: Limits{First: 1, Elements: 1}})
+	now := time.Unix(0, 0)
+	timers.set = []Timer{{Key: "k", Fire: 20, Hold: 20}}
+	late := func(data string, ts int64) {
+		task.Frame(frame.Frame{Data: []byte(data), Elements: 1, MinTimestamp: ts})
+	}
+	late("a", 50)
+	task.Watermark(0, 30)
+	late("b", 50)
+	task.Watermark(0, 40)
+	var got []string
+	for range 3 {
+		r, err := task.Ready(now)
+		if err != nil || len(r.Start) != 1 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		b := r.Start[0]
+		if len(b.Timers) > 0 {
+			got = append(got, "timer")
+			timers.set = nil
+		} else {
+			got = append(got, string(b.Frames[0].Data))
+		}
+		task.Succeeded(b.ID, Result{}, now)
+	}
+	if want := []string{"a", "timer", "b"}; !slices.Equal(got, want) {
+		t.Errorf("order %v, want %v", got, want)
+	}
+}

@@ -47,3 +47,27 @@ func (w *Watermarks) Min() int64 { return w.min }
 
 // Final reports whether all channels have reached the end of time.
 func (w *Watermarks) Final() bool { return w.min >= frame.MaxTimestamp }
+
+// marks are the places that a watermark has in a queue of frames.
+type marks struct {
+	waiting []stamped
+	last    int64 // that has been passed
+}
+
+// add notes that the watermark is ts for what comes after the frame before seq.
+func (m *marks) add(seq uint64, ts int64) {
+	if n := len(m.waiting); n > 0 && m.waiting[n-1].seq == seq {
+		m.waiting[n-1].ts = ts
+		return
+	}
+	m.waiting = append(m.waiting, stamped{seq, ts})
+}
+
+// passed returns the watermark that comes before the frame first.
+func (m *marks) passed(first uint64) int64 {
+	for len(m.waiting) > 0 && m.waiting[0].seq <= first {
+		m.last = m.waiting[0].ts
+		m.waiting = m.waiting[1:]
+	}
+	return m.last
+}
