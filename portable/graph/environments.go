@@ -59,7 +59,7 @@ func mergeHints(a, b *pipepb.Environment) *pipepb.Environment {
 	merged := proto.Clone(a).(*pipepb.Environment)
 	for hint, more := range numericHints {
 		x, y := a.GetResourceHints()[hint], b.GetResourceHints()[hint]
-		if y == nil || x != nil && !(asks(y) && (!asks(x) || number(x).Cmp(number(y)) < 0 == more)) {
+		if y == nil || x != nil && !wins(y, x, more) {
 			continue
 		}
 		if merged.ResourceHints == nil {
@@ -68,6 +68,18 @@ func mergeHints(a, b *pipepb.Environment) *pipepb.Environment {
 		merged.ResourceHints[hint] = y
 	}
 	return merged
+}
+
+// wins tells whether y is the hint to follow where another environment has x.
+func wins(y, x []byte, more bool) bool {
+	switch {
+	case !asks(y):
+		return false
+	case !asks(x):
+		return true
+	default:
+		return number(y).Cmp(number(x)) > 0 == more
+	}
 }
 
 // asks tells whether a hint asks for anything: 0 limits nothing, nor does what is no number.
