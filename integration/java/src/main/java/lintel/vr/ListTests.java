@@ -11,13 +11,15 @@ import java.util.List;
 import java.util.TreeSet;
 import java.util.jar.JarEntry;
 import java.util.jar.JarFile;
+import java.util.stream.Stream;
 import org.apache.beam.sdk.testing.ValidatesRunner;
 import org.junit.Test;
 import org.junit.experimental.categories.Category;
 
 /**
- * Lists the ValidatesRunner tests of a jar. Arguments: the jar; a file to write their classes to,
- * as Surefire wants them; a file to write each test to, with its categories.
+ * Lists the ValidatesRunner tests of a jar and of a folder of classes. Arguments: the jar; the
+ * folder; a file to write their classes to, as Surefire wants them; a file to write each test to,
+ * with its categories.
  */
 public final class ListTests {
   private static final String CATEGORIES = "org.apache.beam.sdk.testing.";
@@ -35,9 +37,13 @@ public final class ListTests {
         }
       }
     }
+    Path folder = Path.of(args[1]);
+    try (Stream<Path> files = Files.walk(folder)) {
+      files.map(f -> folder.relativize(f).toString()).filter(f -> f.endsWith(".class")).forEach(list::addClass);
+    }
     Collections.sort(list.tests);
-    Files.write(Path.of(args[1]), list.classes);
-    Files.write(Path.of(args[2]), list.tests);
+    Files.write(Path.of(args[2]), list.classes);
+    Files.write(Path.of(args[3]), list.tests);
     System.out.printf("%d tests in %d classes%n", list.tests.size(), list.classes.size());
   }
 
