@@ -48,6 +48,7 @@ type assembler struct {
 	// of Flattens and redistributions.
 	producer map[string]*node
 	sides    map[side]*node
+	joined   int // edges beyond the first of a stage
 	calls    map[callKey]*plan.WindowCall
 	ids      endpointIDs
 }
@@ -233,13 +234,20 @@ func (a *assembler) order() error {
 	return nil
 }
 
+// maxJoined bounds the edges that end in the same stage as another, over the whole plan.
+const maxJoined = 100_000
+
 // connect adds the edges that end at n, main inputs first.
 func (a *assembler) connect(n *node) error {
 	if n.input == "" {
 		return nil
 	}
 	a.chooseSource(n)
-	for _, s := range a.g.Sources(n.input) {
+	sources := a.g.Sources(n.input)
+	if a.joined += max(len(sources)-1, 0); a.joined > maxJoined {
+		return fault.New(fault.Unsupported, "stage %q: the Flattens that stages read come to more than %d edges", n.stage.Name, maxJoined)
+	}
+	for _, s := range sources {
 		layout, err := a.wire.compileAs(n.input, n.source)
 		if err != nil {
 			return err

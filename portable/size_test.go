@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 
+	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable"
 	. "github.com/lintelrun/lintel/portable/portabletest"
 	"github.com/lintelrun/lintel/portable/urns"
@@ -93,6 +95,19 @@ func TestManySideInputs(t *testing.T) {
 	}
 }
 
+// TestChainOfFlattens is what loops write that add to a PCollection: only the last is read.
+func TestChainOfFlattens(t *testing.T) {
+	p := New()
+	all := p.Impulse("impulse")
+	for i := range 1_000 {
+		all = p.Flatten(fmt.Sprintf("f%d", i), Bytes, all, p.Impulse(fmt.Sprintf("i%d", i)))
+	}
+	p.ParDo("read", Env, Bytes, all)
+	if n := len(compile(t, p).Edges); n != 1_001 {
+		t.Errorf("%d edges, want one for each Impulse", n)
+	}
+}
+
 func BenchmarkCompile(b *testing.B) {
 	for _, shape := range slices.Sorted(maps.Keys(large)) {
 		for _, n := range []int{1_000, 10_000, 100_000} {
@@ -116,5 +131,18 @@ func TestInterruptedPlanning(t *testing.T) {
 	cancel(gone)
 	if _, err := portable.Compile(ctx, p, portable.Options{}); !errors.Is(err, gone) {
 		t.Errorf("error %v, want what ended the context", err)
+	}
+}
+
+func TestTooManyEdges(t *testing.T) {
+	p := New()
+	all := p.Impulse("impulse")
+	for i := range 500 {
+		all = p.Flatten(fmt.Sprintf("f%d", i), Bytes, all, p.Impulse(fmt.Sprintf("i%d", i)))
+		p.ParDo(fmt.Sprintf("read%d", i), Env, Bytes, all)
+	}
+	_, err := portable.Compile(t.Context(), p.Proto, portable.Options{})
+	if fault.ClassOf(err) != fault.Unsupported || !strings.Contains(err.Error(), "edges") {
+		t.Errorf("error %v, want one of too many edges", err)
 	}
 }

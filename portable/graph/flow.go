@@ -18,7 +18,7 @@ type Source struct {
 }
 
 // maxSources bounds what chains of Flattens can multiply to.
-const maxSources = 100_000
+const maxSources = 1_000_000
 
 // TraceSources follows Flattens and redistributions back from all PCollections,
 // so that Sources can tell what they stand for.
