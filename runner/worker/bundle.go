@@ -8,6 +8,7 @@ import (
 	"time"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 
 	"github.com/lintelrun/lintel/fnapi"
 	"github.com/lintelrun/lintel/runner/engine"
@@ -63,7 +64,7 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, l *live, r *ou
 		Sinks:       spec.Sinks,
 		Timers:      x.families(),
 		State:       gated{&x.e.reads, &stateHandler{e: x.e, spec: spec, keyed: r.keyed, pins: r.pins}},
-		CacheTokens: x.sideTokens(r.pins),
+		CacheTokens: x.stateToken(h, x.sideTokens(r.pins)),
 	})
 	if err != nil {
 		return h.explain(ctx, err)
@@ -209,6 +210,7 @@ func (x *execTask) residuals(roots []*fnpb.DelayedBundleApplication) ([]engine.R
 			Frame:           f,
 			OutputWatermark: wm,
 			Delay:           root.GetRequestedTimeDelay().AsDuration(),
+			Bounded:         app.GetIsBounded() == pipepb.IsBounded_BOUNDED,
 		})
 	}
 	return out, nil
