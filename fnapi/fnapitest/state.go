@@ -80,16 +80,22 @@ func (b *Bundle) state(req *fnpb.StateRequest) (*fnpb.StateResponse, error) {
 func (b *Bundle) StateGet(key *fnpb.StateKey) ([]byte, error) {
 	var all, token []byte
 	for {
-		resp, err := b.state(&fnpb.StateRequest{InstructionId: b.ID, StateKey: key,
-			Request: &fnpb.StateRequest_Get{Get: &fnpb.StateGetRequest{ContinuationToken: token}}})
+		page, next, err := b.StatePage(key, token)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, resp.GetGet().GetData()...)
-		if token = resp.GetGet().GetContinuationToken(); len(token) == 0 {
+		all = append(all, page...)
+		if token = next; len(token) == 0 {
 			return all, nil
 		}
 	}
+}
+
+// StatePage reads one page, and returns the token of the next, if there is one.
+func (b *Bundle) StatePage(key *fnpb.StateKey, token []byte) (page, next []byte, err error) {
+	resp, err := b.state(&fnpb.StateRequest{InstructionId: b.ID, StateKey: key,
+		Request: &fnpb.StateRequest_Get{Get: &fnpb.StateGetRequest{ContinuationToken: token}}})
+	return resp.GetGet().GetData(), resp.GetGet().GetContinuationToken(), err
 }
 
 // StateAppend appends to state and waits for the answer.

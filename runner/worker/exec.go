@@ -329,6 +329,9 @@ func (x *execTask) finished(r outcome) error {
 		if r.out != nil {
 			r.out.discard()
 		}
+		if x.keyed != nil {
+			x.keyed.token.fail()
+		}
 		if err := x.core.Failed(r.bundle, r.err); err != nil {
 			return err
 		}

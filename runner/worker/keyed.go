@@ -23,6 +23,7 @@ type keyed struct {
 	timers   *timers.Timers // the core's
 	store    statebackend.Store
 	groups   [2]int // key groups that the task owns: from, to
+	token    cacheToken
 	clock    *clock
 	// watermark is the highest input watermark of the task so far, for attempts to read.
 	watermark atomic.Int64
