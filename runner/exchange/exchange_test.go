@@ -350,3 +350,23 @@ func TestDropGivesUpWhatWaits(t *testing.T) {
 		t.Errorf("%d bytes wait still", o.Waiting())
 	}
 }
+
+// A closed inbox takes all without keeping any of it, and nobody waits for it.
+func TestClosedInbox(t *testing.T) {
+	in := NewInbox(1)
+	in.Put(Message{Data: true, Frame: frame.Frame{Data: []byte("ab"), Elements: 1}})
+	in.Put(Message{Watermark: 1})
+	wake := make(chan struct{}, 1)
+	if in.Room(wake) {
+		t.Error("there is room in a full inbox")
+	}
+	dropped := 0
+	in.Close(func() { dropped++ })
+	if dropped != 2 || len(wake) != 1 || !in.Room(wake) {
+		t.Errorf("%d messages were dropped and %d senders woken", dropped, len(wake))
+	}
+	in.Put(Message{Watermark: 2})
+	if dropped != 3 || len(in.Take(nil)) != 0 || in.Used() != 0 {
+		t.Errorf("a message after the end is kept, %d were dropped", dropped)
+	}
+}

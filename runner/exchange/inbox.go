@@ -32,6 +32,7 @@ type Inbox struct {
 	queue   []Message
 	used    int
 	waiting []chan struct{} // wake-ups of senders that were refused
+	dropped func()          // once it is closed
 }
 
 // NewInbox returns an inbox that takes frames while less than capacity bytes are in it.
@@ -58,6 +59,11 @@ func (in *Inbox) Room(wake chan struct{}) bool {
 // Put delivers m. Watermarks always fit; for frames ask Room before.
 func (in *Inbox) Put(m Message) {
 	in.mu.Lock()
+	if in.dropped != nil {
+		in.mu.Unlock()
+		in.dropped()
+		return
+	}
 	if m.Data {
 		in.used += m.Frame.Bytes()
 	}
@@ -74,6 +80,23 @@ func (in *Inbox) Take(buf []Message) []Message {
 	q := in.queue
 	in.queue = buf[:0]
 	return q
+}
+
+// Close ends the taking: what is in the inbox, and all that comes later, is dropped, and
+// dropped is called for each message.
+func (in *Inbox) Close(dropped func()) {
+	in.mu.Lock()
+	q := in.queue
+	in.queue, in.dropped, in.used = nil, dropped, 0
+	wake := in.waiting
+	in.waiting = nil
+	in.mu.Unlock()
+	for range q {
+		dropped()
+	}
+	for _, w := range wake {
+		notify(w)
+	}
 }
 
 // Consumed gives the credit of n bytes back to the senders.

@@ -131,7 +131,9 @@ func (c *clock) jump() {
 	if next.IsZero() {
 		return
 	}
-	c.now = next
+	if next.After(c.now) {
+		c.now = next
+	}
 	c.ring()
 }
 

@@ -29,6 +29,7 @@ type task struct {
 
 func (t *task) run(ctx context.Context) error {
 	defer t.settle()
+	defer t.inbox.Close(func() { t.e.clock.end(1) })
 	defer t.outbox.Drop()
 	switch t.stage.Kind {
 	case plan.Impulse:
