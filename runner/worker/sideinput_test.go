@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,7 +25,8 @@ func TestMainInputWaitsForSideInput(t *testing.T) {
 	numbers := p.ParDo("split", pEnv, pBytes, p.Impulse("impulse"))
 	blown := p.ParDo("blow", pEnv, pBytes, p.Reshuffle("spread", pBytes, numbers))
 	p.ParDo("write", pEnv, pBytes, p.ParDo("use", pEnv, pBytes, blown, blown))
-	var read sync.Map // by bundle
+	var bundles sync.Map
+	var reads atomic.Int32 // the first bundles would see if it was not complete
 	c := compile(t, p, map[string]doFn{
 		"split": split(n),
 		"blow": func(c *call) error {
@@ -33,7 +35,7 @@ func TestMainInputWaitsForSideInput(t *testing.T) {
 		},
 		"use": func(c *call) error {
 			c.emit(bytesOf(strings.TrimRight(text(c.element), "x")))
-			if _, again := read.LoadOrStore(c.bundle.ID, true); again {
+			if _, again := bundles.LoadOrStore(c.bundle.ID, true); again || reads.Add(1) > 4 {
 				return nil
 			}
 			all, err := c.side("i1")
