@@ -14,7 +14,8 @@ import (
 type Checkpoints struct {
 	// Unbounded is true where an element may stand for work without end. Then
 	// bundles are interrupted as time goes by, more bundles run beside each other,
-	// and work is not split for idle tasks unless it is known to be bounded.
+	// and work is not split for idle tasks: the second half of what has no end, or one
+	// that is far away, is not to be done now.
 	Unbounded bool
 	// Least and Most are how long a bundle runs before it is interrupted (defaults
 	// 10 ms and 1 s). It is the shorter the more often that yields output, and long
@@ -141,7 +142,7 @@ func (t *Task) forgo() {
 
 // interruptible reports whether b has to be interrupted when its time has come.
 func (t *Task) interruptible(b *Bundle) bool {
-	return !b.cut && (t.pace.Unbounded && !b.bounded() || t.draining && !b.Truncate && !b.truncated)
+	return !b.cut && (t.pace.Unbounded || t.draining && !b.Truncate && !b.truncated)
 }
 
 // checkpoints asks for the bundles to be interrupted whose time has come; wake is

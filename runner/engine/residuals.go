@@ -14,7 +14,7 @@ type Residual struct {
 	OutputWatermark int64
 	// Delay before the residual may be processed.
 	Delay time.Duration
-	// Bounded is true where the harness says that the work comes to an end.
+	// Bounded is true where the harness says that the work comes to an end, be it ages away.
 	Bounded bool
 
 	// truncated is true of what a bundle that truncates its input gave back.
@@ -100,14 +100,4 @@ func (b *Bundle) rehold() {
 	for _, o := range b.origins {
 		b.hold = min(b.hold, o.hold)
 	}
-}
-
-// bounded reports whether all of a bundle's work is known to come to an end.
-func (b *Bundle) bounded() bool {
-	for _, o := range b.origins {
-		if !o.bounded {
-			return false
-		}
-	}
-	return b.residual
 }

@@ -67,7 +67,7 @@ func (t *Task) splits(now time.Time) (requests []SplitRequest, wake time.Time) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.running)) {
 		b := t.running[id]
-		if b.splitting || t.pace.Unbounded && !b.bounded() {
+		if b.splitting || t.pace.Unbounded {
 			continue
 		}
 		if !now.Before(b.nextSplit) {
