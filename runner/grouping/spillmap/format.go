@@ -19,7 +19,8 @@ import (
 // The stored bytes are the raw ones where the lengths are equal, else an S2 block.
 // The checksum is CRC-32C of the number of the block in the run (uint64, so that
 // blocks lost, repeated or out of order show), both lengths and the stored bytes.
-// A record lies in one block. A block is full at blockSize raw bytes, which only its last
+// The first record of a block is continued only where its key is longer than repeatedKey; that
+// of the block before is not kept then, so nobody may look at it. A record lies in one block. A block is full at blockSize raw bytes, which only its last
 // record may exceed; blocks of more than maxPacked raw bytes are stored as they are, so
 // that no reader allocates much more than a file's size, whatever the lengths say.
 const (

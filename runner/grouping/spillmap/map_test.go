@@ -1,8 +1,10 @@
 package spillmap
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -271,4 +273,68 @@ func FuzzRunReader(f *testing.F) {
 			}
 		}
 	})
+}
+
+// valuesOf cuts values of 50 kB, in an order that does not depend on that of runs.
+func valuesOf(b []byte) []string {
+	var all []string
+	for v := range slices.Chunk(b, 50_000) {
+		all = append(all, string(v))
+	}
+	slices.Sort(all)
+	return all
+}
+
+// A key longer than a block is written once a run, however many blocks its values take.
+func TestLongKeysAreNotRepeated(t *testing.T) {
+	m, err := New(Config{MemoryBytes: 8 << 20, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	noise := rand.New(rand.NewPCG(1, 2))
+	random := func(n int) []byte {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = byte(noise.Uint32())
+		}
+		return b
+	}
+	keys := [][]byte{random(1 << 20), random(1 << 20)}
+	var want [2][]byte
+	for i := range 400 {
+		value := random(50_000)
+		k := i % 2
+		want[k] = append(want[k], value...)
+		if err := m.Add(uint64(k), keys[k], nil, 0, nil, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := m.Stats(); s.Runs < 2 || s.SpilledBytes > 20_000_000+int64(s.Runs+1)*2<<20 {
+		t.Errorf("%d bytes in %d runs", s.SpilledBytes, s.Runs)
+	}
+	c, err := m.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k := range keys {
+		g, err := c.Next()
+		if err != nil || !bytes.Equal(g.Key, keys[k]) {
+			t.Fatalf("group %d: %v", k, err)
+		}
+		var got []byte
+		for {
+			piece, err := c.Piece()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, piece...)
+		}
+		if !slices.Equal(valuesOf(got), valuesOf(want[k])) || g.Count != 200 {
+			t.Errorf("group %d: %d bytes in %d values, want %d", k, len(got), g.Count, len(want[k]))
+		}
+	}
 }
