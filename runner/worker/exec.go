@@ -93,7 +93,7 @@ func newExecTask(t *task) (*execTask, error) {
 		return nil, err
 	}
 	cfg := engine.Config{Main: main, Side: side, Attempts: t.e.cfg.Attempts, Limits: limits, SplitAfter: t.e.cfg.Splits.After, Cut: x.cut,
-		Splittable: t.stage.Exec.Splittable, Checkpoints: x.checkpoints(), Bounded: t.stage.Bounded}
+		Splittable: t.stage.Exec.Splittable, Checkpoints: x.checkpoints(), Bounded: t.stage.Bounded && !t.stage.Exec.Unbounded}
 	if t.e.clock.virtual {
 		cfg.InFlight = 1
 	}
