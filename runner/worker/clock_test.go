@@ -69,7 +69,7 @@ func TestVirtualTimeGoesOnWhenAllIsIdle(t *testing.T) {
 		if got := c.Now(); !got.Equal(start.Add(time.Minute)) || !rang(first) || rang(second) {
 			t.Errorf("after the last event it is %v after the start, not a minute", got.Sub(start))
 		}
-		time.Sleep(2 * time.Hour) // whoever the alarm woke is under way: nothing else rings
+		<-time.After(2 * time.Hour) // whoever the alarm woke is under way: nothing else rings
 		if !c.Now().Equal(start.Add(time.Minute)) {
 			t.Error("time went on while a task was awake")
 		}
@@ -144,14 +144,14 @@ func TestMachineAlarms(t *testing.T) {
 		a.set(time.Time{})
 		a.set(c.Now().Add(time.Minute))
 		a.set(c.Now().Add(time.Second))
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		synctest.Wait()
 		if !rang(a) {
 			t.Error("it did not ring")
 		}
 		a.set(c.Now().Add(time.Minute))
 		a.set(time.Time{})
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		synctest.Wait()
 		if rang(a) {
 			t.Error("it rang twice, or though it was not set")
