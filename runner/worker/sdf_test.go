@@ -52,8 +52,10 @@ func newCounters(t *testing.T, restrictions int) *counters {
 	payload := &pipepb.ParDoPayload{RestrictionCoderId: pBytes, RequestsFinalization: true}
 	out := p.ParDoWith("source", pEnv, payload, pBytes, p.Impulse("impulse"))
 	p.Proto.Components.Pcollections[out].IsBounded = pipepb.IsBounded_UNBOUNDED
-	written := p.ParDo("write", pEnv, pBytes, out)
-	p.Proto.Components.Pcollections[written].IsBounded = pipepb.IsBounded_UNBOUNDED
+	timed := p.ParDoWith("timer", pEnv, payloadOf("f"), pBytes, p.ParDo("key", pEnv, pKV, out))
+	for _, id := range []string{p.ParDo("write", pEnv, pBytes, out), timed, p.ParDo("fired", pEnv, pBytes, timed)} {
+		p.Proto.Components.Pcollections[id].IsBounded = pipepb.IsBounded_UNBOUNDED
+	}
 	c := &counters{tick: time.Millisecond, fails: func() bool { return false }, ran: map[string]*process{}, finalized: map[string]int{}}
 	c.program = compile(t, p, map[string]doFn{
 		"source/PairWithRestriction": func(c *call) error {
@@ -67,6 +69,19 @@ func newCounters(t *testing.T, restrictions int) *counters {
 			return nil
 		},
 		"write": collector,
+		"key": func(c *call) error {
+			c.emit(kvOf("k", text(c.element)))
+			return nil
+		},
+		"timer": func(c *call) error {
+			if c.timer != nil {
+				c.emit(bytesOf("passed"))
+			} else {
+				c.set("f", "", 5, 5)
+			}
+			return nil
+		},
+		"fired": collector,
 	})
 	c.rig = newRig(t, c.script)
 	c.rig.cfg.Attempts = 100
@@ -298,7 +313,7 @@ func TestUnboundedWorkIsCommittedAsItGoes(t *testing.T) {
 						return false
 					}
 				}
-				return true
+				return len(c.got("fired")) > 0 // the watermark has moved on
 			})
 			c.drained(t, e, restrictions)
 		})
