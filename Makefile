@@ -125,6 +125,11 @@ differential: build ## random pipelines on Lintel and on Beam's FnApiRunner (SEE
 bench: build ## throughput beside Prism (SET=bounded|smoke|medium, ARGS=)
 	integration/bench/run.sh --set '$(SET)' $(value ARGS)
 
+KEYS ?= 10000000
+.PHONY: bench-state
+bench-state: ## the runner's part of keeping state and timers of many keys (KEYS=)
+	GOMEMLIMIT=900MiB go test ./runner/worker -run '^$$' -bench '^BenchmarkKeys$$/^auto$$' -benchtime $(KEYS)x -timeout 4h
+
 .PHONY: clean
 clean: ## remove what the targets made, the cache included
 	rm -rf bin .cache
