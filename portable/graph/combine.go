@@ -23,9 +23,15 @@ func (g *Graph) liftable(t *pipepb.PTransform) bool {
 			return false // the SDK did it already
 		}
 	}
+	strategy := g.Strategy(only(t.GetInputs()))
+	if in.GetIsBounded() != pipepb.IsBounded_BOUNDED && strategy.GetOutputTime() != pipepb.OutputTime_END_OF_WINDOW {
+		// The time of a late element would hide that of those which it is combined with, and
+		// which the pane's time is made of.
+		return false
+	}
 	payload, err := combinePayload(t)
 	return err == nil && g.Components.Coders[payload.GetAccumulatorCoderId()] != nil &&
-		triggerAllowsLifting(g.Strategy(only(t.GetInputs())).GetTrigger(), 0)
+		triggerAllowsLifting(strategy.GetTrigger(), 0)
 }
 
 func combinePayload(t *pipepb.PTransform) (*pipepb.CombinePayload, error) {
