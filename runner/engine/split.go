@@ -58,6 +58,14 @@ func (t *Task) Idle(n int) {
 	}
 }
 
+// Spare tells how many more bundles yet the task may start of input that it has. No bundle
+// is split for them.
+func (t *Task) Spare(n int) {
+	if t.cfg.Timers == nil {
+		t.spare = max(n, 0)
+	}
+}
+
 // splits picks a bundle to split, if the stage has idle tasks and there is
 // nothing else to start for them; wake is when to look again.
 func (t *Task) splits(now time.Time) (requests []SplitRequest, wake time.Time) {

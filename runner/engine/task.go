@@ -127,6 +127,7 @@ type Task struct {
 	marks    marks // of the main watermark in the inbox, where there are timers
 	output   int64
 	idle     int
+	spare    int
 	blocked  bool
 	done     bool
 }
@@ -227,7 +228,7 @@ func (t *Task) Failed(id BundleID, cause error) error {
 func (t *Task) Ready(now time.Time) (Ready, error) {
 	r := Ready{Consumed: t.consumed}
 	t.consumed = 0
-	for !t.blocked && t.SidesReady() && len(t.running) < t.cfg.InFlight+t.idle {
+	for !t.blocked && t.SidesReady() && len(t.running) < t.cfg.InFlight+t.idle+t.spare {
 		b, err := t.next(now)
 		if err != nil {
 			return r, err

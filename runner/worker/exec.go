@@ -190,6 +190,7 @@ func (x *execTask) act(ctx context.Context, wake *alarm) (done bool, err error) 
 	now := x.e.clock.Now()
 	running := &x.e.running[x.stage.Index]
 	x.core.Idle(x.idle(int(running.Load()), now))
+	x.core.Spare(x.spare(int(running.Load()), now))
 	if x.keyed != nil {
 		x.keyed.advance(x.core.InputWatermark())
 	}
@@ -242,6 +243,15 @@ func (x *execTask) idle(running int, now time.Time) int {
 		return 1
 	}
 	return tasks - running
+}
+
+// spare is how many more bundles yet the stage may run, of input that is there: its bundles
+// seem to wait for something outside.
+func (x *execTask) spare(running int, now time.Time) int {
+	if x.e.clock.virtual || x.core.Longest(now) <= x.e.cfg.Splits.StuckAfter {
+		return 0
+	}
+	return x.e.crowds[x.stage.Index].room(running, x.pool.most(), now, &x.e.cfg)
 }
 
 // repay gives back the credit of committed input, unless that has been done.

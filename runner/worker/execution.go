@@ -32,6 +32,7 @@ type execution struct {
 	windows windowCache
 	// running counts the bundles in flight of each stage, all tasks together.
 	running  []atomic.Int32
+	crowds   []crowd // by stage index
 	clock    *clock
 	draining *draining
 	stats    *progress
@@ -51,6 +52,7 @@ func newExecution(cfg Config, d rpc.Deployment, dir string) *execution {
 		log:      cfg.Logger.With("job", d.JobID),
 		envs:     map[string]*pool{},
 		running:  make([]atomic.Int32, len(d.Plan.Stages)),
+		crowds:   make([]crowd, len(d.Plan.Stages)),
 		sides:    make([]atomic.Pointer[sideinput.View], len(d.Plan.Stages)),
 		lives:    make([]*liveSide, len(d.Plan.Stages)),
 		clock:    newClock(d.Plan),

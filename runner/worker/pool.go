@@ -213,6 +213,13 @@ func (p *pool) pick() (*harness, <-chan struct{}, error) {
 	return nil, p.changed, nil
 }
 
+// most is how many bundles all harnesses run at once where they wait for something outside.
+func (p *pool) most() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.keepers * min(p.limit, crowdBundles)
+}
+
 func (p *pool) release(h *harness) {
 	p.change(func() { h.bundles-- })
 }

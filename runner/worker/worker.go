@@ -44,6 +44,10 @@ type Config struct {
 	Splits Splits
 	// Checkpoints says when bundles of unbounded splittable DoFns are interrupted.
 	Checkpoints Checkpoints
+	// Processors returns how long the machine's processors have been idle and have been
+	// there, both in all, in any unit: stages run more bundles at once when processors are
+	// idle while their bundles take long. Default: what Linux says; zeros are unknown.
+	Processors func() (idle, total int64)
 	// Logger for the operator; default slog.Default.
 	Logger *slog.Logger
 	// Hooks watch the work.
@@ -133,6 +137,9 @@ func (c *Config) Validate() error {
 	}
 	if c.TraceBundles < 0 {
 		return fmt.Errorf("worker: one bundle in %d can't be traced", c.TraceBundles)
+	}
+	if c.Processors == nil {
+		c.Processors = processors
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
