@@ -11,8 +11,8 @@ import (
 // clock is a job's time, by which timers, triggers and delays go: the machine's or, in a
 // job with TestStreams, a virtual one. That one stands still while anything is under way:
 // messages between tasks, bundles, what tasks are at. When nothing is, the next TestStream
-// acts its next event; after the last event of all, time goes on to the next alarm. Safe
-// for concurrent use.
+// acts its next event; after the last event of all, time goes on to the next alarm. It
+// starts at the epoch, as the test clocks of Beam's Python SDK do. Safe for concurrent use.
 type clock struct {
 	virtual bool
 
@@ -32,7 +32,7 @@ func newClock(p *plan.Plan) *clock {
 		}
 	}
 	c.virtual = c.streams > 0
-	c.now = time.Now().Truncate(time.Millisecond)
+	c.now = time.UnixMilli(0)
 	return c
 }
 
@@ -46,13 +46,19 @@ func (c *clock) Now() time.Time {
 	return c.now
 }
 
-// local takes a time (ms) that an SDK reckoned by the machine's clock to this one: it is
-// as far from now.
+// local takes a time (ms) that an SDK reckoned to this clock. SDKs reckon by the machine's
+// clock, so that a time is as far from now by a virtual one; user code under test also by a
+// fake clock that goes with the TestStream. Which one it was shows in which is nearer: they
+// are decades apart.
 func (c *clock) local(ms int64) int64 {
 	if !c.virtual {
 		return ms
 	}
-	return c.Now().UnixMilli() + ms - time.Now().UnixMilli()
+	now, machine := c.Now().UnixMilli(), time.Now().UnixMilli()
+	if ms < now+(machine-now)/2 {
+		return ms
+	}
+	return now + ms - machine
 }
 
 // begin notes n things that are under way from now on.

@@ -121,13 +121,17 @@ func TestTurnsEndWithTheJob(t *testing.T) {
 	}
 }
 
-// What an SDK reckons by the machine's clock is as far away by a virtual one.
+// What an SDK reckons by the machine's clock is as far away by a virtual one; what a fake
+// clock says that started at the epoch is meant as it is.
 func TestLocalTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := virtualClock(1)
 		c.advance(time.Hour)
 		if got := c.local(time.Now().UnixMilli() + 500); got != c.Now().UnixMilli()+500 {
 			t.Errorf("500 ms from now are %d ms", got-c.Now().UnixMilli())
+		}
+		if got := c.local(42_000); got != 42_000 {
+			t.Errorf("42 s after the epoch are %d ms", got)
 		}
 		machine := newClock(&plan.Plan{})
 		if machine.local(123) != 123 {
