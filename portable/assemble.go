@@ -373,6 +373,7 @@ func (a *assembler) specifyExecutable(n *node) error {
 	slices.Sort(spec.Sinks)
 	for _, t := range n.fused.Transforms {
 		spec.Transforms = append(spec.Transforms, t.ID)
+		spec.FewBundles = spec.FewBundles || t.FewBundles
 		spec.Finalizes = spec.Finalizes || t.ParDo.GetRequestsFinalization()
 		for _, in := range t.Sides {
 			mapping, err := a.mapping(t, in)

@@ -69,6 +69,8 @@ type Transform struct {
 	Test *pipepb.TestStreamPayload
 	// BatchSize is how many values an element has at most that a GroupByKey makes, 0 if any number.
 	BatchSize uint64
+	// FewBundles is true where each bundle writes a file, however small it is.
+	FewBundles bool
 	// Splittable is true for the process part of a splittable DoFn, which must
 	// read its input from the runner.
 	Splittable bool
@@ -103,6 +105,7 @@ type Graph struct {
 	// one that stands for it now.
 	Stands map[string]string
 
+	fileWriters      map[string]bool // parts of transforms that write as many files as we like, by id
 	coders           *coderIndex
 	made             map[int]string    // coders made by planning, by shape
 	environmentAlias map[string]string // by the pipeline's ids
@@ -131,6 +134,8 @@ func New(p *pipepb.Pipeline) (*Graph, error) {
 		return nil, err
 	}
 	g.mergeEnvironments()
+	g.fileWriters = map[string]bool{}
+	g.findFileWriters()
 	leaves, err := g.selectLeaves(p.GetRootTransformIds())
 	if err != nil {
 		return nil, err

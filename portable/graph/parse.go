@@ -12,7 +12,7 @@ import (
 // parse makes a leaf of the transform called id and checks what it refers to.
 func (g *Graph) parse(id string) (*Transform, error) {
 	p := g.Components.Transforms[id]
-	t := &Transform{ID: id, Origin: id, Proto: p, Kind: kinds[p.GetSpec().GetUrn()]}
+	t := &Transform{ID: id, Origin: id, Proto: p, Kind: kinds[p.GetSpec().GetUrn()], FewBundles: g.fileWriters[id]}
 	if err := g.checkEnds(t); err != nil {
 		return nil, err
 	}

@@ -140,6 +140,9 @@ type ExecutableSpec struct {
 	// a Splittable stage are truncated before they are processed. Nil in other stages
 	// and where the SDK can't.
 	Draining *fnpb.ProcessBundleDescriptor
+	// FewBundles is true where a transform writes a file for each bundle, so that input
+	// which is bounded should go into few and large ones (WriteFilesPayload).
+	FewBundles bool
 	// Finalizes is true where a transform asks for bundle finalisation.
 	Finalizes bool
 	// Stateful is set where the stage's root keeps state or sets timers.

@@ -25,6 +25,9 @@ type Config struct {
 	Attempts int
 	// Limits of one bundle.
 	Limits Limits
+	// Fill is how many bytes of input a bundle waits for, unless all has come; 0 for none.
+	// It must be less than what the task's senders may send ahead.
+	Fill int
 	// SplitAfter is how long a bundle runs before it may be split for idle
 	// tasks (default 500 ms).
 	SplitAfter time.Duration
@@ -279,7 +282,7 @@ func (t *Task) next(now time.Time) (*Bundle, error) {
 	if b, err := t.timers(now); b != nil || err != nil {
 		return b, err
 	}
-	if t.inbox.len() == 0 {
+	if t.inbox.len() == 0 || t.inbox.bytes < t.cfg.Fill && !t.main.Final() {
 		return nil, nil
 	}
 	b := t.newBundle()

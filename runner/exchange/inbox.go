@@ -40,6 +40,9 @@ func NewInbox(capacity int) *Inbox {
 	return &Inbox{capacity: capacity, C: make(chan struct{}, 1)}
 }
 
+// Capacity is how many bytes senders may put before any are consumed.
+func (in *Inbox) Capacity() int { return in.capacity }
+
 // Room reports whether a frame may be put now. If not, wake (buffered) gets a
 // token once it makes sense to ask again. A frame fits when the inbox is not
 // full yet, whatever its size, so that no frame is too large; several senders

@@ -65,6 +65,12 @@ type outcome struct {
 // TypeScript takes up to 4 MiB (the default of gRPC for Node); a frame may come on top.
 const wholeBundleBytes = 1 << 20
 
+// Of stages whose bundles should be few, each as large as memory allows.
+const (
+	fewBundlesElements = 1_000_000
+	fewBundlesTarget   = time.Minute
+)
+
 func newExecTask(t *task) (*execTask, error) {
 	main, _ := t.e.channels(t.stage)
 	limits := engine.Limits{}
@@ -73,6 +79,11 @@ func newExecTask(t *task) (*execTask, error) {
 	}
 	if wholeBundles(t.e.d.Plan.Environments[t.stage.Exec.Environment]) {
 		limits.Bytes = wholeBundleBytes
+	}
+	fill := 0
+	if t.stage.Exec.FewBundles && t.stage.Bounded {
+		limits.First, limits.Target = fewBundlesElements, fewBundlesTarget
+		fill = min(t.inbox.Capacity()/2, t.e.outboxBytes()) // of what is parked no more comes at once
 	}
 	x := &execTask{task: t, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main}
 	side := 0
@@ -93,7 +104,7 @@ func newExecTask(t *task) (*execTask, error) {
 		return nil, err
 	}
 	cfg := engine.Config{Main: main, Side: side, Attempts: t.e.cfg.Attempts, Limits: limits, SplitAfter: t.e.cfg.Splits.After, Cut: x.cut,
-		Splittable: t.stage.Exec.Splittable, Checkpoints: x.checkpoints(), Bounded: t.stage.Bounded && !t.stage.Exec.Unbounded}
+		Splittable: t.stage.Exec.Splittable, Checkpoints: x.checkpoints(), Fill: fill, Bounded: t.stage.Bounded && !t.stage.Exec.Unbounded}
 	if t.e.clock.virtual {
 		cfg.InFlight = 1
 	}
