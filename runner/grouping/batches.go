@@ -42,7 +42,9 @@ func (g *Groups) appendBatch(dst []byte) ([]byte, int, error) {
 	}
 	timestamp := g.windowing.Combiner.Finish(b.group.Timestamp, last)
 	g.minimum = min(g.minimum, timestamp)
-	dst = appendHeader(dst, timestamp, b.group.Window, b.group.Key)
+	if dst, err = b.group.AppendKey(appendHeader(dst, timestamp, b.group.Window)); err != nil {
+		return dst, 0, err
+	}
 	dst = binary.BigEndian.AppendUint32(dst, uint32(n))
 	dst = append(dst, b.bytes[b.start:end]...)
 	b.start, b.given = end, b.given+n
@@ -92,7 +94,7 @@ func (b *batches) read(cursor *spillmap.Cursor, end int) (int, error) {
 		return 0, err
 	}
 	if len(b.bytes)-b.start+len(piece) > MaxInline {
-		return 0, fault.New(fault.Unsupported, "grouping: a batch of %d values of key %.32x takes more than %d bytes", b.size, b.group.Key, MaxInline)
+		return 0, fault.New(fault.Unsupported, "grouping: a batch of %d values of key %s takes more than %d bytes", b.size, b.group.KeyStart(), MaxInline)
 	}
 	b.bytes = append(b.bytes[:copy(b.bytes, b.bytes[b.start:])], piece...)
 	end -= b.start

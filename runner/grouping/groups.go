@@ -116,7 +116,9 @@ func (g *Groups) appendGroup(dst []byte, group *spillmap.Group) ([]byte, error) 
 		return dst, err
 	}
 	start := len(dst)
-	dst = appendHeader(dst, 0, group.Window, group.Key)
+	if dst, err = group.AppendKey(appendHeader(dst, 0, group.Window)); err != nil {
+		return dst, err
+	}
 	if dst, err = g.appendValues(dst, group); err != nil {
 		return dst, err
 	}
@@ -161,7 +163,7 @@ func (g *Groups) appendValues(dst []byte, group *spillmap.Group) ([]byte, error)
 // moveValues moves a group's values, of which some were read, and appends what stands for them.
 func (g *Groups) moveValues(dst, before, piece []byte, group *spillmap.Group) ([]byte, error) {
 	v := &g.values
-	v.begin(group.Key)
+	v.begin(group.KeyStart())
 	err := v.add(before, 0)
 	for err == nil {
 		if err = v.add(piece, 0); err == nil {
@@ -199,13 +201,12 @@ func (g *Groups) appendRemote(dst []byte, at position) []byte {
 	return append(dst, token...)
 }
 
-// appendHeader appends what precedes the iterable of a group.
-func appendHeader(dst []byte, timestamp int64, window, key []byte) []byte {
+// appendHeader appends what precedes the key of a group.
+func appendHeader(dst []byte, timestamp int64, window []byte) []byte {
 	dst = coders.AppendTimestamp(dst, timestamp)
 	dst = append(dst, 0, 0, 0, 1)
 	dst = append(dst, window...)
-	dst = append(dst, coders.PaneOnTimeOnly)
-	return append(dst, key...)
+	return append(dst, coders.PaneOnTimeOnly)
 }
 
 func checkCount(n uint64) error {
@@ -222,7 +223,7 @@ type iterable struct {
 	// inline is how many bytes of values travel with their key at most.
 	inline int
 
-	key   []byte
+	key   string // its start, for errors
 	bytes []byte
 	count uint64
 	moved bool // to the file
@@ -230,8 +231,8 @@ type iterable struct {
 	token []byte // reused
 }
 
-// begin empties it, for the values of a key.
-func (v *iterable) begin(key []byte) {
+// begin empties it, for the values of a key that begins so.
+func (v *iterable) begin(key string) {
 	v.key, v.bytes, v.count, v.moved = key, v.bytes[:0], 0, false
 }
 
@@ -246,7 +247,7 @@ func (v *iterable) add(b []byte, count uint64) error {
 		return nil
 	}
 	if v.store == nil {
-		return fault.New(fault.Unsupported, "grouping: the values of key %.32x in one window take more than %d bytes; they must be in memory all at once, as not all that reads them knows state-backed iterables", v.key, v.inline)
+		return fault.New(fault.Unsupported, "grouping: the values of key %s in one window take more than %d bytes; they must be in memory all at once, as not all that reads them knows state-backed iterables", v.key, v.inline)
 	}
 	v.moved, v.start = true, v.store.file.size
 	if err := v.store.file.append(v.bytes); err != nil {

@@ -3,6 +3,7 @@ package grouping
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"io"
 	"slices"
 
@@ -95,7 +96,7 @@ func (g *Groups) appendMerged(dst []byte) ([]byte, int, error) {
 	timestamp = g.windowing.Combiner.Finish(timestamp, end)
 	g.minimum = min(g.minimum, timestamp)
 	key := m.keys[group.key].key
-	dst = appendHeader(dst, timestamp, group.window, key)
+	dst = append(appendHeader(dst, timestamp, group.window), key...)
 	if size <= int64(g.values.inline) {
 		if err := checkCount(count); err != nil {
 			return dst, 0, err
@@ -107,7 +108,7 @@ func (g *Groups) appendMerged(dst []byte) ([]byte, int, error) {
 		})
 		return dst, 1, err
 	}
-	g.values.begin(key)
+	g.values.begin(hex.EncodeToString(key[:min(len(key), 32)]))
 	g.values.count = count
 	if err := m.read(entries, func(b []byte) error { return g.values.add(b, 0) }); err != nil {
 		return dst, 0, err
@@ -155,12 +156,20 @@ func (m *merging) batch(cursor *spillmap.Cursor) error {
 				return err
 			}
 		}
-		if k := len(m.keys); k == 0 || !bytes.Equal(m.keys[k-1].key, group.Key) {
-			if k > 0 && len(m.values)+len(m.arena)+mergingOverhead*len(m.entries) >= m.limit/2 {
+		start := len(m.arena)
+		var err error
+		if m.arena, err = group.AppendKey(m.arena); err != nil {
+			return err
+		}
+		key := m.arena[start:len(m.arena):len(m.arena)]
+		if k := len(m.keys); k > 0 && bytes.Equal(m.keys[k-1].key, key) {
+			m.arena = m.arena[:start]
+		} else {
+			if k > 0 && len(m.values)+start+mergingOverhead*len(m.entries) >= m.limit/2 {
 				m.ahead = group
 				break
 			}
-			m.keys = append(m.keys, mergingKey{key: m.own(group.Key), from: len(m.entries)})
+			m.keys = append(m.keys, mergingKey{key: key, from: len(m.entries)})
 		}
 		if err := m.add(cursor, group); err != nil {
 			return err
@@ -188,7 +197,7 @@ func (m *merging) own(b []byte) []byte {
 func (m *merging) add(cursor *spillmap.Cursor, group *spillmap.Group) error {
 	e := mergingEntry{window: m.own(group.Window), off: len(m.values)}
 	if len(m.arena) > maxMergedWindows {
-		return fault.New(fault.Unsupported, "grouping: the windows of key %.32x take more than %d bytes; a custom window function merges all windows of a key at once", group.Key, maxMergedWindows)
+		return fault.New(fault.Unsupported, "grouping: the windows of key %s take more than %d bytes; a custom window function merges all windows of a key at once", group.KeyStart(), maxMergedWindows)
 	}
 	for {
 		piece, err := cursor.Piece()

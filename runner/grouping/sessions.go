@@ -51,7 +51,7 @@ func (g *Groups) appendSessions(dst []byte, group *spillmap.Group) ([]byte, int,
 	if whole, err := s.collect(g.cursor); err != nil {
 		return dst, 0, err
 	} else if !whole {
-		if s.large, err = s.sort(g.cursor, group.Key); err != nil {
+		if s.large, err = s.sort(g.cursor, group); err != nil {
 			return dst, 0, err
 		}
 		return g.appendLargeSession(dst)
@@ -69,22 +69,23 @@ func (g *Groups) appendSessions(dst []byte, group *spillmap.Group) ([]byte, int,
 		for _, e := range s.entries[from+1 : to] {
 			timestamp = g.windowing.Combiner.Combine(timestamp, e.timestamp)
 		}
-		dst = g.appendSessionHeader(dst, merged, timestamp, group.Key)
-		dst, err = g.appendEntries(dst, s.entries[from:to], group.Key)
+		if dst, err = group.AppendKey(g.appendSessionHeader(dst, merged, timestamp)); err == nil {
+			dst, err = g.appendEntries(dst, s.entries[from:to], group)
+		}
 		n++
 	})
 	return dst, n, err
 }
 
-func (g *Groups) appendSessionHeader(dst []byte, merged windowing.Interval, timestamp int64, key []byte) []byte {
+func (g *Groups) appendSessionHeader(dst []byte, merged windowing.Interval, timestamp int64) []byte {
 	timestamp = g.windowing.Combiner.Finish(timestamp, merged.MaxTimestamp())
 	g.minimum = min(g.minimum, timestamp)
 	g.sessions.window = merged.Append(g.sessions.window[:0])
-	return appendHeader(dst, timestamp, g.sessions.window, key)
+	return appendHeader(dst, timestamp, g.sessions.window)
 }
 
 // appendEntries appends the iterable of a session.
-func (g *Groups) appendEntries(dst []byte, entries []sessionEntry, key []byte) ([]byte, error) {
+func (g *Groups) appendEntries(dst []byte, entries []sessionEntry, group *spillmap.Group) ([]byte, error) {
 	size := 0
 	for _, e := range entries {
 		size += len(e.value)
@@ -96,7 +97,7 @@ func (g *Groups) appendEntries(dst []byte, entries []sessionEntry, key []byte) (
 		}
 		return dst, checkCount(uint64(len(entries)))
 	}
-	g.values.begin(key)
+	g.values.begin(group.KeyStart())
 	for _, e := range entries {
 		if err := g.values.add(e.value, 1); err != nil {
 			return dst, err
@@ -172,17 +173,21 @@ func cutSession(b []byte) (e sessionEntry, rest []byte, err error) {
 // largeSessions are the values of one key that don't fit in memory, in order of the
 // starts of their windows.
 type largeSessions struct {
-	key    []byte
-	sorted *spillmap.Map
-	cursor *spillmap.Cursor
-	cutter sessionCutter
-	next   sessionEntry // the first value of the next session, unless it has ended
-	ended  bool
+	key      []byte
+	keyStart string
+	sorted   *spillmap.Map
+	cursor   *spillmap.Cursor
+	cutter   sessionCutter
+	next     sessionEntry // the first value of the next session, unless it has ended
+	ended    bool
 }
 
 // sort sorts the values that were collected and all that follow in the group.
-func (s *sessions) sort(from *spillmap.Cursor, key []byte) (_ *largeSessions, err error) {
-	l := &largeSessions{key: slices.Clone(key)}
+func (s *sessions) sort(from *spillmap.Cursor, group *spillmap.Group) (_ *largeSessions, err error) {
+	l := &largeSessions{keyStart: group.KeyStart()}
+	if l.key, err = group.AppendKey(nil); err != nil {
+		return nil, err
+	}
 	if l.sorted, err = spillmap.New(s.sorter); err != nil {
 		return nil, err
 	}
@@ -233,7 +238,7 @@ func (l *largeSessions) piece() ([]byte, error) {
 func (g *Groups) appendLargeSession(dst []byte) ([]byte, int, error) {
 	l := g.sessions.large
 	merged, timestamp := l.next.interval, l.next.timestamp
-	g.values.begin(l.key)
+	g.values.begin(l.keyStart)
 	e := l.next
 	for {
 		if err := g.values.add(e.value, 1); err != nil {
@@ -253,7 +258,7 @@ func (g *Groups) appendLargeSession(dst []byte) ([]byte, int, error) {
 		timestamp = g.windowing.Combiner.Combine(timestamp, e.timestamp)
 	}
 	l.next = e
-	dst = g.appendSessionHeader(dst, merged, timestamp, l.key)
+	dst = append(g.appendSessionHeader(dst, merged, timestamp), l.key...)
 	dst, err := g.appendIterable(dst)
 	if err == nil && l.ended {
 		err = g.sessions.closeLarge()

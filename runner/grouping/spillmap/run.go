@@ -39,10 +39,6 @@ func writeRun(dir string, src source) (_ run, err error) {
 	return run{f.Name(), w.written}, nil
 }
 
-// repeatedKey is the longest key, in bytes, that is repeated where its values go on in
-// another block.
-const repeatedKey = blockSize / 16
-
 type runWriter struct {
 	f       *os.File
 	raw     []byte
@@ -62,7 +58,7 @@ func (w *runWriter) writeAll(src source) error {
 			return err
 		}
 		r := src.record()
-		w.raw = appendRecord(w.raw, r, r.continued && (len(w.raw) > 0 || len(r.key) > repeatedKey))
+		w.raw = appendRecord(w.raw, r, r.continued && len(w.raw) > 0)
 		if len(w.raw) >= blockSize {
 			if err := w.flush(); err != nil {
 				return err
@@ -149,7 +145,7 @@ func (r *runReader) next() error {
 	}
 	first := len(r.rest) == len(r.raw)
 	n, ok := parseRecord(r.rest, &r.rec)
-	if !ok || first && r.rec.continued && r.blocks == 1 {
+	if !ok || first && r.rec.continued {
 		return r.corrupt("block %d has a malformed record at byte %d", r.blocks-1, len(r.raw)-len(r.rest))
 	}
 	r.rest = r.rest[n:]

@@ -44,6 +44,12 @@ func (t *table) compareEntries(a, b sortEntry) int {
 		return c
 	}
 	ga, gb := t.group(a.group), t.group(b.group)
+	if ga.long != gb.long {
+		if ga.long {
+			return 1
+		}
+		return -1
+	}
 	if c := bytes.Compare(t.key(ga), t.key(gb)); c != 0 {
 		return c
 	}

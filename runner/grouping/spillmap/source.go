@@ -10,8 +10,10 @@ import (
 // record is a piece of a group's values. The counts of a group's records add up to
 // the number of its values; the pieces, in order, are the values.
 type record struct {
-	hash      uint64
-	key       []byte
+	hash uint64
+	key  []byte
+	// long is set where key is the name of a long one.
+	long      bool
 	window    []byte
 	count     uint64
 	timestamp int64
@@ -21,10 +23,16 @@ type record struct {
 	continued bool
 }
 
-// compare orders records by hash, key and window.
+// compare orders records by hash, key and window; long keys by their names, after all others.
 func (r *record) compare(o *record) int {
 	if c := cmp.Compare(r.hash, o.hash); c != 0 {
 		return c
+	}
+	if r.long != o.long {
+		if r.long {
+			return 1
+		}
+		return -1
 	}
 	if c := bytes.Compare(r.key, o.key); c != 0 {
 		return c
@@ -82,7 +90,7 @@ func (s *tableSource) next() error {
 	g := s.table.group(i)
 	s.group, s.chunk = g, g.head
 	s.rec = record{hash: g.hash, window: s.table.windows[g.window], count: g.count, timestamp: g.timestamp}
-	s.rec.key = s.table.key(g)
+	s.rec.key, s.rec.long = s.table.key(g), g.long
 	s.rec.value = s.readChunk(g.keyLen)
 	return nil
 }

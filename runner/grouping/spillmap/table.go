@@ -23,7 +23,8 @@ type group struct {
 	tail      ref
 	tailUsed  uint32
 	tailCap   uint32
-	_         [8]byte
+	long      bool // the key is the name of a long one
+	_         [7]byte
 }
 
 const (
@@ -89,7 +90,7 @@ func slotHash(hash uint64, window uint32) uint32 { return uint32(hash) + window*
 
 // find returns the group of a key and window, made if there is none. A new group
 // has a first chunk with room for the next value bytes.
-func (t *table) find(hash uint64, key []byte, window uint32, value int) *group {
+func (t *table) find(hash uint64, key []byte, long bool, window uint32, value int) *group {
 	if len(t.slots)*3 <= t.groups*4 {
 		t.grow()
 	}
@@ -98,13 +99,15 @@ func (t *table) find(hash uint64, key []byte, window uint32, value int) *group {
 		slot := t.slots[i]
 		if slot == 0 {
 			t.slots[i] = uint64(low)<<32 | uint64(t.groups+1)
-			return t.insert(hash, prefix, key, window, value)
+			g := t.insert(hash, prefix, key, window, value)
+			g.long = long
+			return g
 		}
 		if uint32(slot>>32) != low {
 			continue
 		}
 		g := t.group(uint32(slot) - 1)
-		if g.hash == hash && g.prefix == prefix && g.window == window && int(g.keyLen) == len(key) &&
+		if g.hash == hash && g.prefix == prefix && g.window == window && int(g.keyLen) == len(key) && g.long == long &&
 			(len(key) <= 8 || bytes.Equal(t.arena.at(g.head)[chunkHeader+8:chunkHeader+len(key)], key[8:])) {
 			return g
 		}
