@@ -77,9 +77,11 @@ func (p *Panes) addTo(u *unit, w *window, e *coders.Element) error {
 	w.seen, u.dirty = true, true
 	p.holdElement(w, e.Timestamp)
 
-	at := p.moment(w)
-	p.machine.OnElement(w.trigger, at)
-	if !p.machine.ShouldFire(w.trigger, at) {
+	if p.machine.Finished(w.trigger) {
+		return nil
+	}
+	p.machine.OnElement(w.trigger, p.moment(w))
+	if !p.shouldFire(w) {
 		return nil
 	}
 	return p.fire(u, w)

@@ -4,12 +4,16 @@ import (
 	"slices"
 
 	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/portable/windowing"
 )
 
 // fire fires a pane of a window, as its trigger said it should. The caller settles u.
 func (p *Panes) fire(u *unit, w *window) error {
 	p.machine.OnFire(w.trigger, p.moment(w))
-	final := p.machine.Finished(w.trigger)
+	finished := p.machine.Finished(w.trigger)
+	// Only the end of the input closes the global window: what comes after its trigger has
+	// finished is in the last pane.
+	final := finished && p.cfg.Windowing.Kind != windowing.Global
 	if err := p.emit(u, w, final); err != nil {
 		return err
 	}
@@ -18,11 +22,23 @@ func (p *Panes) fire(u *unit, w *window) error {
 	if final || !p.cfg.Windowing.Accumulating {
 		p.drop(u, w)
 	}
-	if final {
+	if finished {
 		p.machine.Clear(w.trigger)
+	}
+	if final {
 		w.fired, w.closed = false, true
 	}
 	return nil
+}
+
+// isDone tells that the trigger of a window has finished and that no pane is to follow.
+func (p *Panes) isDone(w *window) bool {
+	return w.closed || w.fresh == 0 && !p.cfg.Windowing.EmptyFinal && p.machine.Finished(w.trigger)
+}
+
+// shouldFire tells whether the trigger of a window that isn't closed wants a pane.
+func (p *Panes) shouldFire(w *window) bool {
+	return !p.machine.Finished(w.trigger) && p.machine.ShouldFire(w.trigger, p.moment(w))
 }
 
 // emit makes a pane, if there is to be one. final says that it is the last of its window.
@@ -86,10 +102,10 @@ func (p *Panes) run(u *unit) error {
 	for _, w := range u.windows {
 		var err error
 		switch {
-		case w.wake() >= p.watermark || w.closed:
+		case w.wake() >= p.watermark || p.isDone(w):
 		case p.watermark > w.expiry:
 			err = p.emit(u, w, true)
-		case p.machine.ShouldFire(w.trigger, p.moment(w)):
+		case p.shouldFire(w):
 			err = p.fire(u, w)
 		}
 		if err != nil {
@@ -118,7 +134,7 @@ func (p *Panes) forget(u *unit, w *window) {
 func (p *Panes) runClock(u *unit) error {
 	u.dirty, u.overdue = true, false
 	for _, w := range u.windows {
-		if w.closed || p.watermark > w.expiry || !p.machine.ShouldFire(w.trigger, p.moment(w)) {
+		if w.closed || p.watermark > w.expiry || !p.shouldFire(w) {
 			continue
 		}
 		if err := p.fire(u, w); err != nil {

@@ -68,14 +68,38 @@ func TestEndAndExpiryAtOnce(t *testing.T) {
 }
 
 func TestFinishedTriggersDropWhatComes(t *testing.T) {
-	ws := global(t)
+	ws := fixed(t, 10)
 	ws.Trigger = count(2)
 	r := newRig(t, ws, 0)
-	r.expect("two", r.add("k", 1, 2, 3), "k [0 9223371950454775] [1 2] @9223371950454775 early first last 0/-1")
+	r.expect("two", r.add("k", 1, 2, 3), "k [0 9] [1 2] @9 early first last 0/-1")
 	r.expect("more", r.add("k", 4, 5))
 	r.expect("end of time", r.advance(coders.MaxTimestamp))
 	if s := r.p.Stats(); s.Closed != 3 || s.LateDropped != 0 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// The global window is not closed by its trigger: Go's TestTriggerAfterProcessingTime.
+func TestFinishedTriggersLeaveTheGlobalWindowOpen(t *testing.T) {
+	for _, memory := range []int64{0, 1} {
+		ws := global(t)
+		ws.Trigger = afterDelay(10)
+		r := newRig(t, ws, memory)
+		r.clock(1000)
+		r.add("k", 1, 2)
+		r.add("done", 7)
+		r.expect("in time", r.clock(1010),
+			"done [0 9223371950454775] [7] @9223371950454775 early first 0/-1",
+			"k [0 9223371950454775] [1 2] @9223371950454775 early first 0/-1")
+		r.expect("after", r.add("k", 3, 4))
+		if at, ok := r.p.NextClock(); ok {
+			t.Errorf("to be waked at %v", at)
+		}
+		r.expect("much later", r.clock(9999))
+		r.expect("end of time", r.advance(coders.MaxTimestamp), "k [0 9223371950454775] [3 4] @9223371950454775 on time last 1/0")
+		if s := r.p.Stats(); s.Closed != 0 {
+			t.Errorf("%+v", s)
+		}
 	}
 }
 
