@@ -55,11 +55,13 @@ func (c *clock) local(ms int64) int64 {
 		return ms
 	}
 	now, machine := c.Now().UnixMilli(), time.Now().UnixMilli()
-	if ms < now+(machine-now)/2 {
+	if apart(ms, now) < apart(ms, machine) {
 		return ms
 	}
 	return now + ms - machine
 }
+
+func apart(a, b int64) int64 { return max(a-b, b-a) }
 
 // begin notes n things that are under way from now on.
 func (c *clock) begin(n int) {
