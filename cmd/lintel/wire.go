@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -68,7 +69,7 @@ func openState(c serverConfig, spill string) (statebackend.Backend, error) {
 	if err != nil || c.stateBackend == stateInPebble {
 		return disk, err
 	}
-	return tieredstate.New(c.memoryBudget/8, disk), nil
+	return tieredstate.New(cmp.Or(c.memoryBudget, worker.DefaultMemoryBytes)/8, disk), nil
 }
 
 func newExecutor(c serverConfig, spill string, fn *fnapi.Server, live environment.Launcher, m *metrics.Metrics, tracer trace.Tracer) (jobservice.Executor, error) {
