@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# run.sh [--quick] [pytest's options]
+# Pipelines of several SDKs against a `lintel dev` of their own; see README.md.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/../../scripts/lib.sh"
+
+options=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --quick) options+=(-m quick); shift ;;
+    *) options+=("$1"); shift ;;
+  esac
+done
+
+command -v mvn >/dev/null && command -v javac >/dev/null || die "needs Maven and a JDK of version 11 or later (make setup-java)"
+export XLANG_CACHE=$CACHE/xlang XLANG_OUT=$CACHE/results/xlang LINTEL
+# made NAME FOLDER POM runs Maven if what it made is older than its sources.
+made() {
+  [ -e "$2/made" ] && [ -z "$(find "${3%/*}" -newer "$2/made" \( -name '*.java' -o -name pom.xml -o -path '*services*' \))" ] && return
+  say "fetching $1"
+  rm -rf "$2"
+  mvn -B -q -Dstyle.color=never -f "$3" "-Dxlang.build=$2" package
+  touch "$2/made"
+}
+made "Beam's Java SDK" "$XLANG_CACHE/java" "$here/pom.xml"
+made "a Kafka broker" "$XLANG_CACHE/kafka" "$here/kafka/pom.xml"
+
+python=$("$ROOT/scripts/venv.sh" test)
+export JAVA_BOOT=$CACHE/bin/java-boot
+[ -x "$JAVA_BOOT" ] || (cd "$ROOT/examples/go" && go build -o "$JAVA_BOOT" github.com/apache/beam/sdks/v2/java/container)
+
+cd "$here"
+status=0
+"$python" -m pytest -c pytest.ini -q --junitxml "$XLANG_OUT.xml" ${options[@]+"${options[@]}"} || status=$?
+say "logs: $XLANG_OUT"
+exit "$status"
