@@ -59,3 +59,32 @@ func BenchmarkTimers(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkChains fires many timers of a few keys each, one after the other. An operation is
+// one timer.
+func BenchmarkChains(b *testing.B) {
+	k := newTask(b, memstate.New(), specOf(b, urns.CoderIntervalWindow, 0, "event"))
+	defer k.store.Close()
+	const keys, bundle = 100, 5000
+	var changes []engine.TimerChange
+	for n := range b.N {
+		end := int64(n/keys+1) * 1000
+		changes = append(changes, engine.TimerChange{Timer: engine.Timer{
+			Key: fmt.Sprint("key", n%keys), Window: interval(end), Fire: end - 1, Hold: end - 1, Pane: []byte{0xf},
+		}})
+		if len(changes) == bundle || n == b.N-1 {
+			k.commit(nil, changes)
+			changes = changes[:0]
+		}
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for fired := 0; fired < b.N; {
+		due := k.due(frame.MaxTimestamp, time.Time{}, bundle)
+		if len(due) == 0 {
+			b.Fatalf("%d of %d timers have fired", fired, b.N)
+		}
+		fired += len(due)
+		k.commit(due, nil)
+	}
+}

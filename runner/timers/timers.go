@@ -170,8 +170,8 @@ func (t *Timers) ripe(d domain, before int64) []uint16 {
 }
 
 // patience is how many more timers of a group, that wait for others of their keys, than such
-// that do not are passed by in the search for the latter.
-const patience = 100
+// that do not are passed by in the search for the latter: a few, as each bundle passes them again.
+const patience = 3
 
 func (t *Timers) take(d domain, before int64, limit int) ([]engine.Timer, error) {
 	var out []engine.Timer
