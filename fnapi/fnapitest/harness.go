@@ -31,6 +31,8 @@ type Script struct {
 	Progress func(b *Bundle) *fnpb.ProcessBundleProgressResponse
 	// Split answers split requests for running bundles; default an empty response.
 	Split func(b *Bundle, req *fnpb.ProcessBundleSplitRequest) *fnpb.ProcessBundleSplitResponse
+	// RefuseSplit returns the error that answers a split request, nil for Split's answer.
+	RefuseSplit func(b *Bundle) error
 	// Finalize is called with the instruction id of the bundle to finalize.
 	Finalize func(bundle string) error
 	// Infos are the monitoring infos by short id, for MonitoringInfosMetadata.
@@ -207,7 +209,14 @@ func (h *Harness) obey(req *fnpb.InstructionRequest) {
 		resp.Response = &fnpb.InstructionResponse_ProcessBundleProgress{ProcessBundleProgress: answer}
 	case *fnpb.InstructionRequest_ProcessBundleSplit:
 		answer := &fnpb.ProcessBundleSplitResponse{}
-		if b := h.running(r.ProcessBundleSplit.GetInstructionId()); b != nil && h.script.Split != nil {
+		b := h.running(r.ProcessBundleSplit.GetInstructionId())
+		if b != nil && h.script.RefuseSplit != nil {
+			if err := h.script.RefuseSplit(b); err != nil {
+				resp.Error = err.Error()
+				break
+			}
+		}
+		if b != nil && h.script.Split != nil {
 			answer = h.script.Split(b, r.ProcessBundleSplit)
 		}
 		resp.Response = &fnpb.InstructionResponse_ProcessBundleSplit{ProcessBundleSplit: answer}

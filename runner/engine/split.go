@@ -30,6 +30,9 @@ type Split struct {
 	// attempt after this one begins with them. Residuals are the other parts.
 	Primaries []frame.Frame
 	Residuals []Residual
+	// Refused says that there was no split because the harness met with an error: it is
+	// asked again soon.
+	Refused bool
 }
 
 // maxSplitPause between attempts to split a bundle that does not split.
@@ -122,6 +125,9 @@ func (t *Task) Split(id BundleID, s Split, now time.Time) error {
 	b.splitting = false
 	roots := len(s.Primaries) + len(s.Residuals)
 	switch {
+	case s.Refused:
+		b.nextSplit = now.Add(t.cfg.SplitAfter / 5)
+		return nil
 	case s.FirstResidual == 0 && s.LastPrimary == 0 && roots == 0:
 		b.unsplit(now)
 		return nil

@@ -19,6 +19,8 @@ type live struct {
 	mu     sync.Mutex
 	bundle *fnapi.Bundle
 	ended  bool
+	// refused counts splits in a row that the harness answered with an error.
+	refused int
 	// err is set where the harness may have given work away that we know nothing of.
 	err error
 }
@@ -69,7 +71,7 @@ func (x *execTask) split(ctx context.Context, req engine.SplitRequest) {
 	}
 	s := &engine.Split{}
 	if l.bundle != nil && l.err == nil {
-		if s, l.err = x.askSplit(ctx, l.bundle, req); l.err != nil {
+		if s, l.err = x.askSplit(ctx, l, req); l.err != nil {
 			s = &engine.Split{}
 			l.bundle.Abort(l.err)
 		}
@@ -77,22 +79,29 @@ func (x *execTask) split(ctx context.Context, req engine.SplitRequest) {
 	x.results <- outcome{bundle: req.ID, split: s}
 }
 
-// askSplit returns the zero split if there was none, which is also what it means
-// when the harness answers with an error: TypeScript's does for bundles that it
-// has not begun or has just ended. After an error of ours, be it that
+// maxRefused is how many splits in a row the harness may answer with an error. TypeScript's
+// does for bundles that it has not begun or has just ended; more of them are of the user's
+// restriction tracker.
+const maxRefused = 3
+
+// askSplit returns the zero split if there was none. After an error of ours, be it that
 // the answer does not come or that it can't be understood, the harness may have
 // given work away: then the bundle must not be committed, even if it has ended
 // well meanwhile.
-func (x *execTask) askSplit(ctx context.Context, b *fnapi.Bundle, req engine.SplitRequest) (*engine.Split, error) {
+func (x *execTask) askSplit(ctx context.Context, l *live, req engine.SplitRequest) (*engine.Split, error) {
 	ctx, cancel := context.WithTimeout(ctx, x.e.cfg.Splits.Timeout)
 	defer cancel()
-	resp, err := b.Split(ctx, req.Fraction, int64(req.Elements), nil)
+	resp, err := l.bundle.Split(ctx, req.Fraction, int64(req.Elements), nil)
 	if err == nil {
 		err = ctx.Err() // the bundle has ended, but whether it was split is not known
 	}
 	if fault.ClassOf(err) == fault.UserCode {
-		return &engine.Split{}, nil
+		if l.refused++; l.refused < maxRefused {
+			return &engine.Split{Refused: true}, nil
+		}
+		return nil, fault.New(fault.UserCode, "split of a running bundle, refused %d times: %w", l.refused, err)
 	}
+	l.refused = 0
 	if err != nil {
 		return nil, fault.New(fault.Retryable, "split of a running bundle, to be answered within %v: %w", x.e.cfg.Splits.Timeout, err)
 	}

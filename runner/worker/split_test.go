@@ -27,8 +27,9 @@ type slow struct {
 	// hold is called in a bundle of "work" before its first element, with the
 	// elements it was sent; what it returns are those it processes.
 	hold func(me *process, b *fnapitest.Bundle, elements []string) ([]string, error)
-	// split answers split requests.
-	split func(me *process, b *fnapitest.Bundle, req *fnpb.ProcessBundleSplitRequest) *fnpb.ProcessBundleSplitResponse
+	// split answers split requests, unless refuse has an error for them.
+	split  func(me *process, b *fnapitest.Bundle, req *fnpb.ProcessBundleSplitRequest) *fnpb.ProcessBundleSplitResponse
+	refuse func(b *fnapitest.Bundle) error
 
 	begun   sync.Map // *fnapitest.Bundle of "work" that have their input
 	mu      sync.Mutex
@@ -62,6 +63,7 @@ func (s *slow) script(me *process) fnapitest.Script {
 			}
 			return s.split(me, b, req)
 		},
+		RefuseSplit: s.refuse,
 	}
 }
 
@@ -394,4 +396,37 @@ func TestBundlesThatDoNotSplitAreAskedLessAndLess(t *testing.T) {
 	}
 	s.rig.mustRun(s.plan)
 	s.wantEach(t)
+}
+
+// An error may be of a harness that has not begun the bundle (TypeScript's), or of the user's
+// restriction tracker: Go's TestFailure_SplitError.
+func TestRefusedSplits(t *testing.T) {
+	for _, times := range []int64{maxRefused - 1, maxRefused} {
+		s := newSlow(t)
+		var asked sync.Map // *atomic.Int64 by attempt
+		done := make(chan struct{})
+		s.refuse = func(b *fnapitest.Bundle) error {
+			n, _ := asked.LoadOrStore(b, new(atomic.Int64))
+			if _, begun := s.begun.Load(b); begun && n.(*atomic.Int64).Add(1) <= times {
+				return errors.New("tracker: can't")
+			}
+			return nil
+		}
+		finish := sync.OnceFunc(func() { close(done) })
+		s.split = func(*process, *fnapitest.Bundle, *fnpb.ProcessBundleSplitRequest) *fnpb.ProcessBundleSplitResponse {
+			finish()
+			return &fnpb.ProcessBundleSplitResponse{}
+		}
+		s.hold = func(me *process, _ *fnapitest.Bundle, sent []string) ([]string, error) {
+			return sent, me.wait(done)
+		}
+		_, err := s.rig.run(s.plan)
+		if times < maxRefused {
+			if err != nil {
+				t.Errorf("refused %d times: %v", times, err)
+			}
+			continue
+		}
+		wantError(t, err, fault.UserCode, "tracker: can't")
+	}
 }
