@@ -94,6 +94,19 @@ func TestSeparateStages(t *testing.T) {
 	}
 }
 
+// One may wait for ever while the other fails.
+func TestSiblingsOfAnImpulseRunSideBySide(t *testing.T) {
+	p := New()
+	impulse := p.Impulse("impulse")
+	p.ParDo("a", Env, Bytes, impulse)
+	p.ParDo("b", Env, Bytes, impulse)
+	wantShape(t, p, `
+s0 impulse
+s1 executable a <forward s0
+s2 executable b <forward s0
+`)
+}
+
 func TestSideInputsSplitStages(t *testing.T) {
 	p := New()
 	main := p.ParDo("main", Env, Bytes, p.Impulse("impulse"))
@@ -115,7 +128,7 @@ s6 executable direct,transitive <forward s1 <broadcast s2 <broadcast s5
 func TestOneSideInputStagePerAccessPattern(t *testing.T) {
 	p := New()
 	side := p.ParDo("side", Env, KV, p.Impulse("i1"))
-	main := p.Impulse("i2")
+	main := p.ParDo("main", Env, Bytes, p.Impulse("i2"))
 	p.ParDo("list", Env, Bytes, main, side)
 	p.ParDo("again", Env, Bytes, main, side)
 	multimap := &pipepb.ParDoPayload{SideInputs: map[string]*pipepb.SideInput{"i1": {AccessPattern: &pipepb.FunctionSpec{Urn: urns.SideInputMultimap}}}}
@@ -126,7 +139,7 @@ s1 executable side <forward s0
 s2 impulse
 s3 side-input <forward s1
 s4 side-input <forward s1
-s5 executable list,again,map <forward s2 <broadcast s3 <broadcast s4
+s5 executable main,list,again,map <forward s2 <broadcast s3 <broadcast s4
 `)
 	refs := map[string]bool{}
 	for _, ref := range pl.Stages[5].Exec.SideInputs {
@@ -160,13 +173,13 @@ s5 executable d
 
 func TestFlattenWithinAStage(t *testing.T) {
 	p := New()
-	in := p.Impulse("i1")
+	in := p.ParDo("in", Env, Bytes, p.Impulse("i1"))
 	a, b := p.ParDo("a", Env, Bytes, in), p.ParDo("b", Env, Bytes, in)
 	p.ParDo("c", Env, Bytes, p.Flatten("both", Bytes, a, b))
 	p.ParDo("d", Env, Bytes, p.Flatten("twice", Bytes, a, a))
 	wantShape(t, p, `
 s0 impulse
-s1 executable a,b,both,c <forward s0
+s1 executable in,a,b,both,c <forward s0
 s2 executable d <forward s1 <forward s1
 `)
 }

@@ -18,7 +18,8 @@ type Stage struct {
 }
 
 // Fuse puts each SDK transform into a stage: that of its
-// producer, or else that of a sibling which reads the same PCollection. Stages
+// producer, or else that of a sibling which reads the same PCollection, unless that is an
+// Impulse's. Stages
 // are returned in the order of their first transforms. The graph of stages and
 // runner transforms has no cycle; in particular no stage depends on itself by a
 // side input, transitively. A Flatten of what one stage makes becomes a transform
@@ -128,6 +129,9 @@ func (f *fuser) candidates(in string) iter.Seq[*node] {
 	return func(yield func(*node) bool) {
 		if n := f.nodes[f.g.Producer(in)]; n.stage != nil && !yield(n) {
 			return
+		}
+		if f.g.Producer(in).Kind == graph.Impulse {
+			return // reading one element together saves nothing, and apart they run side by side
 		}
 		for _, n := range f.reading[in] {
 			if f.steps--; f.steps < 0 || !yield(n) {
