@@ -330,11 +330,11 @@ func (a *assembler) specify(n *node) error {
 		if err != nil {
 			return err
 		}
-		unbounded := a.g.PCollection(n.input).GetIsBounded() == pipepb.IsBounded_UNBOUNDED
+		bounded := a.isBounded(n.input)
 		n.stage.Group = &plan.GroupSpec{
 			Input: layout, Windowing: ws, Merge: merge,
-			Panes: unbounded || !ws.FiresOnceOnBoundedInput(),
-			Name:  a.g.Producer(n.stage.Output).Proto.GetUniqueName(),
+			Panes: !bounded || !ws.FiresOnceOnBoundedInput(), Bounded: bounded,
+			Name: a.g.Producer(n.stage.Output).Proto.GetUniqueName(),
 		}
 		if size := a.g.Producer(n.stage.Output).BatchSize; size > 0 {
 			batched(n.stage.Group, size)
@@ -350,6 +350,10 @@ func (a *assembler) specify(n *node) error {
 		return a.specifyExecutable(n)
 	}
 	return nil
+}
+
+func (a *assembler) isBounded(pcollection string) bool {
+	return a.g.PCollection(pcollection).GetIsBounded() != pipepb.IsBounded_UNBOUNDED
 }
 
 // batched makes s one of GroupIntoBatches, which knows no triggers. Batches have the time of

@@ -225,6 +225,8 @@ type GroupSpec struct {
 	// input is unbounded or a trigger may fire more than once. Else each key and
 	// window leaves once, when all input has come.
 	Panes bool
+	// Bounded is true where the input is bounded: triggers are asked once all of it has come.
+	Bounded bool
 	// Name is the transform's unique name in the pipeline, by which its state is kept.
 	Name string
 	// Merge is how the SDK merges windows, nil where the runner knows how or none merge.

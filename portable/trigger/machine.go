@@ -198,14 +198,9 @@ func (m *Machine) onFireEarlyLate(s State, i int, at *Moment) {
 	case s.finished(early) && len(n.subs) == 1:
 		s.setFinished(i, true)
 	case s.finished(early):
-		late := n.subs[1]
-		m.onFire(s, late, at)
-		m.clear(s, late)
-		s.setFinished(late, false)
+		m.onFireAgain(s, n.subs[1], at)
 	case !at.pastEnd():
-		m.onFire(s, early, at)
-		m.clear(s, early)
-		s.setFinished(early, false)
+		m.onFireAgain(s, early, at)
 	default:
 		if m.shouldFire(s, early, at) {
 			m.onFire(s, early, at)
@@ -217,6 +212,17 @@ func (m *Machine) onFireEarlyLate(s State, i int, at *Moment) {
 		} else {
 			m.clear(s, n.subs[1]) // it ran beside the early one
 		}
+	}
+}
+
+// onFireAgain fires a trigger that repeats without saying so. Java's runners leave what is
+// below it finished, so that an AfterAll fires at every element from then on.
+func (m *Machine) onFireAgain(s State, i int, at *Moment) {
+	m.onFire(s, i, at)
+	if s.finished(i) {
+		m.reset(s, i)
+	} else {
+		m.clear(s, i)
 	}
 }
 

@@ -131,6 +131,8 @@ func TestTriggers(t *testing.T) {
 		{"synchronized", synchronized(), []string{"p4", "e", "p5"}, "..X"},
 		{"early and late", end(count(2), count(1)), []string{"e", "e", "e", "e", "w10", "e", "e"}, ".F.FFFF"},
 		{"early count is forgotten at the end", end(count(2), count(2)), []string{"e", "w10", "e", "e", "e"}, ".F.F."},
+		{"early and late start anew", end(all(count(2), delay(plusDelay(5))), each(count(1), count(2))),
+			[]string{"e", "e", "p5", "e", "e", "p10", "w10", "e", "e", "e", "e"}, "..F..FFF.FF"},
 		{"early only", end(count(2), nil), []string{"e", "e", "e", "w10"}, ".F.X"},
 		{"late only", end(nil, count(2)), []string{"e", "e", "e", "w10", "e", "e"}, "...F.F"},
 		{"all", all(count(3), delay(plusDelay(5))), []string{"e", "e", "p6", "e"}, "...X"},

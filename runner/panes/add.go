@@ -81,7 +81,7 @@ func (p *Panes) addTo(u *unit, w *window, e *coders.Element) error {
 		return nil
 	}
 	p.machine.OnElement(w.trigger, p.moment(w))
-	if !p.shouldFire(w) {
+	if p.cfg.Bounded || !p.shouldFire(w) {
 		return nil
 	}
 	return p.fire(u, w)

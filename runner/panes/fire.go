@@ -1,6 +1,7 @@
 package panes
 
 import (
+	"math"
 	"slices"
 
 	"github.com/lintelrun/lintel/portable/coders"
@@ -99,6 +100,11 @@ func (p *Panes) drop(u *unit, w *window) {
 // passed both the end and the expiry of a window, there is one pane.
 func (p *Panes) run(u *unit) error {
 	u.dirty = true
+	if p.cfg.Bounded {
+		if err := p.runBatch(u); err != nil {
+			return err
+		}
+	}
 	for _, w := range u.windows {
 		var err error
 		switch {
@@ -121,6 +127,23 @@ func (p *Panes) run(u *unit) error {
 		return true
 	})
 	p.settle(u)
+	return nil
+}
+
+// runBatch asks the triggers of a unit what they say to all its elements, before they know of
+// the watermark. The caller settles u.
+func (p *Panes) runBatch(u *unit) error {
+	watermark, now := p.watermark, p.now
+	defer func() { p.watermark, p.now = watermark, now }()
+	p.watermark, p.now = coders.MinTimestamp, math.MinInt64
+	for _, w := range u.windows {
+		if w.closed || w.ended || !p.shouldFire(w) {
+			continue
+		}
+		if err := p.fire(u, w); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -27,6 +27,9 @@ type Config struct {
 	Input *coders.Windowed
 	// Windowing is the strategy of the input.
 	Windowing *windowing.Strategy
+	// Bounded says that the input is, which makes batches of it: elements don't fire panes, as
+	// triggers are first asked when the watermark moves, and no delay is over before that.
+	Bounded bool
 	// Scope is the transform's unique name in the pipeline, under which state is kept.
 	Scope string
 	// Store has what doesn't fit in memory, and all of it after Flush. Panes commits to it

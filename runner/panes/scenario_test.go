@@ -314,3 +314,46 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// Of bounded input all is there before triggers are asked: Prism's test_after_count_trigger_batch
+// and TriggerPipelineTest of the Python SDK.
+func TestBoundedInputIsABatch(t *testing.T) {
+	early := func(late *pipepb.Trigger) *pipepb.Trigger {
+		return &pipepb.Trigger{Trigger: &pipepb.Trigger_AfterEndOfWindow_{AfterEndOfWindow: &pipepb.Trigger_AfterEndOfWindow{
+			EarlyFirings: count(2), LateFirings: late}}}
+	}
+	for name, test := range map[string]struct {
+		trigger      *pipepb.Trigger
+		accumulating bool
+		want         []string
+	}{
+		"as many and more": {count(2), false, []string{"k [0 9] [1 2 3] @9 early first last 0/-1", "l [0 9] [4] @9 on time first last 0/0"}},
+		"repeatedly":       {repeat(count(2)), false, []string{"k [0 9] [1 2 3] @9 early first 0/-1", "l [0 9] [4] @9 on time first last 0/0"}},
+		"early": {early(nil), true, []string{
+			"k [0 9] [1 2 3] @9 early first 0/-1", "k [0 9] [1 2 3] @9 on time last 1/0", "l [0 9] [4] @9 on time first last 0/0"}},
+		"early and late": {early(count(1)), false, []string{
+			"k [0 9] [1 2 3] @9 early first 0/-1", "k [0 9] [] @9 on time last 1/0", "l [0 9] [4] @9 on time first last 0/0"}},
+		"a delay": {afterDelay(10), false, []string{"k [0 9] [1 2 3] @9 on time first last 0/0", "l [0 9] [4] @9 on time first last 0/0"}},
+	} {
+		for _, memory := range []int64{0, 1} {
+			ws := fixed(t, 10)
+			ws.Trigger = test.trigger
+			if name == "repeatedly" {
+				ws.OnTimeBehavior = pipepb.OnTimeBehavior_FIRE_IF_NONEMPTY
+			}
+			if test.accumulating {
+				ws.AccumulationMode = pipepb.AccumulationMode_ACCUMULATING
+			}
+			r := newRig(t, ws, memory)
+			r.cfg.Bounded = true
+			r.reopen()
+			r.expect(name+": elements", r.add("k", 1, 2, 3))
+			r.expect(name+": one more", r.add("l", 4))
+			r.expect(name+": later", r.clock(100))
+			if at, ok := r.p.NextClock(); ok {
+				t.Errorf("%s: to be waked at %v", name, at)
+			}
+			r.expect(name, r.advance(coders.MaxTimestamp), test.want...)
+		}
+	}
+}
