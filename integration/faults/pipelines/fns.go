@@ -98,6 +98,10 @@ func (*fail) ProcessElement(_ int64, _ []byte, _ func(int64)) error {
 	return errors.New("as it was told")
 }
 
+type hang struct{}
+
+func (*hang) ProcessElement(_ int64, _ []byte, _ func(int64)) { select {} }
+
 func sum(values func(*[]byte) bool) (s int64) {
 	var b []byte
 	for values(&b) {

@@ -19,17 +19,20 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/state"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/util/reflectx"
 	beamlog "github.com/apache/beam/sdks/v2/go/pkg/beam/log"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/options/jobopts"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 	_ "github.com/apache/beam/sdks/v2/go/pkg/beam/runners/universal"
 )
 
 var (
-	name    = flag.String("case", "", "which pipeline")
-	n       = flag.Int64("n", 1000, "elements")
-	value   = flag.Int64("value", 100, "bytes of an element's value, at least 8")
-	keys    = flag.Int64("keys", 1000, "keys")
-	shards  = flag.Int64("shards", 4, "how many parts the elements are made in")
-	verbose = flag.Bool("verbose", false, "the SDK's messages on stderr")
+	name   = flag.String("case", "", "which pipeline")
+	n      = flag.Int64("n", 1000, "elements")
+	value  = flag.Int64("value", 100, "bytes of an element's value, at least 8")
+	keys   = flag.Int64("keys", 1000, "keys")
+	shards = flag.Int64("shards", 4, "how many parts the elements are made in")
+	// It is known from Prepare on, which is where the time begins.
+	cancelAfter = flag.Duration("cancel_after", 0, "when to cancel the job; 0: never")
+	verbose     = flag.Bool("verbose", false, "the SDK's messages on stderr")
 )
 
 // cases make the sum of digests of all elements, however they come by it.
@@ -45,6 +48,10 @@ var cases = map[string]func(beam.Scope) beam.PCollection{
 	},
 	"failing": func(s beam.Scope) beam.PCollection {
 		return beam.ParDo(s, &fail{}, elements(s))
+	},
+	// Its workers never answer.
+	"hanging": func(s beam.Scope) beam.PCollection {
+		return beam.ParDo(s, &hang{}, elements(s))
 	},
 	// A state cell of each key.
 	"state": func(s beam.Scope) beam.PCollection {
@@ -78,7 +85,7 @@ func workerArgs(args []string) []string {
 }
 
 func run(ctx context.Context) error {
-	make, ok := cases[*name]
+	build, ok := cases[*name]
 	if !ok {
 		return fmt.Errorf("--case %q: want one of %v", *name, slices.Sorted(maps.Keys(cases)))
 	}
@@ -93,9 +100,23 @@ func run(ctx context.Context) error {
 		want += mix(i)
 	}
 	p, s := beam.NewPipelineWithRoot()
-	beam.ParDo0(s, &check{Want: want}, beam.GroupByKey(s, beam.AddFixedKey(s, make(s))))
-	_, err := beam.Run(ctx, "universal", p)
-	return err
+	beam.ParDo0(s, &check{Want: want}, beam.GroupByKey(s, beam.AddFixedKey(s, build(s))))
+	if *cancelAfter == 0 {
+		_, err := beam.Run(ctx, "universal", p)
+		return err
+	}
+	*jobopts.JobName = fmt.Sprintf("cancelled-%d", os.Getpid())
+	endpoint, err := jobopts.GetEndpoint()
+	if err != nil {
+		return err
+	}
+	cancelled := make(chan error, 1)
+	go func() { cancelled <- cancelLater(ctx, endpoint, *jobopts.JobName, *cancelAfter) }()
+	// The SDK has an error for a job that is cancelled while it submits it, later none.
+	if _, err := beam.Run(ctx, "universal", p); err != nil && *verbose {
+		log.Print(err)
+	}
+	return <-cancelled
 }
 
 // elements are n KVs of a key and a value that does not compress and begins with the element's number.
@@ -126,6 +147,7 @@ func init() {
 	beam.RegisterDoFn(&digestElement{})
 	beam.RegisterDoFn(&digestState{})
 	beam.RegisterDoFn(&fail{})
+	beam.RegisterDoFn(&hang{})
 	beam.RegisterDoFn(&check{})
 	register.Emitter1[int64]()
 	register.Emitter2[int64, []byte]()
