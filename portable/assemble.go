@@ -97,18 +97,12 @@ func assemble(ctx context.Context, g *graph.Graph, wire *wireCoders, fused []*fu
 	return a.plan, nil
 }
 
-// bounded tells whether all that comes before n is bounded. SDKs don't all say so of
-// PCollections: Go's of a TestStream are bounded ones.
+// bounded tells whether all that comes before n is bounded, side inputs included.
 func (a *assembler) bounded(n *node) bool {
-	if n.stage.Kind == plan.TestStream || n.input != "" && a.g.PCollection(n.input).GetIsBounded() == pipepb.IsBounded_UNBOUNDED {
+	if n.stage.Kind == plan.TestStream || n.input != "" && !a.g.Bounded(n.input) {
 		return false
 	}
-	for _, in := range n.stage.In {
-		if !in.From.Bounded || in.From.Exec != nil && in.From.Exec.Unbounded {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(n.stage.In, func(in *plan.Edge) bool { return !in.From.Bounded })
 }
 
 func (a *assembler) addNodes(fused []*fusion.Stage) {
@@ -330,7 +324,7 @@ func (a *assembler) specify(n *node) error {
 		if err != nil {
 			return err
 		}
-		bounded := a.isBounded(n.input)
+		bounded := a.g.Bounded(n.input)
 		n.stage.Group = &plan.GroupSpec{
 			Input: layout, Windowing: ws, Merge: merge,
 			Panes: !bounded || !ws.FiresOnceOnBoundedInput(), Bounded: bounded,
@@ -350,10 +344,6 @@ func (a *assembler) specify(n *node) error {
 		return a.specifyExecutable(n)
 	}
 	return nil
-}
-
-func (a *assembler) isBounded(pcollection string) bool {
-	return a.g.PCollection(pcollection).GetIsBounded() != pipepb.IsBounded_UNBOUNDED
 }
 
 // batched makes s one of GroupIntoBatches, which knows no triggers. Batches have the time of

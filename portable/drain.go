@@ -21,7 +21,7 @@ func (a *assembler) unbounded(t *graph.Transform) bool {
 	}
 	none := true
 	for out := range t.Outputs() {
-		if a.g.PCollection(out).GetIsBounded() == pipepb.IsBounded_UNBOUNDED {
+		if !a.g.Bounded(out) {
 			return true
 		}
 		none = false

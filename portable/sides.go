@@ -27,7 +27,7 @@ func (a *assembler) specifySide(n *node) error {
 		key := a.wire.add("side:key", urns.CoderBytes, nil)
 		return a.wire.compileAs(n.input, a.wire.windowedBy(a.wire.add("side:"+value, urns.CoderKV, nil, key, value), n.input))
 	}
-	spec.Group = &plan.GroupSpec{Windowing: ws, Panes: true, Bounded: a.isBounded(n.input), Name: n.stage.Name, Merge: merge}
+	spec.Group = &plan.GroupSpec{Windowing: ws, Panes: true, Bounded: a.g.Bounded(n.input), Name: n.stage.Name, Merge: merge}
 	if spec.Group.Input, err = keyed(element); err != nil {
 		return err
 	}

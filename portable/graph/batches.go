@@ -19,7 +19,7 @@ func (g *Graph) batchSize(t *pipepb.PTransform) (uint64, bool) {
 		return 0, false
 	}
 	in, out := only(t.GetInputs()), only(t.GetOutputs())
-	if g.PCollection(in).GetIsBounded() != pipepb.IsBounded_BOUNDED || !g.sameWindows(in, out) ||
+	if !g.Bounded(in) || !g.sameWindows(in, out) ||
 		g.Strategy(in).GetMergeStatus() != pipepb.MergeStatus_NON_MERGING {
 		return 0, false
 	}

@@ -24,7 +24,7 @@ func (g *Graph) liftable(t *pipepb.PTransform) bool {
 		}
 	}
 	strategy := g.Strategy(only(t.GetInputs()))
-	if in.GetIsBounded() != pipepb.IsBounded_BOUNDED && strategy.GetOutputTime() != pipepb.OutputTime_END_OF_WINDOW {
+	if !g.Bounded(only(t.GetInputs())) && strategy.GetOutputTime() != pipepb.OutputTime_END_OF_WINDOW {
 		// The time of a late element would hide that of those which it is combined with, and
 		// which the pane's time is made of.
 		return false

@@ -134,6 +134,7 @@ func New(p *pipepb.Pipeline) (*Graph, error) {
 		return nil, err
 	}
 	g.mergeEnvironments()
+	g.spreadUnbounded()
 	g.fileWriters = map[string]bool{}
 	g.findFileWriters()
 	leaves, err := g.selectLeaves(p.GetRootTransformIds())

@@ -113,7 +113,7 @@ func (g *Graph) parseParDo(t *Transform) error {
 // as a side input.
 func (g *Graph) live(pcollection string) bool {
 	fires := windowing.Strategy{Trigger: g.Strategy(pcollection).GetTrigger()}
-	return g.PCollection(pcollection).GetIsBounded() == pipepb.IsBounded_UNBOUNDED || !fires.FiresOnceOnBoundedInput()
+	return !g.Bounded(pcollection) || !fires.FiresOnceOnBoundedInput()
 }
 
 // checkStateful checks what state and timers need: keys, and families that exist.
