@@ -3,6 +3,7 @@ package fnapi_test
 import (
 	"testing"
 
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -85,6 +86,44 @@ func BenchmarkDataIn(b *testing.B) {
 		}
 		if len(out.Data) != benchMessage {
 			b.Fatalf("got %d bytes", len(out.Data))
+		}
+	}
+	b.StopTimer()
+	bundle.Abort(nil)
+}
+
+// BenchmarkState asks for a small value and waits for the answer, as SDKs do.
+func BenchmarkState(b *testing.B) {
+	s := newServer(b, fnapi.Config{})
+	h, err := s.Expect("worker", fnapi.Worker{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	addDescriptors(b, h)
+	conn, err := fnapitest.Dial(s.Endpoint())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { conn.Close() })
+	stream, err := fnpb.NewBeamFnStateClient(conn).State(fnapitest.WithWorkerID(b.Context(), "worker"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	spec := plain
+	spec.State = &memory{bags: map[string]string{"a": "xyz"}}
+	bundle := newBundle(b, h, spec)
+	request := &fnpb.StateRequest{
+		Id: "1", InstructionId: bundle.ID(), StateKey: bag("a"),
+		Request: &fnpb.StateRequest_Get{Get: &fnpb.StateGetRequest{}},
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for range b.N {
+		if err := stream.Send(request); err != nil {
+			b.Fatal(err)
+		}
+		if resp, err := stream.Recv(); err != nil || len(resp.GetGet().GetData()) != 3 {
+			b.Fatal(resp, err)
 		}
 	}
 	b.StopTimer()

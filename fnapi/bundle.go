@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"sync"
+	"sync/atomic"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 
@@ -56,6 +57,8 @@ type Bundle struct {
 	over chan struct{} // closed when the bundle has ended, well or not
 	wake chan struct{} // for Recv: something has changed
 
+	slowState atomic.Bool // its last state call took long
+
 	mu         sync.Mutex
 	ended      bool  // over is closed
 	err        error // why it ended, nil if well
@@ -68,7 +71,7 @@ type Bundle struct {
 	open       int // outputs not yet terminated
 	queue      chunks
 	calls      []stateCall
-	answering  bool // a goroutine is working through calls
+	answering  bool // a goroutine is answering a state call
 }
 
 // output is one sink or timer family.

@@ -2,6 +2,8 @@ package fnapi
 
 import (
 	"fmt"
+	"sync"
+	"time"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 
@@ -28,10 +30,27 @@ type StateHandler interface {
 	Clear(key *fnpb.StateKey) error
 }
 
-// stateCall is a request and the way back for its answer.
+// atOnce bounds the answers that are written by whoever reads the requests; slow is how
+// long a call takes after which the next of its bundle gets a goroutine of its own.
+const (
+	atOnce = 16 << 10
+	slow   = 500 * time.Microsecond
+)
+
+// stateCall is a request and the stream on which it came.
 type stateCall struct {
 	request *fnpb.StateRequest
-	reply   func(*fnpb.StateResponse)
+	stream  *stateStream
+}
+
+// stateStream is one of a harness's. Requests are answered by whoever reads them, which
+// spares most of the switches between goroutines that a request costs, unless others of
+// their bundle are waiting or that would keep other bundles waiting.
+type stateStream struct {
+	fnpb.BeamFnState_StateServer
+	sending sync.Mutex               // held to write
+	slots   chan struct{}            // taken from reading until writing: answers never overflows
+	answers chan *fnpb.StateResponse // for the writer
 }
 
 type stateService struct {
@@ -45,47 +64,73 @@ func (s stateService) State(stream fnpb.BeamFnState_StateServer) error {
 	if err != nil {
 		return err
 	}
-	answers := make(chan *fnpb.StateResponse, stateQueue)
-	slots := make(chan struct{}, stateQueue) // taken from reading until writing: answers never overflows
+	st := &stateStream{
+		BeamFnState_StateServer: stream,
+		slots:                   make(chan struct{}, stateQueue),
+		answers:                 make(chan *fnpb.StateResponse, stateQueue),
+	}
 	err = s.s.serve(h.done,
-		func() error { return h.readState(stream, slots, answers) },
-		func() error { return writeState(stream, slots, answers) })
+		func() error { return h.readState(st) },
+		st.write)
 	if statusOf(err) != nil {
 		h.streamEnded("state", err)
 	}
 	return statusOf(err)
 }
 
-func (h *Harness) readState(stream fnpb.BeamFnState_StateServer, slots chan<- struct{}, answers chan<- *fnpb.StateResponse) error {
-	reply := func(resp *fnpb.StateResponse) { answers <- resp }
+func (h *Harness) readState(s *stateStream) error {
 	for {
 		req := new(fnpb.StateRequest)
-		if err := data.RecvProto(stream, req); err != nil {
+		if err := data.RecvProto(s, req); err != nil {
 			return err
 		}
 		select {
-		case slots <- struct{}{}:
-		case <-stream.Context().Done():
+		case s.slots <- struct{}{}:
+		case <-s.Context().Done():
 			return nil
 		}
-		call := stateCall{req, reply}
-		if b := h.bundle([]byte(req.GetInstructionId())); b != nil {
-			b.enqueue(call)
-		} else {
+		call := stateCall{req, s}
+		b := h.bundle([]byte(req.GetInstructionId()))
+		var err error
+		switch {
+		case b == nil:
 			call.refuse(nobodys)
+		case b.claim(call):
+			err = s.reply(b.answer(call))
+			b.released()
+		}
+		if err != nil {
+			return err
 		}
 	}
 }
 
-func writeState(stream fnpb.BeamFnState_StateServer, slots <-chan struct{}, answers <-chan *fnpb.StateResponse) error {
+// reply writes an answer at once, or leaves it to the writer where it might have to wait.
+func (s *stateStream) reply(resp *fnpb.StateResponse) error {
+	if len(s.answers) > 0 || len(resp.GetGet().GetData()) > atOnce || !s.sending.TryLock() {
+		s.answers <- resp
+		return nil
+	}
+	defer s.sending.Unlock()
+	return s.send(resp)
+}
+
+func (s *stateStream) send(resp *fnpb.StateResponse) error {
+	<-s.slots
+	return s.Send(resp)
+}
+
+func (s *stateStream) write() error {
 	for {
 		select {
-		case resp := <-answers:
-			<-slots
-			if err := stream.Send(resp); err != nil {
+		case resp := <-s.answers:
+			s.sending.Lock()
+			err := s.send(resp)
+			s.sending.Unlock()
+			if err != nil {
 				return err
 			}
-		case <-stream.Context().Done():
+		case <-s.Context().Done():
 			return nil
 		}
 	}
@@ -93,18 +138,40 @@ func writeState(stream fnpb.BeamFnState_StateServer, slots <-chan struct{}, answ
 
 const nobodys = "the bundle has ended, or never was"
 
-func (c stateCall) refuse(format string, args ...any) {
-	c.reply(&fnpb.StateResponse{Id: c.request.GetId(), Error: fmt.Sprintf(format, args...)})
+func (c stateCall) refuse(format string, args ...any) { c.stream.answers <- c.refusal(format, args...) }
+
+func (c stateCall) refusal(format string, args ...any) *fnpb.StateResponse {
+	return &fnpb.StateResponse{Id: c.request.GetId(), Error: fmt.Sprintf(format, args...)}
 }
 
-// enqueue adds a call behind the earlier ones of the bundle.
-func (b *Bundle) enqueue(call stateCall) {
+// claim tells whether the caller is to answer a call at once, and to say when it has done so.
+// Otherwise the call is answered behind the earlier ones of the bundle.
+func (b *Bundle) claim(call stateCall) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if !b.answering && !b.slowState.Load() {
+		b.answering = true
+		return true
+	}
 	b.calls = append(b.calls, call)
 	if !b.answering {
 		b.answering = true
 		b.harness.server.loops.Go(b.answerCalls)
+	}
+	return false
+}
+
+// released ends a claim.
+func (b *Bundle) released() {
+	b.mu.Lock()
+	more := len(b.calls) > 0 // from another stream of the harness
+	if more {
+		b.harness.server.loops.Go(b.answerCalls)
+	}
+	b.answering = more
+	b.mu.Unlock()
+	if !more {
+		b.settle()
 	}
 }
 
@@ -120,17 +187,23 @@ func (b *Bundle) answerCalls() {
 		}
 		call := b.calls[0]
 		b.calls = b.calls[1:]
-		ended := b.ended
 		b.mu.Unlock()
-		switch {
-		case ended:
-			call.refuse(nobodys)
-		case b.spec.State == nil:
-			call.refuse("the descriptor %s has no state", b.spec.Descriptor)
-		default:
-			call.reply(answer(b.spec.State, call.request))
-		}
+		call.stream.answers <- b.answer(call)
 	}
+}
+
+// answer answers a call of the bundle. Only one goroutine at a time does.
+func (b *Bundle) answer(call stateCall) *fnpb.StateResponse {
+	switch {
+	case b.isOver():
+		return call.refusal(nobodys)
+	case b.spec.State == nil:
+		return call.refusal("the descriptor %s has no state", b.spec.Descriptor)
+	}
+	began := time.Now()
+	resp := answer(b.spec.State, call.request)
+	b.slowState.Store(time.Since(began) > slow)
+	return resp
 }
 
 func answer(state StateHandler, req *fnpb.StateRequest) *fnpb.StateResponse {
