@@ -68,6 +68,12 @@ func (s *Scope) AppendWindow(dst, key, window []byte) []byte {
 	return appendPart(appendPart(s.appendPrefix(dst, kindCell), key), window)
 }
 
+// WindowRange returns the range of all cells of a key and window.
+func (s *Scope) WindowRange(key, window []byte) (from, to []byte) {
+	from = s.AppendWindow(nil, key, window)
+	return from, PrefixEnd(from)
+}
+
 // AppendTransform appends the prefix of all cells of the transform in the key group.
 func (s *Scope) AppendTransform(dst []byte) []byte { return s.appendPrefix(dst, kindCell) }
 

@@ -86,10 +86,32 @@ func SetTimer(o *Overlay, s Scope, t Timer) (old Timer, replaced bool, err error
 		o.ordered = t.byHold(o.ordered[:0], &s)
 		o.Set(o.ordered, nil)
 	}
-	value = appendInt64(appendInt64(append(value[:0], byte(t.Domain)), t.Fire), t.Hold)
-	o.content = append(value, t.Pane...)
+	o.content = t.found(value[:0])
 	o.Set(o.name, o.content)
 	return old, replaced, nil
+}
+
+// PutTimer adds the records of t to b, of which s has none of its Key, Window, Family and Tag.
+func PutTimer(b *Batch, s *Scope, t *Timer) {
+	key := t.byTime(make([]byte, 0, 128), s)
+	value := append(appendInt64(make([]byte, 0, 32), t.Hold), t.Pane...)
+	b.Set(key, value)
+	if t.holdsBefore() {
+		key = t.byHold(key[:0], s)
+		b.Set(key, nil)
+	}
+	b.Set(t.byName(key[:0], s), t.found(value[:0]))
+}
+
+// RemoveTimer adds to b that t, which s has as it is, is gone.
+func RemoveTimer(b *Batch, s *Scope, t *Timer) {
+	key := t.byTime(make([]byte, 0, 128), s)
+	b.Delete(key)
+	if t.holdsBefore() {
+		key = t.byHold(key[:0], s)
+		b.Delete(key)
+	}
+	b.Delete(t.byName(key[:0], s))
 }
 
 // ClearTimer removes the timer with the Key, Window, Family and Tag of t, because it is
@@ -146,6 +168,11 @@ func MinHold(r Reader, s Scope) (hold int64, ok bool, err error) {
 	return hold, ok, nil
 }
 
+// found appends the value of the record by name.
+func (t *Timer) found(dst []byte) []byte {
+	return append(appendInt64(appendInt64(append(dst, byte(t.Domain)), t.Fire), t.Hold), t.Pane...)
+}
+
 // setFound sets what the value of a record by name says.
 func (t *Timer) setFound(value []byte) error {
 	d := decoder{rest: value}
@@ -165,17 +192,13 @@ func DueTimers(r Reader, s Scope, d Domain, before int64, visit func(Timer) (mor
 	to := appendInt64(bytes.Clone(from), before)
 	var bad error
 	err := r.Scan(from, to, func(key, value []byte) bool {
-		_, t, err := DecodeTimer(key, value)
-		if err != nil {
-			bad = err
+		t := Timer{Domain: d}
+		if bad = t.decode(key, len(from), value); bad != nil {
 			return false
 		}
 		return visit(t)
 	})
-	if err == nil {
-		err = bad
-	}
-	return err
+	return cmp.Or(err, bad)
 }
 
 // DecodeTimer takes apart the record ordered by time of a timer. The results may share
@@ -187,16 +210,28 @@ func DecodeTimer(key, value []byte) (Scope, Timer, error) {
 	}
 	d := decoder{rest: key}
 	s := d.scope(t.Domain.kind())
+	if d.bad {
+		return Scope{}, Timer{}, corruptKey("timer", key)
+	}
+	if err := t.decode(key, len(key)-len(d.rest), value); err != nil {
+		return Scope{}, Timer{}, err
+	}
+	return s, t, nil
+}
+
+// decode sets what the record ordered by time says behind its scope, which ends at byte from.
+func (t *Timer) decode(key []byte, from int, value []byte) error {
+	d := decoder{rest: key[from:]}
 	t.Fire = d.int64()
 	t.setName(&d)
 	if d.bad || len(d.rest) > 0 {
-		return Scope{}, Timer{}, corruptKey("timer", key)
+		return corruptKey("timer", key)
 	}
 	v := decoder{rest: value}
 	if t.Hold, t.Pane = v.int64(), v.rest; v.bad {
-		return Scope{}, Timer{}, fault.New(fault.Corruption, "statebackend: not the value of a timer: %x", value)
+		return fault.New(fault.Corruption, "statebackend: not the value of a timer: %x", value)
 	}
-	return s, t, nil
+	return nil
 }
 
 func (t *Timer) setName(d *decoder) {
@@ -206,11 +241,10 @@ func (t *Timer) setName(d *decoder) {
 // RemoveWindow removes all there is of the key and window of e: cells, timers and e itself.
 // The timers are given to release, for it to release their holds.
 func RemoveWindow(o *Overlay, e Expiry, release func(Timer)) error {
-	from := e.AppendWindow(nil, e.Key, e.Window)
-	o.DeleteRange(from, PrefixEnd(from))
+	o.DeleteRange(e.WindowRange(e.Key, e.Window))
 	o.Delete(e.AppendKey(nil))
 
-	from = appendPart(appendPart(e.appendPrefix(nil, kindTimerLookup), e.Key), e.Window)
+	from := appendPart(appendPart(e.appendPrefix(nil, kindTimerLookup), e.Key), e.Window)
 	to := PrefixEnd(from)
 	var timers []Timer
 	var bad error

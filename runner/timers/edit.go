@@ -11,28 +11,41 @@ import (
 
 const globalWindow = urns.CoderGlobalWindow
 
-// Edit is what one bundle does to timers, in the overlay of its state. It belongs to one
-// goroutine, which need not be the owner of the timers: of these it reads only what never
-// changes.
+// Edit is what one bundle does to timers. It belongs to one goroutine, which need not be the
+// owner of the timers: of these it reads only what never changes.
 type Edit struct {
 	timers  *Timers
 	overlay *statebackend.Overlay
+	stored  *groupSet // when the bundle began
 	fired   []engine.Timer
-	changes []change
-	removed int    // windows
+	changes []change // of timers in memory
+	notes   []note   // of those in the store, whose changes are in overlay
+	touched map[string]struct{}
 	key     []byte // scratch
 }
 
-// change is what a group has more or less of.
+// change is one of a timer in memory, to be made when the bundle commits.
 type change struct {
-	group      uint16
-	domain     domain
-	gone       bool
-	fire, hold int64
+	kind   changeKind
+	domain domain
+	group  uint16
+	fire   int64
+	timer  *engine.Timer
 }
 
+type changeKind uint8
+
+const (
+	set changeKind = iota
+	cleared
+	fired
+	expired // the window, with all of its timers
+)
+
 // Edit begins the changes of a bundle whose state is o.
-func (t *Timers) Edit(o *statebackend.Overlay) *Edit { return &Edit{timers: t, overlay: o} }
+func (t *Timers) Edit(o *statebackend.Overlay) *Edit {
+	return &Edit{timers: t, overlay: o, stored: t.stored}
+}
 
 // Expires tells when a window ends, which is its maximum timestamp, and when it expires: when
 // elements of it are late for good, its event-time timers have fired, and its state can go,
@@ -57,9 +70,19 @@ func (t *Timers) expiryHold(at int64) int64 {
 	return at - t.spec.Windowing.AllowedLateness
 }
 
+func groupOf(key []byte) uint16 {
+	return uint16(keygroup.Of(keygroup.Hash(key), keygroup.DefaultMax))
+}
+
 func (t *Timers) scope(key string) statebackend.Scope {
-	group := keygroup.Of(keygroup.Hash([]byte(key)), keygroup.DefaultMax)
-	return statebackend.Scope{Group: uint16(group), Transform: t.spec.Name}
+	return statebackend.Scope{Group: groupOf([]byte(key)), Transform: t.spec.Name}
+}
+
+func (t *Timers) domainOf(family int) domain {
+	if t.spec.Timers[family].ProcessingTime {
+		return clock
+	}
+	return eventTime
 }
 
 // Touch notes that there is something of the key and window, which goes when the window expires.
@@ -68,103 +91,146 @@ func (e *Edit) Touch(key, window []byte) error {
 	if !t.expires {
 		return nil
 	}
-	_, at, err := t.Expires(window)
+	e.key = append(append(e.key[:0], window...), key...) // windows delimit themselves
+	if _, seen := e.touched[string(e.key)]; seen {
+		return nil
+	}
+	end, at, err := t.Expires(window)
 	if err != nil {
 		return err
 	}
-	x := statebackend.Expiry{Scope: t.scope(string(key)), At: at, Window: window, Key: key}
-	e.key = x.AppendKey(e.key[:0])
-	if v, err := e.overlay.Get(e.key); err != nil || v != nil {
-		return err
+	group := groupOf(key)
+	if e.stored.has(group) {
+		return e.touchStored(statebackend.Expiry{
+			Scope: statebackend.Scope{Group: group, Transform: t.spec.Name}, At: at, Window: window, Key: key,
+		})
 	}
-	e.overlay.Set(e.key, nil)
-	e.changes = append(e.changes, change{group: x.Group, domain: expiry, fire: at, hold: t.expiryHold(at)})
+	if e.touched == nil {
+		e.touched = map[string]struct{}{}
+	}
+	both := string(e.key)
+	e.touched[both] = struct{}{}
+	e.changes = append(e.changes, change{kind: set, domain: expiry, group: group, fire: at, timer: &engine.Timer{
+		Family: t.expiration, Key: both[len(window):], Window: both[:len(window)], Hold: end, Pane: noPane,
+	}})
 	return nil
 }
 
+// noPane is that of windows that expire.
+var noPane = []byte{coders.PaneNoFiring}
+
 // Finish makes a bundle's changes: fired timers are gone unless they are set again, the last
 // word on a timer counts, and windows that have expired go with all that is left of them.
-func (e *Edit) Finish(fired []engine.Timer, changes []engine.TimerChange) error {
-	e.fired = fired
-	for _, v := range fired {
-		if v.Family == e.timers.expiration {
-			continue
-		}
-		if err := e.clear(v); err != nil {
-			return err
+func (e *Edit) Finish(due []engine.Timer, changes []engine.TimerChange) error {
+	e.fired = due
+	for i := range due {
+		if v := &due[i]; v.Family != e.timers.expiration {
+			if err := e.clear(v, fired); err != nil {
+				return err
+			}
 		}
 	}
-	for _, c := range changes {
+	for i := range changes {
 		var err error
-		if c.Clear {
-			err = e.clear(c.Timer)
+		if c := &changes[i]; c.Clear {
+			err = e.clear(&c.Timer, cleared)
 		} else {
-			err = e.set(c.Timer)
+			err = e.set(&c.Timer)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	for _, v := range fired {
-		if v.Family != e.timers.expiration {
-			continue
-		}
-		x := statebackend.Expiry{Scope: e.timers.scope(v.Key), At: v.Fire, Window: []byte(v.Window), Key: []byte(v.Key)}
-		if err := e.remove(x); err != nil {
-			return err
+	for i := range due {
+		if v := &due[i]; v.Family == e.timers.expiration {
+			if err := e.expire(v); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// stored is v as it is stored. What is of event time fires when its window expires at the latest.
-func (e *Edit) stored(v engine.Timer) statebackend.Timer {
-	f := e.timers.spec.Timers[v.Family]
-	s := statebackend.Timer{
-		Key: []byte(v.Key), Window: []byte(v.Window), Family: f.Name, Tag: v.Tag,
-		Domain: statebackend.EventTime, Fire: min(v.Fire, frame.MaxTimestamp), Hold: v.Hold, Pane: v.Pane,
+// set sets a timer. What is of event time fires when its window expires at the latest.
+func (e *Edit) set(v *engine.Timer) error {
+	t := e.timers
+	c := change{kind: set, domain: t.domainOf(v.Family), group: groupOf([]byte(v.Key)), fire: min(v.Fire, frame.MaxTimestamp), timer: v}
+	if c.domain == clock {
+		if err := e.Touch([]byte(v.Key), []byte(v.Window)); err != nil {
+			return err
+		}
+	} else if t.spec.Windowing.KnowsEnds() {
+		_, at, err := t.Expires([]byte(v.Window))
+		if err != nil {
+			return err
+		}
+		c.fire = min(c.fire, at)
 	}
-	if f.ProcessingTime {
-		s.Domain = statebackend.ProcessingTime
-	}
-	return s
+	return e.make(c)
 }
 
-func (e *Edit) set(v engine.Timer) error {
-	s := e.stored(v)
-	if s.Domain == statebackend.EventTime {
-		if e.timers.spec.Windowing.KnowsEnds() {
-			_, at, err := e.timers.Expires(s.Window)
-			if err != nil {
-				return err
-			}
-			s.Fire = min(s.Fire, at)
+func (e *Edit) clear(v *engine.Timer, how changeKind) error {
+	return e.make(change{kind: how, group: groupOf([]byte(v.Key)), timer: v})
+}
+
+// expire removes a window of a key.
+func (e *Edit) expire(v *engine.Timer) error {
+	c := change{kind: expired, domain: expiry, group: groupOf([]byte(v.Key)), fire: v.Fire, timer: v}
+	if !e.stored.has(c.group) {
+		scope := statebackend.Scope{Group: c.group, Transform: e.timers.spec.Name}
+		e.overlay.DeleteRange(scope.WindowRange([]byte(v.Key), []byte(v.Window)))
+	}
+	return e.make(c)
+}
+
+// make makes a change, now if the timer is in the store.
+func (e *Edit) make(c change) error {
+	if !e.stored.has(c.group) {
+		e.changes = append(e.changes, c)
+		return nil
+	}
+	return e.makeStored(&c)
+}
+
+// makeStored makes a change of a timer in the store.
+func (e *Edit) makeStored(c *change) error {
+	t, v := e.timers, c.timer
+	scope := statebackend.Scope{Group: c.group, Transform: t.spec.Name}
+	x := statebackend.Expiry{Scope: scope, At: c.fire, Window: []byte(v.Window), Key: []byte(v.Key)}
+	switch {
+	case c.kind == expired:
+		return e.removeStored(x)
+	case c.domain == expiry:
+		return e.touchStored(x)
+	case c.kind == set:
+		s := t.storedTimer(v)
+		s.Fire = c.fire
+		old, replaced, err := statebackend.SetTimer(e.overlay, scope, s)
+		if replaced {
+			e.note(c.group, &old, true)
 		}
-	} else if err := e.Touch(s.Key, s.Window); err != nil {
+		e.note(c.group, &s, false)
 		return err
 	}
-	scope := e.timers.scope(v.Key)
-	old, replaced, err := statebackend.SetTimer(e.overlay, scope, s)
-	if replaced {
-		e.note(scope.Group, &old, true)
-	}
-	e.note(scope.Group, &s, false)
-	return err
-}
-
-func (e *Edit) clear(v engine.Timer) error {
-	scope := e.timers.scope(v.Key)
-	old, removed, err := statebackend.ClearTimer(e.overlay, scope, e.stored(v))
+	old, removed, err := statebackend.ClearTimer(e.overlay, scope, t.storedTimer(v))
 	if removed {
-		e.note(scope.Group, &old, true)
+		e.note(c.group, &old, true)
 	}
 	return err
 }
 
-// remove removes a window of a key.
-func (e *Edit) remove(x statebackend.Expiry) error {
-	e.removed++
-	e.changes = append(e.changes, change{group: x.Group, domain: expiry, gone: true, hold: e.timers.expiryHold(x.At)})
+func (e *Edit) touchStored(x statebackend.Expiry) error {
+	e.key = x.AppendKey(e.key[:0])
+	if v, err := e.overlay.Get(e.key); err != nil || v != nil {
+		return err
+	}
+	e.overlay.Set(e.key, nil)
+	e.notes = append(e.notes, note{group: x.Group, domain: expiry, fire: x.At, hold: e.timers.expiryHold(x.At)})
+	return nil
+}
+
+func (e *Edit) removeStored(x statebackend.Expiry) error {
+	e.notes = append(e.notes, note{group: x.Group, domain: expiry, gone: true, hold: e.timers.expiryHold(x.At)})
 	return statebackend.RemoveWindow(e.overlay, x, func(v statebackend.Timer) { e.note(x.Group, &v, true) })
 }
 
@@ -173,27 +239,5 @@ func (e *Edit) note(group uint16, v *statebackend.Timer, gone bool) {
 	if v.Domain == statebackend.EventTime {
 		hold = min(hold, v.Fire)
 	}
-	e.changes = append(e.changes, change{group, domainOf(v.Domain), gone, v.Fire, hold})
-}
-
-// Committed takes note of the changes of a bundle, once they are in the store.
-func (t *Timers) Committed(e *Edit) error {
-	for i := range e.fired {
-		delete(t.out, nameOf(&e.fired[i]))
-	}
-	for _, c := range e.changes {
-		g := &t.groups[c.group]
-		held := c.domain != expiry || t.expiration >= 0
-		switch {
-		case c.gone && held && c.hold <= g.hold:
-			g.exact = false
-		case c.gone:
-		default:
-			g.next[c.domain] = min(g.next[c.domain], c.fire)
-			if held && c.hold <= g.hold {
-				g.hold, g.exact = c.hold, true
-			}
-		}
-	}
-	return t.settle()
+	e.notes = append(e.notes, note{group, domainOf(v.Domain), gone, v.Fire, hold})
 }

@@ -1,16 +1,13 @@
-// Package timers keeps the timers of a stateful task, and when its windows expire, in the
-// task's store: what is in memory is a few numbers for each key group. A bundle's changes go
-// into the overlay of its state and are committed with it.
+// Package timers keeps the timers of a stateful task, and when its windows expire: in memory
+// while there is room, by key group in the task's store beyond that. A bundle's changes to those
+// in the store go into the overlay of its state and are committed with it, those to others when
+// it commits.
 package timers
 
 import (
-	"cmp"
 	"math"
-	"slices"
 	"time"
 
-	"github.com/lintelrun/lintel/internal/fault"
-	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/engine"
 	"github.com/lintelrun/lintel/runner/frame"
@@ -46,39 +43,34 @@ type Timers struct {
 	families   map[string]int // by name, their place in spec
 	expiration int            // the family that fires when windows expire, or -1
 	expires    bool           // windows end before the job does, or someone wants to know
+	memory     *Memory
+	used       int64 // of memory
 
-	groups []group
-	out    map[name]struct{} // handed out, and neither fired nor taken back yet
-	hold   int64
-	again  time.Time // when to go on removing windows, or zero
-}
+	near   index
+	behind statebackend.Batch // to be written to the store: of timers in memory, what is not so any more
 
-// group is what is known of a key group without a look into the store.
-type group struct {
-	// next is, for each domain, no later than the first that is not handed out.
-	next [domains]int64
-	// hold is no later than the smallest hold, and that hold itself if exact.
+	stored *groupSet // the key groups whose timers are in the store; replaced when it changes
+	far    []uint16  // the same as a list
+	groups [keygroup.DefaultMax]group
+	out    map[name]struct{} // of those in the store: handed out, and neither fired nor taken back yet
+
 	hold  int64
-	exact bool
+	again time.Time // when to go on removing windows, or zero
 }
 
-type name struct {
-	family           int
-	tag, key, window string
-}
-
-func nameOf(t *engine.Timer) name { return name{t.Family, t.Tag, t.Key, t.Window} }
-
-// New returns the timers in a store, whose owner the caller is.
-func New(store statebackend.Store, spec *plan.StatefulSpec) (*Timers, error) {
+// New returns the timers of a task, whose owner the caller is, with those that are in its store.
+// The tasks that share memory keep in the store what does not fit into it.
+func New(store statebackend.Store, spec *plan.StatefulSpec, memory *Memory) (*Timers, error) {
 	t := &Timers{
 		store:      store,
 		spec:       spec,
 		families:   make(map[string]int, len(spec.Timers)),
 		expiration: -1,
-		groups:     make([]group, keygroup.DefaultMax),
+		memory:     memory,
+		stored:     new(groupSet),
 		out:        map[name]struct{}{},
 	}
+	t.near.init()
 	for i, f := range spec.Timers {
 		t.families[f.Name] = i
 		if spec.Expiration != "" && f.Name == spec.Expiration {
@@ -86,17 +78,8 @@ func New(store statebackend.Store, spec *plan.StatefulSpec) (*Timers, error) {
 		}
 	}
 	t.expires = t.expiration >= 0 || spec.Windowing.WindowCoder.URN() != globalWindow && spec.Windowing.KnowsEnds()
-	known := int64(never)
-	lo, hi := statebackend.GroupRange(0, statebackend.MaxGroups)
-	err := store.Scan(lo, hi, func(_, _ []byte) bool {
-		known = math.MinInt64
-		return false
-	})
-	if err != nil {
+	if err := t.load(); err != nil {
 		return nil, err
-	}
-	for i := range t.groups {
-		t.groups[i] = group{next: [domains]int64{known, known, known}, hold: known, exact: known == never}
 	}
 	return t, t.settle()
 }
@@ -106,11 +89,11 @@ func (t *Timers) Hold() int64 { return t.hold }
 
 // Pending implements engine.Timers.
 func (t *Timers) Pending() bool {
-	if len(t.out) > 0 {
+	if t.near.count[eventTime]+t.near.count[clock] > 0 || t.expiration >= 0 && t.near.count[expiry] > 0 || len(t.out) > 0 {
 		return true
 	}
-	for i := range t.groups {
-		next := &t.groups[i].next
+	for _, g := range t.far {
+		next := &t.groups[g].next
 		if next[eventTime] != never || next[clock] != never || t.expiration >= 0 && next[expiry] != never {
 			return true
 		}
@@ -120,9 +103,9 @@ func (t *Timers) Pending() bool {
 
 // NextClock implements engine.Timers.
 func (t *Timers) NextClock() (time.Time, bool) {
-	first := int64(never)
-	for i := range t.groups {
-		first = min(first, t.groups[i].next[clock])
+	first := t.near.next(clock)
+	for _, g := range t.far {
+		first = min(first, t.groups[g].next[clock])
 	}
 	if first == never {
 		return t.again, !t.again.IsZero()
@@ -142,124 +125,106 @@ func (t *Timers) Due(watermark int64, now time.Time, limit int) ([]engine.Timer,
 	}
 	t.again = time.Time{}
 	for d, before := range [domains]int64{eventTime: passed, clock: ticked, expiry: passed} {
-		var due []engine.Timer
-		var err error
 		if domain(d) == expiry && t.expiration < 0 {
-			err = t.collect(before, now)
-		} else {
-			due, err = t.take(domain(d), before, limit)
+			if err := t.collect(before, now); err != nil {
+				return nil, err
+			}
+			continue
 		}
-		if err != nil || len(due) > 0 {
-			return due, err
+		due := t.near.take(domain(d), before, limit)
+		if len(due) < limit && len(t.far) > 0 {
+			var err error
+			if due, err = t.takeStored(due, domain(d), before, limit); err != nil {
+				return nil, err
+			}
+		}
+		if len(due) > 0 {
+			return due, nil
 		}
 	}
 	return nil, t.settle()
 }
 
-// ripe returns the groups that may have something before that time, those first that may
-// have the earliest.
-func (t *Timers) ripe(d domain, before int64) []uint16 {
-	var out []uint16
-	for i := range t.groups {
-		if t.groups[i].next[d] < before {
-			out = append(out, uint16(i))
+// Committed takes note of the changes of a bundle, once they are in the store. It writes timers
+// to the store if they have outgrown the memory.
+func (t *Timers) Committed(e *Edit) error {
+	late := Edit{timers: t, stored: t.stored}
+	for i := range e.changes {
+		if c := &e.changes[i]; t.stored.has(c.group) {
+			late.changes = append(late.changes, *c) // its group has been written since the bundle began
+		} else {
+			t.apply(c)
 		}
 	}
-	slices.SortFunc(out, func(a, b uint16) int { return cmp.Compare(t.groups[a].next[d], t.groups[b].next[d]) })
-	return out
+	if len(late.changes) > 0 {
+		if err := t.commitStored(&late); err != nil {
+			return err
+		}
+	}
+	for i := range e.notes {
+		t.note(&e.notes[i])
+	}
+	if len(t.out) > 0 {
+		for i := range e.fired {
+			delete(t.out, nameOf(&e.fired[i]))
+		}
+	}
+	if err := t.limit(); err != nil {
+		return err
+	}
+	return t.settle()
 }
 
-// patience is how many more timers of a group, that wait for others of their keys, than such
-// that do not are passed by in the search for the latter: a few, as each bundle passes them again.
-const patience = 3
-
-func (t *Timers) take(d domain, before int64, limit int) ([]engine.Timer, error) {
-	var out []engine.Timer
-	first := map[string]int64{} // by key
-	for _, g := range t.ripe(d, before) {
-		if len(out) >= limit {
-			break
-		}
-		next, skipped, most := int64(never), 0, patience
-		err := t.scan(g, d, func(v engine.Timer) bool {
-			if _, busy := t.out[nameOf(&v)]; busy {
-				return true
-			}
-			if v.Fire >= before || len(out) >= limit || skipped >= most {
-				next = min(next, v.Fire)
-				return false
-			}
-			if fire, seen := first[v.Key]; seen && fire != v.Fire {
-				next = min(next, v.Fire)
-				skipped++
-				return true
-			}
-			if d != expiry { // nothing that the end of a window does comes before another's
-				first[v.Key] = v.Fire
-			}
-			out = append(out, v)
-			most++
-			return true
-		})
-		if err != nil {
-			return nil, err
-		}
-		t.groups[g].next[d] = next
-		clear(first) // a key is of one group
+// apply makes a change of a timer in memory.
+func (t *Timers) apply(c *change) {
+	if c.kind == set {
+		v := *c.timer
+		v.Fire = c.fire
+		t.near.set(c.group, c.domain, &v, t.holdOf(c.domain, &v), false, t.forget)
+		return
 	}
-	for i := range out {
-		t.out[nameOf(&out[i])] = struct{}{}
+	k := t.near.keys[c.timer.Key]
+	if k == nil {
+		return
 	}
-	return out, nil
+	if c.kind == expired {
+		t.dropWindow(k, c.timer.Window)
+		return
+	}
+	e := k.find(c.timer.Family, c.timer.Tag, c.timer.Window)
+	if e != nil && (c.kind == cleared || e.at < 0) { // else it has been set anew
+		t.drop(k, e)
+	}
 }
 
-// scan visits what a group has of a domain, in the order of time.
-func (t *Timers) scan(g uint16, d domain, visit func(engine.Timer) (more bool)) error {
-	scope := statebackend.Scope{Group: g, Transform: t.spec.Name}
-	if d == expiry {
-		return t.scanExpiries(scope, func(e statebackend.Expiry) (bool, error) {
-			end, _, err := t.Expires(e.Window)
-			if err != nil {
-				return false, err
-			}
-			return visit(engine.Timer{
-				Family: t.expiration, Key: string(e.Key), Window: string(e.Window),
-				Fire: e.At, Hold: end, Pane: []byte{coders.PaneNoFiring},
-			}), nil
-		})
+// drop removes a timer from memory.
+func (t *Timers) drop(k *keyTimers, e *entry) {
+	if e.kept {
+		t.forget(k.group, e)
 	}
-	of := statebackend.EventTime
-	if d == clock {
-		of = statebackend.ProcessingTime
-	}
-	var unknown error
-	err := statebackend.DueTimers(t.store, scope, of, never, func(v statebackend.Timer) bool {
-		family, ok := t.families[v.Family]
-		if !ok {
-			unknown = fault.New(fault.Corruption, "state of %s has a timer of family %q, which it does not declare", t.spec.Name, v.Family)
-			return false
+	t.near.remove(k, e)
+}
+
+// dropWindow removes a window of a key from memory.
+func (t *Timers) dropWindow(k *keyTimers, window string) {
+	k.each(func(e *entry) {
+		if e.Window == window {
+			t.drop(k, e)
 		}
-		return visit(engine.Timer{
-			Family: family, Tag: v.Tag, Key: string(v.Key), Window: string(v.Window),
-			Fire: v.Fire, Hold: v.Hold, Pane: slices.Clone(v.Pane),
-		})
 	})
-	return cmp.Or(err, unknown)
 }
 
-func (t *Timers) scanExpiries(scope statebackend.Scope, visit func(statebackend.Expiry) (more bool, err error)) error {
-	from, to := scope.ExpiryRange(never)
-	var failed error
-	err := t.store.Scan(from, to, func(key, _ []byte) bool {
-		e, err := statebackend.DecodeExpiry(key)
-		more := false
-		if err == nil {
-			more, err = visit(e)
-		}
-		failed = err
-		return more && err == nil
-	})
-	return cmp.Or(err, failed)
+// holdOf returns what a timer holds the watermark at.
+func (t *Timers) holdOf(d domain, v *engine.Timer) int64 {
+	switch {
+	case d == eventTime:
+		return min(v.Hold, v.Fire)
+	case d == clock:
+		return v.Hold
+	case t.expiration >= 0:
+		return t.expiryHold(v.Fire)
+	}
+	return never
 }
 
 // collectAtOnce is how many windows are removed before other work has its turn.
@@ -270,77 +235,24 @@ func (t *Timers) collect(before int64, now time.Time) error {
 	if before == never {
 		return nil
 	}
-	e := Edit{timers: t, overlay: statebackend.NewOverlay(t.store)}
-	for _, g := range t.ripe(expiry, before) {
-		scope := statebackend.Scope{Group: g, Transform: t.spec.Name}
-		next, full := int64(never), false
-		var expired []statebackend.Expiry
-		err := t.scanExpiries(scope, func(x statebackend.Expiry) (bool, error) {
-			if full = e.removed+len(expired) >= collectAtOnce; full || x.At >= before {
-				next = x.At
-				return false, nil
-			}
-			x.Key, x.Window = slices.Clone(x.Key), slices.Clone(x.Window)
-			expired = append(expired, x)
-			return true, nil
-		})
-		if err != nil {
-			return err
-		}
-		for _, x := range expired {
-			if err := e.remove(x); err != nil {
-				return err
-			}
-		}
-		if t.groups[g].next[expiry] = next; full {
-			t.again = now.Add(time.Millisecond)
-			break
-		}
+	e := Edit{timers: t, overlay: statebackend.NewOverlay(t.store), stored: t.stored}
+	n := 0
+	for ; t.near.next(expiry) < before && n < collectAtOnce; n++ {
+		k := t.near.due[expiry][0]
+		window := k.queues[expiry][0].Window
+		scope := statebackend.Scope{Group: k.group, Transform: t.spec.Name}
+		e.overlay.DeleteRange(scope.WindowRange([]byte(k.key), []byte(window)))
+		t.dropWindow(k, window)
 	}
-	if e.removed == 0 {
-		return nil
+	n, err := t.collectStored(&e, before, n)
+	if err != nil || n == 0 {
+		return err
+	}
+	if n >= collectAtOnce {
+		t.again = now.Add(time.Millisecond)
 	}
 	if err := t.store.Commit(e.overlay.Batch()); err != nil {
 		return err
 	}
 	return t.Committed(&e)
-}
-
-// settle finds the smallest hold.
-func (t *Timers) settle() error {
-	t.hold = frame.MaxTimestamp
-	for i := range t.groups {
-		if g := &t.groups[i]; g.exact {
-			t.hold = min(t.hold, g.hold)
-		}
-	}
-	for i := range t.groups {
-		if g := &t.groups[i]; !g.exact && g.hold < t.hold {
-			if err := t.readHold(uint16(i)); err != nil {
-				return err
-			}
-			t.hold = min(t.hold, g.hold)
-		}
-	}
-	return nil
-}
-
-// readHold reads the smallest hold of a group.
-func (t *Timers) readHold(g uint16) error {
-	scope := statebackend.Scope{Group: g, Transform: t.spec.Name}
-	hold, ok, err := statebackend.MinHold(t.store, scope)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		hold = never
-	}
-	if t.expiration >= 0 {
-		err = t.scanExpiries(scope, func(e statebackend.Expiry) (bool, error) {
-			hold = min(hold, t.expiryHold(e.At))
-			return false, nil
-		})
-	}
-	t.groups[g].hold, t.groups[g].exact = hold, err == nil
-	return err
 }

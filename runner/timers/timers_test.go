@@ -58,7 +58,7 @@ func newTask(t fatal, b statebackend.Backend, spec *plan.StatefulSpec) *task {
 	if err != nil {
 		t.Fatal(err)
 	}
-	timers, err := New(store, spec)
+	timers, err := New(store, spec, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +105,9 @@ func (k *task) due(watermark int64, now time.Time, limit int) []engine.Timer {
 
 func (k *task) records() (n int) {
 	k.t.Helper()
+	if err := k.Flush(); err != nil {
+		k.t.Fatal(err)
+	}
 	if err := k.store.Scan(nil, nil, func(_, _ []byte) bool { n++; return true }); err != nil {
 		k.t.Fatal(err)
 	}
@@ -131,7 +134,9 @@ func TestTimersAgreeWithModel(t *testing.T) {
 		store := newTask(t, b, spec).store
 		defer store.Close()
 		rapid.Check(t, func(t *rapid.T) {
-			timers, err := New(store, spec)
+			// Memory for all, a few, or next to none of them.
+			memory := NewMemory(rapid.SampledFrom([]int64{1 << 20, 1500, 1}).Draw(t, "memory"))
+			timers, err := New(store, spec, memory)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -151,7 +156,10 @@ func TestTimersAgreeWithModel(t *testing.T) {
 				}
 				checkHold(t, k, model)
 				if rapid.IntRange(0, 9).Draw(t, "again") == 0 {
-					again, err := New(k.store, spec)
+					if err := k.Flush(); err != nil {
+						t.Fatal(err)
+					}
+					again, err := New(k.store, spec, NewMemory(memory.limit))
 					if err != nil {
 						t.Fatal(err)
 					}

@@ -53,7 +53,7 @@ func (t *task) openKeyed(spec *plan.StatefulSpec) (*keyed, error) {
 	k := &keyed{spec: spec, families: familiesOf(spec), store: store, clock: t.e.clock}
 	k.groups[0], k.groups[1] = keygroup.Range(t.index, t.e.parallelism(t.stage), keygroup.DefaultMax)
 	k.watermark.Store(frame.MinTimestamp)
-	if k.timers, err = timers.New(store, spec); err != nil {
+	if k.timers, err = timers.New(store, spec, t.e.timers); err != nil {
 		return nil, errors.Join(fmt.Errorf("read timers: %w", err), store.Close())
 	}
 	return k, nil
