@@ -15,6 +15,7 @@ import (
 	"github.com/lintelrun/lintel/runner/exchange"
 	"github.com/lintelrun/lintel/runner/rpc"
 	"github.com/lintelrun/lintel/runner/sideinput"
+	"github.com/lintelrun/lintel/runner/timers"
 )
 
 // execution is one deployment on this worker.
@@ -39,6 +40,8 @@ type execution struct {
 	spans    *spans
 	// staging is the memory of output that is not yet committed or waits for credit.
 	staging *budget
+	// timers is the memory of the timers of all tasks.
+	timers *timers.Memory
 
 	done chan struct{}
 	err  error // set before done is closed
@@ -61,6 +64,7 @@ func newExecution(cfg Config, d rpc.Deployment, dir string) *execution {
 		done:     make(chan struct{}),
 	}
 	e.staging = newBudget(e.share(stagingShare))
+	e.timers = timers.NewMemory(e.share(timersShare))
 	e.large = e.newLargeGroups()
 	return e
 }

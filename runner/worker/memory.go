@@ -11,6 +11,8 @@ const (
 	stagingShare = 1.0 / 8
 	// inboxShare is for what tasks have received and not yet committed.
 	inboxShare = 1.0 / 8
+	// timersShare is for timers; those beyond it are in the state backend.
+	timersShare = 1.0 / 16
 	// outboxShare is how much output one task may have waiting for credit.
 	outboxShare = 1.0 / 128
 )
