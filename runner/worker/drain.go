@@ -75,9 +75,9 @@ func (x *execTask) watch(id engine.BundleID) *lookout {
 		defer close(l.done)
 		var over <-chan time.Time
 		if x.e.clock.virtual {
-			timer := time.NewTimer(x.e.cfg.Checkpoints.Most)
-			defer timer.Stop()
-			over = timer.C
+			ticker := time.NewTicker(x.e.cfg.Checkpoints.Most)
+			defer ticker.Stop()
+			over = ticker.C // again, as the harness may not have begun the bundle
 		}
 		for {
 			select {

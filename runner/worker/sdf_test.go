@@ -34,6 +34,9 @@ type counters struct {
 	tick time.Duration
 	// delay, if not 0, is how long a restriction wants to rest after a few numbers.
 	delay time.Duration
+	// reluctant bundles don't split when they are asked first.
+	reluctant bool
+	asked     sync.Map // bundles of "source", by *fnapitest.Bundle
 	// fails tells whether an attempt fails at its end.
 	fails func() bool
 
@@ -47,7 +50,11 @@ type counters struct {
 const truncatedTo = 7
 
 func newCounters(t *testing.T, restrictions int) *counters {
-	p := portabletest.New()
+	return countersIn(t, portabletest.New(), restrictions)
+}
+
+// countersIn adds the pipeline to another, which has no transform of the SDK but identities.
+func countersIn(t *testing.T, p *portabletest.Pipeline, restrictions int) *counters {
 	p.Environment(pEnv, "", urns.TransformSDFTruncateSized)
 	payload := &pipepb.ParDoPayload{RestrictionCoderId: pBytes, RequestsFinalization: true}
 	out := p.ParDoWith("source", pEnv, payload, pBytes, p.Impulse("impulse"))
@@ -81,7 +88,8 @@ func newCounters(t *testing.T, restrictions int) *counters {
 			}
 			return nil
 		},
-		"fired": collector,
+		"fired":         collector,
+		"test/Encode/a": unprefix,
 	})
 	c.rig = newRig(t, c.script)
 	c.rig.cfg.Attempts = 100
@@ -157,7 +165,7 @@ func (c *counters) script(me *process) fnapitest.Script {
 		},
 		Split: func(b *fnapitest.Bundle, req *fnpb.ProcessBundleSplitRequest) *fnpb.ProcessBundleSplitResponse {
 			w, ok := c.walks.Load(b)
-			if !ok {
+			if _, again := c.asked.LoadOrStore(b, nil); !ok || c.reluctant && !again {
 				return &fnpb.ProcessBundleSplitResponse{}
 			}
 			return c.split(b, w.(*counting), req.GetDesiredSplits()[c.stage(b).Exec.Source])
@@ -318,6 +326,18 @@ func TestUnboundedWorkIsCommittedAsItGoes(t *testing.T) {
 			c.drained(t, e, restrictions)
 		})
 	}
+}
+
+// Beside a TestStream time stands still while bundles run; they are interrupted all the same.
+func TestUnboundedWorkBesideTestStreams(t *testing.T) {
+	p := portabletest.New()
+	testStream(p, "test", []string{"a"}, elements("a", "k=1@10"), pass(time.Hour))
+	c := countersIn(t, p, 1)
+	c.rig.cfg.Checkpoints.Most = 10 * time.Millisecond
+	c.reluctant = true
+	e := c.rig.deploy(context.Background(), c.plan)
+	testkit.Eventually(t, patience, "numbers of many bundles", func() bool { return len(c.numbers()[0]) >= 50 })
+	c.drained(t, e, 1)
 }
 
 // A TestStream stops where it is when its job is drained, and what came is grouped.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/lintelrun/lintel/fnapi"
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/frame"
 )
 
@@ -66,12 +68,7 @@ func (t *task) turn(ctx context.Context) error {
 func (t *task) testEvents(ctx context.Context) (func() (*pipepb.TestStreamPayload_Event, error), error) {
 	spec := t.stage.Test
 	if spec.Endpoint != nil {
-		var tags []string
-		for tag := range spec.Outputs {
-			tags = append(tags, tag)
-		}
-		slices.Sort(tags)
-		return fnapi.TestStreamEvents(ctx, spec.Endpoint, tags)
+		return fnapi.TestStreamEvents(ctx, spec.Endpoint, outputIDs(spec))
 	}
 	next := 0
 	return func() (*pipepb.TestStreamPayload_Event, error) {
@@ -81,6 +78,18 @@ func (t *task) testEvents(ctx context.Context) (func() (*pipepb.TestStreamPayloa
 		next++
 		return spec.Events[next-1], nil
 	}, nil
+}
+
+// outputIDs are the names of a TestStream's outputs, sorted. The main one, which events may
+// also name by an empty tag, has one of its own.
+func outputIDs(spec *plan.TestStreamSpec) []string {
+	var ids []string
+	for _, id := range slices.Sorted(maps.Keys(spec.Outputs)) {
+		if id != "" || len(spec.Outputs) == 1 {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 func (t *task) actEvent(ctx context.Context, event *pipepb.TestStreamPayload_Event) error {
