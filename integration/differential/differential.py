@@ -22,19 +22,21 @@ _runs = itertools.count()
 def execute(runner, flags, seed, steps):
     run = next(_runs)
     p = beam.Pipeline(runner=runner, options=PipelineOptions(flags))
-    pipelines.build(p, seed, run, steps)
+    pipelines.build(p, seed, run, steps, streaming='--streaming' in flags)
     p.run().wait_until_finish()
     return pipelines.take(run)
 
 
 def variants(endpoints):
-    """Yields name and flags: fused and not, 1 and 7 tasks, by turns over the endpoints."""
+    """Yields name and flags: fused and not, 1 and 7 tasks, streaming and not, by turns over the endpoints."""
     for i, (name, address) in enumerate(endpoints):
-        for separate, tasks in [(i % 2, 1), (1 - i % 2, 7)]:
+        for separate, tasks, streaming in [(i % 2, 1, False), (1 - i % 2, 7, False), (i % 2, 7, True)]:
             flags = [f'--job_endpoint={address}', '--environment_type=LOOPBACK', f'--parallelism={tasks}']
             if separate:
                 flags.append('--experiments=lintel_separate_stages')
-            yield f'{name}, {"separate" if separate else "fused"}, {tasks} tasks', flags
+            if streaming:
+                flags += ['--streaming', '--allow_unsafe_triggers']
+            yield f'{name}, {"separate" if separate else "fused"}, {tasks} tasks{", streaming" if streaming else ""}', flags
 
 
 def differences(want, got):

@@ -60,6 +60,10 @@ SUITES = {
     'validatesrunner': (vr_files, ['-m', 'it_validatesrunner'], []),
     'validatesrunner_streaming': (
         vr_files, ['-m', 'it_validatesrunner'], ['--vr-streaming']),
+    # Beam's trigger transcripts as pipelines with a TestStream, and the triggers' own.
+    'transcripts': (
+        lambda: [BEAM + '/transforms/trigger_test.py'], [], ['--vr-redirect'],
+        '::(TestStreamTranscriptTest|WeakTestStreamTranscriptTest|TriggerPipelineTest)::'),
     # Python's own in-process FnApiRunner: what can be satisfied at all.
     'inprocess': (lambda: [BEAM + '/runners/portability/fn_api_runner/'
                            'fn_runner_test.py'], [], [],
