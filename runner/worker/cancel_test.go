@@ -82,6 +82,7 @@ func TestCancel(t *testing.T) {
 	t.Run("while harnesses are replaced", func(t *testing.T) {
 		p := shuffle(t, 1, 1, nil)
 		cancelled(t, p, func(r *rig, cancel func()) {
+			r.cfg.Attempts = 100
 			r.launcher.born = func(me *process) {
 				if me.n > r.deployment.Harnesses {
 					cancel()
@@ -90,7 +91,7 @@ func TestCancel(t *testing.T) {
 			r.launcher.script = func(me *process) fnapitest.Script {
 				return fnapitest.Script{Process: func(b *fnapitest.Bundle) error {
 					me.die(errCrash)
-					return nil
+					return errCrash // not a success that arrives before the connection breaks
 				}}
 			}
 		})

@@ -213,9 +213,13 @@ func (x *execTask) act(ctx context.Context, wake *alarm) (done bool, err error) 
 	x.e.clock.begin(len(ready.Start) + len(ready.Splits))
 	for _, b := range ready.Start {
 		x.turn++
+		a, err := x.keyed.begin()
+		if err != nil {
+			return false, err
+		}
 		x.bundles.Add(1)
 		running.Add(1)
-		go x.attempt(ctx, *b, x.turn)
+		go x.attempt(ctx, *b, x.turn, a)
 	}
 	for _, s := range ready.Splits {
 		x.bundles.Add(1)

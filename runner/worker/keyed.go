@@ -59,7 +59,11 @@ func (t *task) openKeyed(spec *plan.StatefulSpec) (*keyed, error) {
 	return k, nil
 }
 
+// begin pins the state for an attempt. What belongs to no stateful task (nil) has none.
 func (k *keyed) begin() (*keyedAttempt, error) {
+	if k == nil {
+		return nil, nil
+	}
 	s, err := k.store.Snapshot()
 	if err != nil {
 		return nil, fmt.Errorf("pin the state: %w", err)

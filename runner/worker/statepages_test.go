@@ -37,11 +37,10 @@ func TestStateInPages(t *testing.T) {
 	s := func(c *call) error {
 		b := c.bundle
 		const first, last = -1 << 63, 1<<63 - 1
-		var bag, list, keys, values, entries []byte
+		var bag, list, values, entries []byte
 		for i := range n {
 			name := fmt.Sprintf("%02d%s", i, big)
 			bag = append(bag, element...)
-			keys = append(keys, bytesOf(name)...)
 			values = append(values, element...)
 			list = append(list, entry(int64(i/20), string(big))...)
 			entries = append(append(append(entries, bytesOf(name)...), 0, 0, 0, 2), kvOf("a", "b")...)
