@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/lintelrun/lintel/runner/worker"
 )
 
 const (
@@ -57,7 +59,7 @@ cancels all jobs and stops within 10 s, the second stops at once.`,
 	fs.BoolVar(&f.insecure, "insecure", false, "allow --bind to addresses that other machines reach: anyone there can run code here")
 	fs.StringVar(&f.dataDir, "data-dir", defaultDataDir, "directory of job records, artifacts and spilled data")
 	fs.IntVar(&f.parallelism, "parallelism", 0, "tasks of a stage; 0 means one a CPU")
-	fs.Var(&f.memory, "memory-budget", "memory that a job's data may take before it goes to disk, such as 512M or 2G; 0 means the default")
+	fs.Var(&f.memory, "memory-budget", "memory that data of running jobs may take before it goes to disk, such as 512M or 2G; 0 means the default")
 	fs.DurationVar(&f.jobRetention, "job-retention", 168*time.Hour, "how long a job is remembered after its end")
 	fs.DurationVar(&f.preparedRetention, "prepared-retention", time.Hour, "how long a submitted job may wait to be run before it is forgotten")
 	fs.StringVar(&f.readyFile, "ready-file", "", "file to write the addresses to, as JSON, once the server takes jobs")
@@ -85,6 +87,8 @@ func (f *devFlags) check() error {
 		return fmt.Errorf("--job-retention %v: want more than 0", f.jobRetention)
 	case f.preparedRetention <= 0:
 		return fmt.Errorf("--prepared-retention %v: want more than 0", f.preparedRetention)
+	case f.memory != 0 && f.memory < worker.LeastMemoryBytes:
+		return fmt.Errorf("--memory-budget %s: want %s or more", &f.memory, asSize(worker.LeastMemoryBytes))
 	case f.userSeries < 0:
 		return fmt.Errorf("--metrics-user-series %d: want 0 or more", f.userSeries)
 	case !isLoopback(f.bind) && !f.insecure:
@@ -107,7 +111,8 @@ func (f *devFlags) run(ctx context.Context, out, logs io.Writer) error {
 	if err != nil {
 		return usageError(err)
 	}
-	limitMemory(int64(f.memory))
+	log := newLog(logs, f.logLevel.value, f.logStyle.value)
+	limitMemory(int64(f.memory), log)
 	s, err := startServer(serverConfig{
 		bind: f.bind, jobPort: f.jobPort, httpPort: f.httpPort, dataDir: f.dataDir,
 		parallelism: f.parallelism, memoryBudget: int64(f.memory), stateBackend: f.stateBackend.value,
@@ -115,7 +120,7 @@ func (f *devFlags) run(ctx context.Context, out, logs io.Writer) error {
 		environments: environments,
 		tracing:      *f.tracing,
 		userSeries:   f.userSeries,
-		log:          newLog(logs, f.logLevel.value, f.logStyle.value),
+		log:          log,
 	})
 	if err != nil {
 		return err

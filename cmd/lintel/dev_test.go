@@ -143,6 +143,17 @@ func TestDevIsReadyFast(t *testing.T) {
 	}
 }
 
+func TestSmallBudgetsAreToldOf(t *testing.T) {
+	t.Setenv("GOMEMLIMIT", "off") // the test's own memory is not limited
+	for budget, told := range map[int64]bool{0: false, 32 << 20: true, usefulMemory: false} {
+		var log strings.Builder
+		limitMemory(budget, newLog(&log, "info", "text"))
+		if got := strings.Contains(log.String(), "budget=32M least=64M"); got != told {
+			t.Errorf("a budget of %d: %q", budget, log.String())
+		}
+	}
+}
+
 func TestDevRefuses(t *testing.T) {
 	testkit.Leaks(t)
 	dir := t.TempDir()
@@ -166,6 +177,7 @@ func TestDevRefuses(t *testing.T) {
 		{2, []string{"--job-retention 0s"}, []string{"--job-retention=0s", other}},
 		{2, []string{"--prepared-retention -1h"}, []string{"--prepared-retention=-1h", other}},
 		{2, []string{"memory-budget", "512M"}, []string{"--memory-budget=lots", other}},
+		{2, []string{"--memory-budget 15M", "16M or more"}, []string{"--memory-budget=15M", other}},
 		{1, []string{"not a directory"}, []string{"--job-port=0", "--http-port=0", "--data-dir=" + filepath.Join(dir, "ready.json")}},
 	} {
 		cmd, stderr := devCommand(t, c.args...)

@@ -21,19 +21,19 @@ func (d *doctor) memoryLimit(context.Context) []finding {
 
 // memoryWithin is memoryLimit for a system whose files are in root.
 func (d *doctor) memoryWithin(root fs.FS) finding {
-	f := finding{Name: "memory", Status: standingOK, Meaning: "a job's data goes to disk above its budget; the server and workers need as much again"}
+	f := finding{Name: "memory", Status: standingOK, Meaning: "the data of jobs goes to disk above their budget; the server and workers need as much again"}
 	budget := uint64(d.memory)
 	if budget == 0 {
 		budget = worker.DefaultMemoryBytes
 	}
 	limit, of := memoryOf(root)
 	if limit == math.MaxUint64 {
-		f.Found = fmt.Sprintf("no limit found, the budget of a job is %s", mebibytes(budget))
+		f.Found = fmt.Sprintf("no limit found, the budget of jobs is %s", mebibytes(budget))
 		return f
 	}
-	f.Found = fmt.Sprintf("%s by %s, the budget of a job is %s", mebibytes(limit), of, mebibytes(budget))
+	f.Found = fmt.Sprintf("%s by %s, the budget of jobs is %s", mebibytes(limit), of, mebibytes(budget))
 	if f.Status = enough(limit, budget, 2*budget); f.Status != standingOK {
-		f.Advice = fmt.Sprintf("raise the limit, or say lintel dev --memory-budget %dM", max(16, limit/4>>20))
+		f.Advice = fmt.Sprintf("raise the limit, or say lintel dev --memory-budget %dM", max(worker.LeastMemoryBytes>>20, limit/4>>20))
 	}
 	return f
 }

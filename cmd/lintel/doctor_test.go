@@ -236,7 +236,7 @@ func TestDoctorComparesMemory(t *testing.T) {
 		found  string
 	}{
 		"no files at all":    {nil, 0, standingOK, "no limit found"},
-		"a machine's":        {map[string]string{"proc/meminfo": machine}, 0, standingOK, "4096 MiB by this machine, the budget of a job is 512 MiB"},
+		"a machine's":        {map[string]string{"proc/meminfo": machine}, 0, standingOK, "4096 MiB by this machine, the budget of jobs is 512 MiB"},
 		"a budget too large": {map[string]string{"proc/meminfo": machine}, 5 << 30, standingFailed, "4096 MiB by this machine"},
 		"version 2": {map[string]string{"proc/meminfo": machine, "proc/self/cgroup": "0::/a/b\n",
 			"sys/fs/cgroup/a/b/memory.max": "max\n", "sys/fs/cgroup/a/memory.max": "629145600\n"}, 0, standingWarning, "600 MiB by the control group's limit in /sys/fs/cgroup/a/memory.max"},

@@ -54,6 +54,8 @@ func printJSON(w io.Writer, v any) error {
 // size is a flag for a number of bytes: 512M, 2GiB, 1000000.
 type size int64
 
+func asSize(n int64) string { return (*size)(&n).String() }
+
 var sizeUnits = []string{"", "K", "M", "G", "T"}
 
 func (s *size) Type() string { return "bytes" }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"log/slog"
 	"os"
 	"runtime/debug"
 
@@ -12,10 +13,18 @@ import (
 // its code, and what the kernel holds for it.
 const programBytes = 36 << 20
 
-// limitMemory has the garbage collector keep to the budget of a job, of which most of a
+// usefulMemory is the least budget, in bytes, that all of a server keeps to: of a smaller one the
+// program itself takes more than what may come on top, 30 %.
+const usefulMemory = 64 << 20
+
+// limitMemory has the garbage collector keep to the budget of jobs, of which most of a
 // server's memory is, and below it where the program itself would take too much of
-// what may come on top, 30 %. GOMEMLIMIT overrides it.
-func limitMemory(budget int64) {
+// what may come on top. GOMEMLIMIT overrides it.
+func limitMemory(budget int64, log *slog.Logger) {
+	if budget > 0 && budget < usefulMemory {
+		log.Warn("the memory budget can't be kept to: the server itself takes more beside it than the 30 % allowed",
+			"budget", asSize(budget), "least", asSize(usefulMemory))
+	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		budget = cmp.Or(budget, worker.DefaultMemoryBytes)
 		debug.SetMemoryLimit(max(min(budget, budget/10*13-programBytes), programBytes))

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 )
 
@@ -66,5 +67,29 @@ func TestMemoryStaysWithinTheBudget(t *testing.T) {
 				t.Error("nothing was spilled: this has tested nothing")
 			}
 		})
+	}
+}
+
+// Jobs that run at once share the budget.
+func TestLargeJobsShareTheBudget(t *testing.T) {
+	jobs, n := 4, 67*kB
+	if *long {
+		n = 268 * kB
+	}
+	const budget = 128
+	s := startServer(t, t.TempDir(), "--memory-budget", fmt.Sprintf("%dM", budget))
+	var running sync.WaitGroup
+	for range jobs {
+		running.Go(func() {
+			if out, err := s.run("--case", "group", "--n", fmt.Sprint(n), "--value", "1000"); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+	running.Wait()
+	top := s.status("VmHWM") >> 10
+	t.Logf("%d MiB at the most; %.0f MB spilled", top, s.metric("lintel_spilled_bytes_total")/mB)
+	if ratio := float64(top) / budget; ratio > allowed {
+		t.Errorf("%d MiB are %.2f of the budget, want at most %.1f", top, ratio, allowed)
 	}
 }

@@ -6,6 +6,7 @@ package grouping
 import (
 	"errors"
 	"math"
+	"sync/atomic"
 
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/coders"
@@ -23,6 +24,9 @@ type Config struct {
 	// MemoryBytes is how many bytes grouped values may take in memory. 0 is
 	// spillmap.DefaultMemory, 64 MiB.
 	MemoryBytes int64
+	// Sharers is among how many, all of them alike, MemoryBytes are divided at a time; it may
+	// change. Nil is one.
+	Sharers *atomic.Int64
 	// Dir is an existing folder for what exceeds them; empty is the system's for temporary files.
 	Dir string
 
@@ -93,7 +97,7 @@ func (c Config) inline() int {
 
 func (c Config) spill() spillmap.Config {
 	// Windows of a key that are to be merged are read one after the other.
-	cfg := spillmap.Config{MemoryBytes: c.MemoryBytes, Dir: c.Dir, Sorted: c.mergesCustom()}
+	cfg := spillmap.Config{MemoryBytes: c.MemoryBytes, Sharers: c.Sharers, Dir: c.Dir, Sorted: c.mergesCustom()}
 	if !c.sessions() && c.Windowing.Combiner != windowing.EndOfWindow {
 		cfg.Combine = c.Windowing.Combiner.Combine
 	}

@@ -42,12 +42,14 @@ type execution struct {
 	staging *budget
 	// timers is the memory of the timers of all tasks.
 	timers *timers.Memory
+	// jobs is how many jobs the worker runs, which share the budget.
+	jobs *atomic.Int64
 
 	done chan struct{}
 	err  error // set before done is closed
 }
 
-func newExecution(cfg Config, d rpc.Deployment, dir string) *execution {
+func newExecution(cfg Config, d rpc.Deployment, dir string, jobs *atomic.Int64) *execution {
 	e := &execution{
 		cfg:      cfg,
 		d:        d,
@@ -61,9 +63,10 @@ func newExecution(cfg Config, d rpc.Deployment, dir string) *execution {
 		clock:    newClock(d.Plan),
 		draining: newDraining(),
 		stats:    newProgress(d.Plan),
+		jobs:     jobs,
 		done:     make(chan struct{}),
 	}
-	e.staging = newBudget(e.share(stagingShare))
+	e.staging = newBudget(e.alone(stagingShare), jobs)
 	e.timers = timers.NewMemory(e.share(timersShare))
 	e.large = e.newLargeGroups()
 	return e
@@ -82,6 +85,7 @@ func (e *execution) Metrics() (attempted, committed []*pipepb.MonitoringInfo) {
 
 func (e *execution) run(ctx context.Context) {
 	defer close(e.done)
+	defer e.jobs.Add(-1)
 	defer func() {
 		if err := os.RemoveAll(e.dir); err != nil {
 			e.log.Warn("spilled data not removed", "error", err)

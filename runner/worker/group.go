@@ -16,7 +16,8 @@ func (t *task) runGroup(ctx context.Context) error {
 	table, err := grouping.New(grouping.Config{
 		Input:       t.stage.Group.Input,
 		Windowing:   t.stage.Group.Windowing,
-		MemoryBytes: t.e.tableBytes(),
+		MemoryBytes: t.e.tableBytes(t.e.alone(tablesShare)),
+		Sharers:     t.e.jobs,
 		Dir:         t.e.dir,
 		StateBacked: t.stage.Group.StateBacked,
 		Merge:       t.e.mergeKeys(ctx, t.stage.Group.Merge),

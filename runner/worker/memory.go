@@ -2,7 +2,8 @@ package worker
 
 import "github.com/lintelrun/lintel/portable/plan"
 
-// How a job's memory budget is divided. What these shares leave is for what can't be given
+// How the memory budget is divided. Jobs that run at once have equal shares of each part: of
+// what is asked for as it is needed at once, of other things when they are made. What these parts leave is for what can't be given
 // a limit in bytes: the input and output of calls under way, and garbage.
 const (
 	// tablesShare of the budget is for groups and side inputs that are being made or read.
@@ -23,12 +24,15 @@ const (
 	maxInbox, maxOutbox           = 16 << 20, 4 << 20
 )
 
-// share returns a part of the budget, in bytes.
-func (e *execution) share(part float64) int64 { return int64(float64(e.cfg.MemoryBytes) * part) }
+// alone returns a part of the budget, in bytes, for jobs that run alone.
+func (e *execution) alone(part float64) int64 { return int64(float64(e.cfg.MemoryBytes) * part) }
+
+// share returns the job's share of a part of the budget: as much as any other that runs now.
+func (e *execution) share(part float64) int64 { return e.alone(part) / max(e.jobs.Load(), 1) }
 
 // tableBytes is the memory of one grouping task, and of one side input twice: while it is built
-// it takes as much again.
-func (e *execution) tableBytes() int64 {
+// it takes as much again. All of them have tables together.
+func (e *execution) tableBytes(tables int64) int64 {
 	n := 0
 	for _, s := range e.d.Plan.Stages {
 		switch s.Kind {
@@ -38,7 +42,7 @@ func (e *execution) tableBytes() int64 {
 			n += 2
 		}
 	}
-	return max(e.share(tablesShare)/int64(max(n, 1)), minTable)
+	return max(tables/int64(max(n, 1)), minTable)
 }
 
 // inboxBytes is the capacity of each of n inboxes.

@@ -52,7 +52,7 @@ func (t *task) runGrouping(ctx context.Context, g grouped) (err error) {
 	first, end := keygroup.Range(t.index, t.e.parallelism(t.stage), keygroup.DefaultMax)
 	p, err := panes.New(panes.Config{
 		Input: g.spec.Input, Windowing: g.spec.Windowing, Bounded: g.spec.Bounded, Scope: g.spec.Name, Store: store,
-		MemoryBytes: t.e.tableBytes(), FirstGroup: first, EndGroup: end,
+		MemoryBytes: t.e.tableBytes(t.e.share(tablesShare)), FirstGroup: first, EndGroup: end,
 		Merge: t.e.mergeKey(ctx, g.spec.Merge),
 	})
 	if err != nil {

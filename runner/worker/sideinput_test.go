@@ -104,7 +104,7 @@ func TestSideInputOfAFailingProducer(t *testing.T) {
 
 func TestParkingKeepsOrderOnDiskAndInMemory(t *testing.T) {
 	dir := t.TempDir()
-	p := parking{spill: spiller{dir: dir, budget: newBudget(1000)}}
+	p := parking{spill: spiller{dir: dir, budget: newBudget(1000, new(atomic.Int64))}}
 	message := func(i int) exchange.Message {
 		if i%5 == 4 {
 			return exchange.Message{Channel: i, Watermark: int64(i)}
@@ -141,8 +141,8 @@ func TestParkingKeepsOrderOnDiskAndInMemory(t *testing.T) {
 	}
 	file := p.spill.file
 	p.close()
-	if file.refs != 0 || p.spill.budget.left.Load() != 1000 {
-		t.Errorf("%d references to the file, %d bytes of the budget left", file.refs, p.spill.budget.left.Load())
+	if file.refs != 0 || p.spill.budget.used.Load() != 0 {
+		t.Errorf("%d references to the file, %d bytes of the budget used", file.refs, p.spill.budget.used.Load())
 	}
 }
 
@@ -158,7 +158,7 @@ func TestCreditOfParkedInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	var x *execTask
-	for _, task := range newExecution(r.cfg, r.deployment, t.TempDir()).tasks() {
+	for _, task := range newExecution(r.cfg, r.deployment, t.TempDir(), new(atomic.Int64)).tasks() {
 		if task.stage.Exec != nil && task.stage.Exec.Transforms[0] == "use" {
 			var err error
 			if x, err = newExecTask(task); err != nil {

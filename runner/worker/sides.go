@@ -28,7 +28,7 @@ func (t *task) sideConfig() sideinput.Config {
 	return sideinput.Config{
 		Input:       t.stage.Side.Input,
 		Multimap:    t.stage.Side.Multimap,
-		MemoryBytes: t.e.tableBytes(),
+		MemoryBytes: t.e.tableBytes(t.e.share(tablesShare)),
 		Dir:         t.e.dir,
 	}
 }

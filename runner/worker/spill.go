@@ -13,26 +13,28 @@ import (
 
 // budget is memory that several may use at once. Safe for concurrent use; nil
 // is a budget without end.
-type budget struct{ left atomic.Int64 }
+type budget struct {
+	bytes   int64
+	sharers *atomic.Int64 // how many budgets share the bytes just now
+	used    atomic.Int64
+}
 
-func newBudget(bytes int64) *budget {
-	b := &budget{}
-	b.left.Store(bytes)
-	return b
+func newBudget(bytes int64, sharers *atomic.Int64) *budget {
+	return &budget{bytes: bytes, sharers: sharers}
 }
 
 // take reports whether there were n bytes left, which are the caller's then.
 func (b *budget) take(n int) bool {
-	if b == nil || b.left.Add(-int64(n)) >= 0 {
+	if b == nil || b.used.Add(int64(n))*max(b.sharers.Load(), 1) <= b.bytes {
 		return true
 	}
-	b.left.Add(int64(n))
+	b.used.Add(-int64(n))
 	return false
 }
 
 func (b *budget) give(n int) {
 	if b != nil {
-		b.left.Add(int64(n))
+		b.used.Add(-int64(n))
 	}
 }
 

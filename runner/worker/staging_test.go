@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -91,7 +92,7 @@ func TestStagingRoutesEveryElement(t *testing.T) {
 			tasks = append(tasks, rapid.IntRange(1, 4).Draw(t, "tasks"))
 		}
 		memory := rapid.Int64Range(0, 3000).Draw(t, "budget")
-		budget := newBudget(memory)
+		budget := newBudget(memory, new(atomic.Int64))
 		s := newStaging(routesTo(layout, kinds, tasks), []string{"out", "unread"}, rapid.IntRange(0, 9).Draw(t, "turn"), spiller{dir: dir, budget: budget})
 
 		var all []byte
@@ -141,8 +142,8 @@ func TestStagingRoutesEveryElement(t *testing.T) {
 			}
 			first += tasks[e]
 		}
-		if left := budget.left.Load(); left != memory {
-			t.Fatalf("%d of %d bytes left when all is loaded", left, memory)
+		if used := budget.used.Load(); used != 0 {
+			t.Fatalf("%d of %d bytes used when all is loaded", used, memory)
 		}
 		if f := s.spill.file; f != nil && f.refs != 0 {
 			t.Fatalf("%d references to the spill file when all is loaded", f.refs)
@@ -279,7 +280,7 @@ func FuzzStaging(f *testing.F) {
 
 func TestSpillerBudgetIsShared(t *testing.T) {
 	dir := t.TempDir()
-	shared := newBudget(100)
+	shared := newBudget(100, new(atomic.Int64))
 	a, b := spiller{dir: dir, budget: shared}, spiller{dir: dir, budget: shared}
 	store := func(s *spiller, text string) interface {
 		Load() (frame.Frame, error)
@@ -310,13 +311,37 @@ func TestSpillerBudgetIsShared(t *testing.T) {
 	}
 	first.Drop()
 	third.Drop()
-	if left := shared.left.Load(); left != 100 {
-		t.Errorf("%d bytes left of 100", left)
+	if used := shared.used.Load(); used != 0 {
+		t.Errorf("%d bytes of 100 used", used)
+	}
+}
+
+// Jobs that run at once have equal parts of the budget, as many as they are just now.
+func TestBudgetIsSharedByJobs(t *testing.T) {
+	var jobs atomic.Int64
+	a, b := newBudget(100, &jobs), newBudget(100, &jobs)
+	for _, step := range []struct {
+		jobs int64
+		of   *budget
+		n    int
+		want bool
+	}{
+		{1, a, 60, true}, {1, a, 41, false}, {1, a, 40, true},
+		{2, b, 51, false}, {2, b, 50, true}, {2, a, 1, false},
+		{1, b, 50, true}, {1, b, 1, false},
+	} {
+		jobs.Store(step.jobs)
+		if got := step.of.take(step.n); got != step.want {
+			t.Errorf("%+v: got %v", step, got)
+		}
+	}
+	if a.used.Load() != 100 || b.used.Load() != 100 {
+		t.Errorf("%d and %d bytes are used", a.used.Load(), b.used.Load())
 	}
 }
 
 func TestNoRoomOnDisk(t *testing.T) {
-	s := spiller{dir: t.TempDir() + "/nowhere", budget: newBudget(0)}
+	s := spiller{dir: t.TempDir() + "/nowhere", budget: newBudget(0, new(atomic.Int64))}
 	if _, err := s.store(frame.Frame{Data: []byte("x"), Elements: 1}); err == nil {
 		t.Error("no error")
 	}

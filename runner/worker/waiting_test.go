@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
@@ -55,7 +56,7 @@ func newWaitingTens(t testing.TB, mapWindow func([]byte) []byte) (*waiting, func
 	})
 	w := &waiting{
 		coder: element, main: strategy, windows: map[string]*mainWindow{}, firstTo: math.MaxInt64, released: math.MinInt64,
-		spill:     spiller{dir: t.TempDir(), budget: newBudget(100 << 10)},
+		spill:     spiller{dir: t.TempDir(), budget: newBudget(100<<10, new(atomic.Int64))},
 		mapWindow: func(_ plan.WindowMapping, window []byte) ([]byte, error) { return mapWindow(window), nil },
 		sides: []waitedSide{{
 			live: &liveSide{Live: live}, reader: live.NewReader(), mapping: plan.WindowMapping{Main: strategy, Windowing: strategy},

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -23,6 +24,9 @@ import (
 // DefaultMemoryBytes is the budget of Config.MemoryBytes unless it says otherwise.
 const DefaultMemoryBytes = 512 << 20
 
+// LeastMemoryBytes is the least that Config.MemoryBytes may be.
+const LeastMemoryBytes = 16 << 20
+
 // Config of a Worker. Server, Launcher and State are needed; the rest has defaults.
 type Config struct {
 	// Server is where harnesses connect.
@@ -33,8 +37,8 @@ type Config struct {
 	State statebackend.Backend
 	// Dir is for spilled data; it must exist. Default: the system's temporary folder.
 	Dir string
-	// MemoryBytes is the budget of all that a job may hold in memory before it
-	// spills; default DefaultMemoryBytes.
+	// MemoryBytes is the budget of all that jobs may hold in memory before they
+	// spill; those that run at once share it. Default DefaultMemoryBytes.
 	MemoryBytes int64
 	// ConnectTimeout is how long a launched harness may take to connect; default 2 minutes.
 	ConnectTimeout time.Duration
@@ -121,8 +125,8 @@ func (c *Config) Validate() error {
 	if c.MemoryBytes == 0 {
 		c.MemoryBytes = DefaultMemoryBytes
 	}
-	if c.MemoryBytes < 16<<20 {
-		return fmt.Errorf("worker: a memory budget of %d bytes is too small, 16 MiB is the least", c.MemoryBytes)
+	if c.MemoryBytes < LeastMemoryBytes {
+		return fmt.Errorf("worker: a memory budget of %d bytes is too small, %d are the least", c.MemoryBytes, LeastMemoryBytes)
 	}
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = 2 * time.Minute
@@ -155,7 +159,8 @@ func (c *Config) Validate() error {
 
 // Worker runs the tasks it is given. Safe for concurrent use.
 type Worker struct {
-	cfg Config
+	cfg  Config
+	jobs atomic.Int64 // that run
 }
 
 // New returns a worker.
@@ -176,7 +181,8 @@ func (w *Worker) Deploy(ctx context.Context, d rpc.Deployment) (rpc.Execution, e
 	if err != nil {
 		return nil, fmt.Errorf("make a folder for spilled data: %w", err)
 	}
-	e := newExecution(w.cfg, d, dir)
+	w.jobs.Add(1)
+	e := newExecution(w.cfg, d, dir, &w.jobs)
 	e.spans = e.newSpans(ctx)
 	go e.run(ctx)
 	return e, nil

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"sync/atomic"
 
 	"github.com/lintelrun/lintel/internal/fault"
 )
@@ -17,9 +18,10 @@ import (
 const DefaultMemory = 64 << 20
 
 const (
-	maxMemory = 16 << 30
-	minFanIn  = 8
-	maxFanIn  = 128
+	maxMemory  = 16 << 30
+	leastShare = 1 << 20 // bytes
+	minFanIn   = 8
+	maxFanIn   = 128
 )
 
 // Config configures a Map. The zero value is usable.
@@ -28,6 +30,9 @@ type Config struct {
 	// written to disk; one added value may exceed it. 0 is DefaultMemory, 16 GiB the most.
 	// Reading back takes up to a quarter of it on top for blocks, and at least 2 MiB.
 	MemoryBytes int64
+	// Sharers is among how many, all of them alike, MemoryBytes are divided at a time; it may
+	// change. Each has 1 MiB at least. Nil is one.
+	Sharers *atomic.Int64
 	// Dir is an existing folder for files; empty is the system's for temporary files.
 	Dir string
 	// Combine folds the timestamps of a group's values: it is associative and
@@ -108,10 +113,19 @@ func (m *Map) Add(hash uint64, key, window []byte, timestamp int64, prefix, rest
 		t.append(g, prefix)
 	}
 	t.append(g, rest)
-	if t.memory() > m.budget {
+	if m.full() {
 		return m.spill()
 	}
 	return nil
+}
+
+// full says whether the table takes more than its part of the budget.
+func (m *Map) full() bool {
+	used := m.table.memory()
+	if used > m.budget || m.cfg.Sharers == nil || used <= leastShare {
+		return used > m.budget
+	}
+	return int64(used)*m.cfg.Sharers.Load() > int64(m.budget)
 }
 
 // Touch announces keys, by their hashes, that are about to be added: it brings what

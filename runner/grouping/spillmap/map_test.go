@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -281,4 +282,37 @@ func FuzzRunReader(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Maps that share a budget have less of it each when they become more, but some always.
+func TestBudgetIsShared(t *testing.T) {
+	const budget = 8 << 20
+	var sharers atomic.Int64
+	sharers.Store(1)
+	m, err := New(Config{MemoryBytes: budget, Sharers: &sharers, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	value := make([]byte, 1000)
+	add := func(n int) (most int64) {
+		for i := range n {
+			if err := m.Add(uint64(i), binary.BigEndian.AppendUint64(nil, uint64(i)), nil, 0, nil, value); err != nil {
+				t.Fatal(err)
+			}
+			most = max(most, m.Stats().MemoryBytes)
+		}
+		return most
+	}
+	if most := add(5_000); most < budget/2 || m.Stats().Runs > 0 {
+		t.Errorf("alone it has spilled %d runs with at most %d bytes", m.Stats().Runs, most)
+	}
+	for _, n := range []int64{4, 1000} {
+		sharers.Store(n)
+		add(1) // what is too much goes at once
+		share := max(budget/n, leastShare)
+		if most := add(10_000); most > share || most < share/2 {
+			t.Errorf("%d sharers: at most %d bytes, want some less than %d", n, most, share)
+		}
+	}
 }
