@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -30,6 +31,7 @@ type runner struct {
 	executor jobservice.Executor
 	planner  planner
 	live     *environment.Registry
+	state    statebackend.Backend // nil if it was not made
 }
 
 func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics, tracer trace.Tracer) (*runner, error) {
@@ -50,7 +52,10 @@ func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics, tracer trac
 		planner: planner{check: set.Check, overrides: c.environments.overrides, log: c.log},
 		live:    environment.NewRegistry(set),
 	}
-	r.executor, err = newExecutor(c, spill, fn, r.live, m, tracer)
+	if r.state, err = openState(c, spill); err != nil {
+		return nil, err
+	}
+	r.executor, err = newExecutor(c, spill, fn, r, m, tracer)
 	return r, err
 }
 
@@ -72,15 +77,11 @@ func openState(c serverConfig, spill string) (statebackend.Backend, error) {
 	return tieredstate.New(cmp.Or(c.memoryBudget, worker.DefaultMemoryBytes)/8, disk), nil
 }
 
-func newExecutor(c serverConfig, spill string, fn *fnapi.Server, live environment.Launcher, m *metrics.Metrics, tracer trace.Tracer) (jobservice.Executor, error) {
-	state, err := openState(c, spill)
-	if err != nil {
-		return nil, err
-	}
+func newExecutor(c serverConfig, spill string, fn *fnapi.Server, r *runner, m *metrics.Metrics, tracer trace.Tracer) (jobservice.Executor, error) {
 	w, err := worker.New(worker.Config{
 		Server:      fn,
-		Launcher:    live,
-		State:       state,
+		Launcher:    r.live,
+		State:       r.state,
 		Dir:         spill,
 		MemoryBytes: c.memoryBudget,
 		Logger:      c.log,
@@ -110,5 +111,11 @@ func (r *runner) plan(ctx context.Context, p *pipepb.Pipeline, given *structpb.S
 
 func (r *runner) harnesses() int { return len(r.live.Live()) }
 
-// close ends all harnesses.
-func (r *runner) close(ctx context.Context) error { return r.live.StopAll(ctx) }
+// close ends all harnesses and the state backend, which jobs must have left.
+func (r *runner) close(ctx context.Context) error {
+	err := r.live.StopAll(ctx)
+	if r.state != nil {
+		err = errors.Join(err, r.state.Close())
+	}
+	return err
+}
