@@ -29,6 +29,7 @@ var (
 	n      = flag.Int64("n", 1000, "elements")
 	value  = flag.Int64("value", 100, "bytes of an element's value, at least 8")
 	keys   = flag.Int64("keys", 1000, "keys")
+	how    = flag.String("how", "error", "how --case failing fails: error, crash or exhaust (its memory)")
 	shards = flag.Int64("shards", 4, "how many parts the elements are made in")
 	// It is known from Prepare on, which is where the time begins.
 	cancelAfter = flag.Duration("cancel_after", 0, "when to cancel the job; 0: never")
@@ -47,7 +48,7 @@ var cases = map[string]func(beam.Scope) beam.PCollection{
 		return beam.ParDo(s, &digestMultimap{Keys: *keys}, beam.Impulse(s), beam.SideInput{Input: elements(s)})
 	},
 	"failing": func(s beam.Scope) beam.PCollection {
-		return beam.ParDo(s, &fail{}, elements(s))
+		return beam.ParDo(s, &fail{How: *how}, elements(s))
 	},
 	// Its workers never answer.
 	"hanging": func(s beam.Scope) beam.PCollection {
@@ -86,8 +87,8 @@ func workerArgs(args []string) []string {
 
 func run(ctx context.Context) error {
 	build, ok := cases[*name]
-	if !ok {
-		return fmt.Errorf("--case %q: want one of %v", *name, slices.Sorted(maps.Keys(cases)))
+	if !ok && *name != "endless" {
+		return fmt.Errorf("--case %q: want endless or one of %v", *name, slices.Sorted(maps.Keys(cases)))
 	}
 	if *value < 8 {
 		return fmt.Errorf("--value %d: want at least 8", *value)
@@ -95,11 +96,16 @@ func run(ctx context.Context) error {
 	if !*verbose {
 		beamlog.SetLogger(silent{})
 	}
+	p, s := beam.NewPipelineWithRoot()
+	if *name == "endless" {
+		endless(s)
+		_, err := beam.Run(ctx, "universal", p)
+		return err
+	}
 	var want int64
 	for i := range *n {
 		want += mix(i)
 	}
-	p, s := beam.NewPipelineWithRoot()
 	beam.ParDo0(s, &check{Want: want}, beam.GroupByKey(s, beam.AddFixedKey(s, build(s))))
 	if *cancelAfter == 0 {
 		_, err := beam.Run(ctx, "universal", p)
