@@ -120,6 +120,9 @@ func (t *Task) sever(b *Bundle) {
 		b.Elements -= f.Elements
 	}
 	b.Frames, b.origins = b.Frames[:n:n], b.origins[:n:n]
+	s.rest, b.rest = b.rest, nil
+	s.rehold()
+	b.rehold()
 	t.retries = append(t.retries, s)
 }
 

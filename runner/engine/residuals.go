@@ -26,9 +26,9 @@ type delayed struct {
 	r  Residual
 }
 
-func (t *Task) delay(r Residual, now time.Time) {
-	t.delayed = append(t.delayed, delayed{now.Add(max(r.Delay, 0)), r})
-}
+func (t *Task) delay(r Residual, now time.Time) { t.delayed = append(t.delayed, r.after(now)) }
+
+func (r *Residual) after(now time.Time) delayed { return delayed{now.Add(max(r.Delay, 0)), r} }
 
 // due makes a bundle of residuals whose delay is over, those that have waited
 // longest first. Residuals were consumed input once; their bytes give no credit back.
@@ -99,5 +99,8 @@ func (b *Bundle) rehold() {
 	b.hold = frame.MaxTimestamp
 	for _, o := range b.origins {
 		b.hold = min(b.hold, o.hold)
+	}
+	for _, d := range b.rest {
+		b.hold = min(b.hold, d.r.OutputWatermark)
 	}
 }

@@ -337,6 +337,49 @@ func TestUnboundedBundlesAreInterrupted(t *testing.T) {
 	}
 }
 
+// What is cut off a bundle by an interruption waits until the bundle, or another attempt at
+// it, has ended well; it holds the watermark meanwhile.
+func TestInterruptedBundlesEndBeforeTheirRestStarts(t *testing.T) {
+	task := NewTask(Config{Main: 1, Cut: cutSpans, Splittable: true, InFlight: 4, Checkpoints: Checkpoints{Unbounded: true}})
+	now := time.Unix(1e9, 0)
+	task.Frame(span{0, 5, 9}.frame())
+	task.Watermark(0, frame.MaxTimestamp)
+	r, _ := task.Ready(now)
+	now = r.Wake
+	if r, _ := task.Ready(now); len(r.Splits) != 1 {
+		t.Fatalf("%+v: the bundle goes on", r)
+	}
+	id := r.Start[0].ID
+	if err := task.Split(id, Split{LastPrimary: -1, FirstResidual: 1,
+		Primaries: []frame.Frame{span{0, 5, 7}.frame()},
+		Residuals: []Residual{{Frame: span{0, 7, 9}.frame(), OutputWatermark: 7}},
+	}, now); err != nil {
+		t.Fatal(err)
+	}
+	if r, _ := task.Ready(now); len(r.Start) != 0 {
+		t.Errorf("%v starts beside the bundle", spansOf(r.Start[0].Frames))
+	}
+	if err := task.Failed(id, errUser); err != nil {
+		t.Fatal(err)
+	}
+	r, _ = task.Ready(now)
+	if len(r.Start) != 1 || !slices.Equal(spansOf(r.Start[0].Frames), []span{{0, 5, 7}}) {
+		t.Fatalf("%+v: not the part that the bundle kept", r)
+	}
+	task.Succeeded(id, Result{}, now)
+	r, _ = task.Ready(now)
+	if len(r.Start) != 1 || !slices.Equal(spansOf(r.Start[0].Frames), []span{{0, 7, 9}}) {
+		t.Fatalf("%+v: not the rest", r)
+	}
+	if !r.Advanced || r.Watermark != 7 {
+		t.Errorf("the watermark is %d, at the rest's 7", r.Watermark)
+	}
+	task.Succeeded(r.Start[0].ID, Result{}, now)
+	if r, _ := task.Ready(now); !r.Done {
+		t.Errorf("%+v: the task is not done", r)
+	}
+}
+
 // Interruptions that take long are few.
 func TestCostlyInterruptionsAreRare(t *testing.T) {
 	p := newPace(Checkpoints{Unbounded: true})

@@ -170,7 +170,12 @@ func (t *Task) Split(id BundleID, s Split, now time.Time) error {
 	for _, r := range s.Residuals {
 		b.note(&r)
 		r.truncated = b.Truncate || b.truncated || len(parted) > 0 && parted[0].origin.part
-		t.delay(r, now)
+		if b.interrupted.IsZero() {
+			t.delay(r, now)
+			continue
+		}
+		b.rest = append(b.rest, r.after(now))
+		b.hold = min(b.hold, r.OutputWatermark)
 	}
 	return nil
 }

@@ -76,6 +76,10 @@ type Bundle struct {
 	residual  bool     // made of residuals
 	origins   []origin // of residuals, by frame
 	truncated bool     // they come of truncated elements
+	// rest is what interruptions have cut off its elements: input once the bundle has ended.
+	// What a source without end shares among its parts, such as a connection, is often
+	// not made for two of them at once.
+	rest []delayed
 
 	// Of the attempt that runs: what was sent, and how many elements of it the
 	// bundle still has after splits.
@@ -207,6 +211,7 @@ func (t *Task) Succeeded(id BundleID, r Result, now time.Time) {
 		res.truncated = b.Truncate || b.truncated || b.parts() == len(b.origins) && b.parts() > 0
 		t.delay(res, now)
 	}
+	t.delayed = append(t.delayed, b.rest...)
 	t.pace.observe(b, r.OutputBytes, now)
 }
 
