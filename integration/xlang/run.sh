@@ -30,6 +30,14 @@ python=$("$ROOT/scripts/venv.sh" test)
 export JAVA_BOOT=$CACHE/bin/java-boot
 [ -x "$JAVA_BOOT" ] || (cd "$ROOT/examples/go" && go build -o "$JAVA_BOOT" github.com/apache/beam/sdks/v2/java/container)
 
+# Beam's Go tests, where integration/go keeps them too.
+export GO_TESTS=$CACHE/gosdk-$BEAM_VERSION
+mkdir -p "$GO_TESTS"
+for package in test/integration/xlang test/integration/transforms/xlang/dataframe; do
+  binary=$GO_TESTS/${package//\//_}.test
+  [ -s "$binary" ] || (cd "$here/../go" && go test -vet=off -c -o "$binary" "github.com/apache/beam/sdks/v2/go/$package")
+done
+
 cd "$here"
 status=0
 "$python" -m pytest -c pytest.ini -q --junitxml "$XLANG_OUT.xml" ${options[@]+"${options[@]}"} || status=$?

@@ -92,7 +92,9 @@ def worker_pool(log):
   command = [
       sys.executable, '-m', 'apache_beam.runners.worker.worker_pool_main',
       '--service_port=%d' % port]
-  with process(command, log, lambda: listening(port)):
+  # It starts workers by the name of python.
+  env = {'PATH': '%s:%s' % (os.path.dirname(sys.executable), os.environ['PATH'])}
+  with process(command, log, lambda: listening(port), env=env):
     yield 'localhost:%d' % port
 
 
@@ -137,8 +139,11 @@ class Kafka:
       yield self
 
   def tool(self, main, *arguments, stdin=None):
-    return subprocess.run(
-        self.java(main, *arguments), check=True, capture_output=True, text=True, input=stdin, timeout=120).stdout
+    p = subprocess.run(
+        self.java(main, *arguments), capture_output=True, text=True, input=stdin, timeout=120)
+    if p.returncode:
+      raise RuntimeError('%s %s: %s' % (main, arguments, p.stderr[-3000:]))
+    return p.stdout
 
   def create_topic(self, name):
     self.tool(

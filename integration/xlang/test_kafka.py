@@ -2,21 +2,45 @@
 import os
 import subprocess
 import time
+import typing
 
 import apache_beam as beam
+import numpy as np
 import pytest
 from apache_beam.io.kafka import ReadFromKafka
+from apache_beam.io.kafka import ReadFromKafkaSchema
 from apache_beam.io.kafka import WriteToKafka
 from apache_beam.runners.runner import PipelineState
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
+from apache_beam.transforms.external import NamedTupleBasedPayloadBuilder
 from apache_beam.typehints import KV
 
-LONG = 'org.apache.kafka.common.serialization.LongSerializer'
+# What the Java SDK of pom.xml knows of the fields of Python's ReadFromKafka, which is newer.
+FIELDS = {
+    name: kind for name, kind in typing.get_type_hints(ReadFromKafkaSchema).items()
+    if not name.startswith('consumer_factory_')}
+ReadSchema = typing.NamedTuple('ReadSchema', FIELDS.items())
 
 
-def consumer(kafka, group):
-  return {'bootstrap.servers': kafka.address, 'auto.offset.reset': 'earliest', 'group.id': group}
+def read(kafka, java, topic, group, **more):
+  """As ReadFromKafka does it."""
+  fields = dict.fromkeys(FIELDS)
+  fields.update(
+      consumer_config={
+          'bootstrap.servers': kafka.address, 'auto.offset.reset': 'earliest', 'group.id': group},
+      topics=[topic],
+      key_deserializer=ReadFromKafka.byte_array_deserializer,
+      value_deserializer=ReadFromKafka.byte_array_deserializer,
+      commit_offset_in_finalize=False,
+      timestamp_policy=ReadFromKafka.processing_time_policy,
+      consumer_polling_timeout=2,
+      redistribute=False,
+      redistribute_num_keys=np.int32(0),
+      allow_duplicates=False)
+  fields.update(more)
+  return beam.ExternalTransform(
+      ReadFromKafka.URN_WITHOUT_METADATA, NamedTupleBasedPayloadBuilder(ReadSchema(**fields)), java)
 
 
 def until(holds, seconds=120):
@@ -49,8 +73,7 @@ def test_read_some(kafka, java, options):
   kafka.create_topic('bounded')
   kafka.send('bounded', records(0, 300))
   with beam.Pipeline(options=options()) as p:
-    got = p | ReadFromKafka(
-        consumer(kafka, 'some'), ['bounded'], max_num_records=300, expansion_service=java)
+    got = p | read(kafka, java, 'bounded', 'some', max_num_records=300)
     assert_that(got, equal_to(encoded(records(0, 300))))
 
 
@@ -64,8 +87,7 @@ def test_read_on(end, kafka, java, endpoint, options):
   p = beam.Pipeline(options=options('--streaming'))
   _ = (
       p
-      | ReadFromKafka(
-          consumer(kafka, end), [source], commit_offset_in_finalize=True, expansion_service=java)
+      | read(kafka, java, source, end, commit_offset_in_finalize=True)
       | beam.MapTuple(lambda k, v: (k, v + b'!')).with_output_types(KV[bytes, bytes])
       | WriteToKafka({'bootstrap.servers': kafka.address}, sink, expansion_service=java))
   result = p.run()
