@@ -28,7 +28,7 @@ type delayed struct {
 
 func (t *Task) delay(r Residual, now time.Time) { t.delayed = append(t.delayed, r.after(now)) }
 
-func (r *Residual) after(now time.Time) delayed { return delayed{now.Add(max(r.Delay, 0)), r} }
+func (r *Residual) after(now time.Time) delayed { return delayed{now.Add(max(r.Delay, 0)), *r} }
 
 // due makes a bundle of residuals whose delay is over, those that have waited
 // longest first. Residuals were consumed input once; their bytes give no credit back.
