@@ -5,6 +5,7 @@ package output
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -12,7 +13,16 @@ import (
 const (
 	maxLines = 50   // kept by a Log
 	maxLine  = 4096 // bytes of a line that are kept; the rest of it is counted only
+	// crashLines are kept of a report of a crash, from its beginning.
+	crashLines = 10
 )
+
+// crashes are how reports of crashes begin that go on for many lines, with the reason at the top:
+// of Go, the JVM, Python and C++.
+var crashes = []string{
+	"panic: ", "fatal error: ", "runtime: out of memory", "SIGSEGV: ", "SIGBUS: ", "SIGABRT: ",
+	"# A fatal error has been detected by the Java Runtime Environment", "Fatal Python error: ", "terminate called ",
+}
 
 // Log is what one worker has printed. LastWords may be called at any time; the streams of a Log
 // are written to by one goroutine at a time.
@@ -22,6 +32,9 @@ type Log struct {
 	mu   sync.Mutex
 	last []string // ring; the oldest is at next once it is full
 	next int
+	// crash is the beginning of the last report of a crash, and since how many lines came from then on.
+	crash []string
+	since int
 }
 
 // NewLog returns a Log that gives each line to each, without its end, unless each is nil.
@@ -38,14 +51,25 @@ func (l *Log) add(line string) {
 		l.last[l.next] = line
 		l.next = (l.next + 1) % maxLines
 	}
+	l.noteCrash(line)
 	l.mu.Unlock()
 	if l.each != nil {
 		l.each(line)
 	}
 }
 
+func (l *Log) noteCrash(line string) {
+	l.since++
+	switch open := len(l.crash) > 0 && len(l.crash) < crashLines; {
+	case open:
+		l.crash = append(l.crash, line)
+	case slices.ContainsFunc(crashes, func(begin string) bool { return strings.HasPrefix(line, begin) }):
+		l.crash, l.since = append(l.crash[:0], line), 1
+	}
+}
+
 // LastWords returns the last lines for an error message: "its last lines:" and each on a line of
-// its own, or that there was none.
+// its own, or that there was none. If a crash was reported before them, how that begins is first.
 func (l *Log) LastWords() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -53,6 +77,13 @@ func (l *Log) LastWords() string {
 		return "it printed nothing"
 	}
 	var b strings.Builder
+	if l.since > len(l.last) && len(l.crash) > 0 {
+		b.WriteString("it crashed:\n")
+		for _, line := range l.crash {
+			b.WriteString(line)
+			b.WriteByte('\n')
+		}
+	}
 	b.WriteString("its last lines:\n")
 	for i := range l.last {
 		b.WriteString(l.last[(l.next+i)%len(l.last)])

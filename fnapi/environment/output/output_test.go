@@ -55,6 +55,26 @@ func TestStreamsOfALogDoNotMixTheirLines(t *testing.T) {
 	}
 }
 
+// The reason of a crash comes first, and more lines after it than are kept.
+func TestLastWordsBeginWithTheCrash(t *testing.T) {
+	var report []string
+	for i := range 200 {
+		report = append(report, fmt.Sprintf("frame %d", i))
+	}
+	long := strings.Join(report, "\n")
+	for name, c := range map[string]struct{ printed, want string }{
+		"no crash":    {long, "its last lines:\nframe 150\n"},
+		"a crash":     {"before\nfatal error: out of memory\n" + long, "it crashed:\nfatal error: out of memory\nframe 0\nframe 1\nframe 2\nframe 3\nframe 4\nframe 5\nframe 6\nframe 7\nframe 8\nits last lines:\nframe 150\n"},
+		"the last":    {"panic: one\n" + long + "\npanic: two\n" + long, "it crashed:\npanic: two\nframe 0\n"},
+		"its causes":  {"panic: one\nfatal error: two\n" + long, "it crashed:\npanic: one\nfatal error: two\nframe 0\n"},
+		"a short one": {"panic: one\nframe\n", "its last lines:\npanic: one\nframe\n"},
+	} {
+		if _, got := linesOf(c.printed); !strings.HasPrefix(got, c.want) {
+			t.Errorf("%s: last words are %.200q, want %q", name, got, c.want)
+		}
+	}
+}
+
 func TestLinesAreTheSameHoweverTheyAreWritten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		lines := rapid.SliceOfN(rapid.StringMatching(`[a-z]{0,5}`), 0, 3*maxLines).Draw(t, "lines")
