@@ -121,10 +121,11 @@ func (e *Expiry) AppendKey(dst []byte) []byte {
 	return appendPart(appendPart(appendInt64(e.appendPrefix(dst, kindExpiry), e.At), e.Window), e.Key)
 }
 
-// ExpiryRange returns the range of the expiries of s with At < before.
-func (s *Scope) ExpiryRange(before int64) (from, to []byte) {
-	from = s.appendPrefix(nil, kindExpiry)
-	return from, appendInt64(bytes.Clone(from), before)
+// ExpiryRange returns the range of the expiries of s with from <= At < before.
+func (s *Scope) ExpiryRange(from, before int64) (lo, hi []byte) {
+	lo = s.appendPrefix(nil, kindExpiry)
+	hi = appendInt64(bytes.Clone(lo), before)
+	return appendInt64(lo, from), hi
 }
 
 // DecodeExpiry takes the key of an expiry apart. The results may share memory with key. It

@@ -160,13 +160,13 @@ func TestExpiries(t *testing.T) {
 		if got, err := sb.DecodeExpiry(key); err != nil || !gocmp.Equal(got, e) {
 			t.Fatalf("decoded %+v, %v, want %+v", got, err, e)
 		}
-		s, before := e.Scope, millis.Draw(t, "before")
+		s, from, before := e.Scope, millis.Draw(t, "from"), millis.Draw(t, "before")
 		if rapid.Bool().Draw(t, "other scope") {
 			s = drawScope(t)
 		}
-		lo, hi := s.ExpiryRange(before)
-		if in, want := within(key, lo, hi), s == e.Scope && e.At < before; in != want {
-			t.Fatalf("expiry %+v due in %+v before %d: %v, want %v", e, s, before, in, want)
+		lo, hi := s.ExpiryRange(from, before)
+		if in, want := within(key, lo, hi), s == e.Scope && from <= e.At && e.At < before; in != want {
+			t.Fatalf("expiry %+v due in %+v from %d before %d: %v, want %v", e, s, from, before, in, want)
 		}
 	})
 }

@@ -103,8 +103,8 @@ func PutTimer(b *Batch, s *Scope, t *Timer) {
 	b.Set(t.byName(key[:0], s), t.found(value[:0]))
 }
 
-// RemoveTimer adds to b that t, which s has as it is, is gone.
-func RemoveTimer(b *Batch, s *Scope, t *Timer) {
+// RemoveTimer removes t, which s has as it is, by the changes of a Batch or Overlay.
+func RemoveTimer(b interface{ Delete(key []byte) }, s *Scope, t *Timer) {
 	key := t.byTime(make([]byte, 0, 128), s)
 	b.Delete(key)
 	if t.holdsBefore() {
@@ -147,13 +147,14 @@ func (t *Timer) removeOrdered(o *Overlay, s *Scope) {
 }
 
 // MinHold returns the smallest of the holds of the timers in scope s, where a timer of event
-// time holds no later than it fires; ok is false if there are none.
-func MinHold(r Reader, s Scope) (hold int64, ok bool, err error) {
+// time holds no later than it fires; ok is false if there are none. None is known to hold before
+// from: what was removed there is not searched.
+func MinHold(r Reader, s Scope, from int64) (hold int64, ok bool, err error) {
 	for _, kind := range []byte{kindEventTimer, kindHold} {
-		from := s.appendPrefix(nil, kind)
+		prefix := s.appendPrefix(nil, kind)
 		var bad error
-		err := r.Scan(from, PrefixEnd(from), func(key, _ []byte) bool {
-			d := decoder{rest: key[len(from):]}
+		err := r.Scan(appendInt64(bytes.Clone(prefix), from), PrefixEnd(prefix), func(key, _ []byte) bool {
+			d := decoder{rest: key[len(prefix):]}
 			if at := d.int64(); d.bad {
 				bad = corruptKey("timer", key)
 			} else if !ok || at < hold {
@@ -184,16 +185,16 @@ func (t *Timer) setFound(value []byte) error {
 	return nil
 }
 
-// DueTimers visits the timers in scope s of domain d with Fire < before, by Fire, then key,
+// DueTimers visits the timers in scope s of domain d with from <= Fire < before, by Fire, then key,
 // window, family and tag, whatever their family. What visit is given is valid until it
 // returns. Timers set meanwhile are not seen: o is not to be changed by visit.
-func DueTimers(r Reader, s Scope, d Domain, before int64, visit func(Timer) (more bool)) error {
-	from := s.appendPrefix(nil, d.kind())
-	to := appendInt64(bytes.Clone(from), before)
+func DueTimers(r Reader, s Scope, d Domain, from, before int64, visit func(Timer) (more bool)) error {
+	prefix := s.appendPrefix(nil, d.kind())
+	lo, hi := appendInt64(bytes.Clone(prefix), from), appendInt64(bytes.Clone(prefix), before)
 	var bad error
-	err := r.Scan(from, to, func(key, value []byte) bool {
+	err := r.Scan(lo, hi, func(key, value []byte) bool {
 		t := Timer{Domain: d}
-		if bad = t.decode(key, len(from), value); bad != nil {
+		if bad = t.decode(key, len(prefix), value); bad != nil {
 			return false
 		}
 		return visit(t)

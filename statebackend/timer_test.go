@@ -29,10 +29,10 @@ func name(s sb.Scope, t sb.Timer) string {
 	return fmt.Sprintf("%d %q %q %q %q %q", s.Group, s.Transform, t.Key, t.Window, t.Family, t.Tag)
 }
 
-func (m timers) due(s sb.Scope, d sb.Domain, before int64) []sb.Timer {
+func (m timers) due(s sb.Scope, d sb.Domain, from, before int64) []sb.Timer {
 	var out []sb.Timer
 	for _, t := range m {
-		if t.Scope == s && t.Domain == d && t.Fire < before {
+		if t.Scope == s && t.Domain == d && from <= t.Fire && t.Fire < before {
 			out = append(out, t.Timer)
 		}
 	}
@@ -130,17 +130,22 @@ func TestTimers(t *testing.T) {
 			},
 			"": func(t *rapid.T) {
 				s, timer := drawTimer(t)
+				from := millis.Draw(t, "from")
 				var got []sb.Timer
-				err := sb.DueTimers(o, s, timer.Domain, timer.Fire, func(due sb.Timer) bool {
+				err := sb.DueTimers(o, s, timer.Domain, from, timer.Fire, func(due sb.Timer) bool {
 					due.Key, due.Window, due.Pane = bytes.Clone(due.Key), bytes.Clone(due.Window), bytes.Clone(due.Pane)
 					got = append(got, due)
 					return true
 				})
-				if diff := gocmp.Diff(m.due(s, timer.Domain, timer.Fire), got); err != nil || diff != "" {
-					t.Fatalf("due before %d: %v\n(-want +got)\n%s", timer.Fire, err, diff)
+				if diff := gocmp.Diff(m.due(s, timer.Domain, from, timer.Fire), got); err != nil || diff != "" {
+					t.Fatalf("due from %d before %d: %v\n(-want +got)\n%s", from, timer.Fire, err, diff)
 				}
 				want, some := m.hold(s)
-				if hold, ok, err := sb.MinHold(o, s); err != nil || ok != some || ok && hold != want {
+				known := int64(math.MinInt64) // that nothing holds before it
+				if rapid.Bool().Draw(t, "known") {
+					known = want
+				}
+				if hold, ok, err := sb.MinHold(o, s, known); err != nil || ok != some || ok && hold != want {
 					t.Fatalf("held at %d, %v, %v, want %d, %v", hold, ok, err, want, some)
 				}
 			},
@@ -222,7 +227,7 @@ func TestDamagedTimers(t *testing.T) {
 	for what, err := range map[string]error{
 		"set":   setErr,
 		"clear": clearErr,
-		"due":   sb.DueTimers(o, s, sb.EventTime, 1, func(sb.Timer) bool { return true }),
+		"due":   sb.DueTimers(o, s, sb.EventTime, 0, 1, func(sb.Timer) bool { return true }),
 		"end":   sb.RemoveWindow(o, sb.Expiry{Scope: s, Window: timer.Window, Key: timer.Key}, func(sb.Timer) {}),
 	} {
 		if fault.ClassOf(err) != fault.Corruption {

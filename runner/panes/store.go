@@ -75,7 +75,7 @@ func (s *store) scope(group int) statebackend.Scope {
 // scanEvents visits the expiries of a key group in order of time.
 func (s *store) scanEvents(group int, visit func(e statebackend.Expiry, hold int64) bool) error {
 	scope := s.scope(group)
-	from, to := scope.ExpiryRange(math.MaxInt64)
+	from, to := scope.ExpiryRange(math.MinInt64, math.MaxInt64)
 	var bad error
 	err := s.cfg.Store.Scan(from, to, func(key, value []byte) bool {
 		var e statebackend.Expiry
@@ -98,7 +98,7 @@ func (s *store) scanEvents(group int, visit func(e statebackend.Expiry, hold int
 
 // scanClocks visits the timers of a key group in order of time.
 func (s *store) scanClocks(group int, visit func(t statebackend.Timer) bool) error {
-	return statebackend.DueTimers(s.cfg.Store, s.scope(group), statebackend.ProcessingTime, math.MaxInt64, visit)
+	return statebackend.DueTimers(s.cfg.Store, s.scope(group), statebackend.ProcessingTime, math.MinInt64, math.MaxInt64, visit)
 }
 
 func (s *store) cell(u *unit, state string) statebackend.Cell {

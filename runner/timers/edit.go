@@ -1,6 +1,8 @@
 package timers
 
 import (
+	"math"
+
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/urns"
 	"github.com/lintelrun/lintel/runner/engine"
@@ -68,6 +70,14 @@ func (t *Timers) expiryHold(at int64) int64 {
 		return at
 	}
 	return at - t.spec.Windowing.AllowedLateness
+}
+
+// expiryOf returns when a window expires that holds the watermark at that time: no later.
+func (t *Timers) expiryOf(hold int64) int64 {
+	if hold == math.MinInt64 || t.spec.Windowing.WindowCoder.URN() == globalWindow {
+		return hold
+	}
+	return hold + t.spec.Windowing.AllowedLateness
 }
 
 func groupOf(key []byte) uint16 {
@@ -211,6 +221,12 @@ func (e *Edit) makeStored(c *change) error {
 		}
 		e.note(c.group, &s, false)
 		return err
+	}
+	if c.kind == fired { // nobody changes a timer that is handed out
+		s := t.storedTimer(v)
+		statebackend.RemoveTimer(e.overlay, &scope, &s)
+		e.note(c.group, &s, true)
+		return nil
 	}
 	old, removed, err := statebackend.ClearTimer(e.overlay, scope, t.storedTimer(v))
 	if removed {

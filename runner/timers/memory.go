@@ -202,7 +202,7 @@ func (t *Timers) loadGroup(g uint16) (fits bool, err error) {
 		room = max(t.memory.limit-t.memory.used.Load(), int64(smallest*float64(t.memory.limit))-t.near.bytes)
 	}
 	for d := range domains {
-		err := t.scan(g, d, func(v engine.Timer) bool {
+		err := t.scan(g, d, math.MinInt64, func(v engine.Timer) bool {
 			room -= int64(entryBytes + keyBytes + len(v.Key) + len(v.Window))
 			found[d] = append(found[d], v)
 			return room >= 0

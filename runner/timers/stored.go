@@ -100,7 +100,7 @@ func (t *Timers) takeStored(out []engine.Timer, d domain, before int64, limit in
 			break
 		}
 		next, skipped, most := int64(never), 0, patience
-		err := t.scan(g, d, func(v engine.Timer) bool {
+		err := t.scan(g, d, t.groups[g].next[d], func(v engine.Timer) bool {
 			if _, busy := t.out[nameOf(&v)]; busy {
 				return true
 			}
@@ -132,11 +132,11 @@ func (t *Timers) takeStored(out []engine.Timer, d domain, before int64, limit in
 	return out, nil
 }
 
-// scan visits what a group has of a domain, in the order of time.
-func (t *Timers) scan(g uint16, d domain, visit func(engine.Timer) (more bool)) error {
+// scan visits what a group has of a domain at that time or later, in the order of time.
+func (t *Timers) scan(g uint16, d domain, from int64, visit func(engine.Timer) (more bool)) error {
 	scope := statebackend.Scope{Group: g, Transform: t.spec.Name}
 	if d == expiry {
-		return t.scanExpiries(scope, func(e statebackend.Expiry) (bool, error) {
+		return t.scanExpiries(scope, from, func(e statebackend.Expiry) (bool, error) {
 			end, _, err := t.Expires(e.Window)
 			if err != nil {
 				return false, err
@@ -152,7 +152,7 @@ func (t *Timers) scan(g uint16, d domain, visit func(engine.Timer) (more bool)) 
 		of = statebackend.ProcessingTime
 	}
 	var unknown error
-	err := statebackend.DueTimers(t.store, scope, of, never, func(v statebackend.Timer) bool {
+	err := statebackend.DueTimers(t.store, scope, of, from, never, func(v statebackend.Timer) bool {
 		family, ok := t.families[v.Family]
 		if !ok {
 			unknown = fault.New(fault.Corruption, "state of %s has a timer of family %q, which it does not declare", t.spec.Name, v.Family)
@@ -166,10 +166,10 @@ func (t *Timers) scan(g uint16, d domain, visit func(engine.Timer) (more bool)) 
 	return cmp.Or(err, unknown)
 }
 
-func (t *Timers) scanExpiries(scope statebackend.Scope, visit func(statebackend.Expiry) (more bool, err error)) error {
-	from, to := scope.ExpiryRange(never)
+func (t *Timers) scanExpiries(scope statebackend.Scope, from int64, visit func(statebackend.Expiry) (more bool, err error)) error {
+	lo, hi := scope.ExpiryRange(from, never)
 	var failed error
-	err := t.store.Scan(from, to, func(key, _ []byte) bool {
+	err := t.store.Scan(lo, hi, func(key, _ []byte) bool {
 		e, err := statebackend.DecodeExpiry(key)
 		more := false
 		if err == nil {
@@ -188,7 +188,7 @@ func (t *Timers) collectStored(e *Edit, before int64, n int) (int, error) {
 		scope := statebackend.Scope{Group: g, Transform: t.spec.Name}
 		next := int64(never)
 		var expired []statebackend.Expiry
-		err := t.scanExpiries(scope, func(x statebackend.Expiry) (bool, error) {
+		err := t.scanExpiries(scope, t.groups[g].next[expiry], func(x statebackend.Expiry) (bool, error) {
 			if n >= collectAtOnce || x.At >= before {
 				next = x.At
 				return false, nil
@@ -233,7 +233,7 @@ func (t *Timers) settle() error {
 // readHold reads the smallest hold of a group.
 func (t *Timers) readHold(g uint16) error {
 	scope := statebackend.Scope{Group: g, Transform: t.spec.Name}
-	hold, ok, err := statebackend.MinHold(t.store, scope)
+	hold, ok, err := statebackend.MinHold(t.store, scope, t.groups[g].hold)
 	if err != nil {
 		return err
 	}
@@ -241,7 +241,7 @@ func (t *Timers) readHold(g uint16) error {
 		hold = never
 	}
 	if t.expiration >= 0 {
-		err = t.scanExpiries(scope, func(e statebackend.Expiry) (bool, error) {
+		err = t.scanExpiries(scope, t.expiryOf(t.groups[g].hold), func(e statebackend.Expiry) (bool, error) {
 			hold = min(hold, t.expiryHold(e.At))
 			return false, nil
 		})

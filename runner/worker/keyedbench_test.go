@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/lintelrun/lintel/runner/engine"
 	"github.com/lintelrun/lintel/runner/frame"
 	"github.com/lintelrun/lintel/runner/rpc"
+	"github.com/lintelrun/lintel/runner/timers"
 	"github.com/lintelrun/lintel/statebackend"
 	"github.com/lintelrun/lintel/statebackend/memstate"
 	"github.com/lintelrun/lintel/statebackend/pebblestate"
@@ -52,7 +54,7 @@ func benchmarkKeys(b *testing.B, backend statebackend.Backend) {
 			spec = s.Exec.Stateful
 		}
 	}
-	t := &task{e: &execution{cfg: Config{State: backend}, clock: newClock(&plan.Plan{}), d: rpc.Deployment{JobID: "bench", Parallelism: 1}}, stage: &plan.Stage{ID: "s", Parallelism: 1}}
+	t := &task{e: &execution{cfg: Config{State: backend}, clock: newClock(&plan.Plan{}), timers: timers.NewMemory(32 << 20), d: rpc.Deployment{JobID: "bench", Parallelism: 1}}, stage: &plan.Stage{ID: "s", Parallelism: 1}}
 	k, err := t.openKeyed(spec)
 	if err != nil {
 		b.Fatal(err)
@@ -61,6 +63,7 @@ func benchmarkKeys(b *testing.B, backend statebackend.Backend) {
 	value := bytes.Repeat([]byte("lintel "), 500/7)
 	b.ReportAllocs()
 	b.ResetTimer()
+	cpu := processorTime(b)
 	for i := 0; i < b.N; i += bundle {
 		inBundle(b, k, nil, func(a *keyedAttempt) {
 			for j := i; j < min(i+bundle, b.N); j++ {
@@ -78,7 +81,8 @@ func benchmarkKeys(b *testing.B, backend statebackend.Backend) {
 		})
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "set/s")
-	set := b.Elapsed()
+	set, setCPU := b.Elapsed(), processorTime(b)
+	b.ReportMetric(float64((setCPU-cpu).Microseconds())/float64(b.N), "cpu-us/set")
 	fired := 0
 	for {
 		due, err := k.timers.Due(frame.MaxTimestamp, time.Time{}, bundle)
@@ -105,6 +109,7 @@ func benchmarkKeys(b *testing.B, backend statebackend.Backend) {
 	if fired != b.N {
 		b.Fatalf("%d of %d timers have fired", fired, b.N)
 	}
+	b.ReportMetric(float64((processorTime(b)-setCPU).Microseconds())/float64(b.N), "cpu-us/fired")
 	b.ReportMetric(peakMemory(b), "peak-MB")
 	if err := k.close(); err != nil {
 		b.Fatal(err)
@@ -131,6 +136,15 @@ func inBundle(b *testing.B, k *keyed, fired []engine.Timer, do func(a *keyedAtte
 func bagKey(state string, key []byte) *fnpb.StateKey {
 	return &fnpb.StateKey{Type: &fnpb.StateKey_BagUserState_{BagUserState: &fnpb.StateKey_BagUserState{
 		TransformId: "s", UserStateId: state, Key: key}}}
+}
+
+// processorTime is what the process has used so far.
+func processorTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // peakMemory is the most that the process has had resident, in MB, 0 where that is not known.
