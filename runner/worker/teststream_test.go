@@ -124,3 +124,31 @@ func TestStreamsActInOrder(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+// TestStreams of one job take turns.
+func TestTestStreamsTakeTurns(t *testing.T) {
+	p := portabletest.New()
+	a := testStream(p, "a", []string{"o"}, elements("", "k=a1@10"), elements("", "k=a2@20"), watermark("", 50))
+	b := testStream(p, "b", []string{"o"}, elements("", "k=b1@10"), watermark("", 100), pass(time.Hour))
+	both := p.Flatten("both", pKV, p.ParDo("from a", pEnv, pKV, a[0]), p.ParDo("from b", pEnv, pKV, b[0]))
+	p.ParDo("write", pEnv, pBytes, p.ParDo("ungroup", pEnv, pBytes, p.GroupByKey("group", both)))
+	var j journal
+	from := func(c *call) error {
+		j.note("", "%s", c.value())
+		c.emit(c.element)
+		return nil
+	}
+	c := compile(t, p, map[string]doFn{
+		"a/Encode/o": unprefix, "b/Encode/o": unprefix, "from a": from, "from b": from, "ungroup": ungroup, "write": collector,
+	})
+	newRig(t, c.script).mustRun(c.plan)
+	got := j.lines[""]
+	slices.Sort(got[:2]) // either begins
+	if diff := cmp.Diff([]string{"a1", "b1", "a2"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	want := []string{string(bytesOf("k=a1")), string(bytesOf("k=a2")), string(bytesOf("k=b1"))}
+	if diff := cmp.Diff(want, c.got("write")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
