@@ -103,3 +103,19 @@ func TestWorkerThatNeverConnects(t *testing.T) {
 		t.Error("the client of a cancelled job waits")
 	}
 }
+
+// An element that kills whoever touches it fails its job, with the worker's last words, and nothing else.
+func TestPoisonElements(t *testing.T) {
+	s := startServer(t, t.TempDir())
+	for how, says := range map[string]string{"error": "as it was told", "crash": "SIGSEGV", "exhaust": "out of memory"} {
+		args := asWorker(t, fmt.Sprintf("ulimit -v 3000000; exec %q \"$@\"", pipelines(t)))
+		out, err := s.run(append(args, "--case", "failing", "--how", how)...)
+		if err == nil || !strings.Contains(out, says) {
+			t.Errorf("%s: %v, and the client was not told %q:\n%s", how, err, says, out)
+		}
+		s.mustRun("--case", "group", "--n", "100")
+		if n := s.footprint().processes; n > 0 {
+			t.Errorf("%s: %d processes are left", how, n)
+		}
+	}
+}

@@ -152,7 +152,7 @@ func (s *server) run(args ...string) (string, error) {
 	err := cmd.Wait()
 	kill.Stop()
 	text := out.String()
-	return text[max(0, len(text)-4000):], err
+	return text[max(0, len(text)-32_000):], err
 }
 
 func (s *server) mustRun(args ...string) {

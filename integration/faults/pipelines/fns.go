@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"reflect"
+	"syscall"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/state"
 )
@@ -92,9 +94,21 @@ func (f *digestState) ProcessElement(p state.Provider, _ int64, b []byte, emit f
 	return f.Bag.Add(p, b)
 }
 
-type fail struct{}
+// fail does not survive its element: How is error, crash or exhaust.
+type fail struct{ How string }
 
-func (*fail) ProcessElement(_ int64, _ []byte, _ func(int64)) error {
+func (f *fail) ProcessElement(_ int64, _ []byte, _ func(int64)) error {
+	switch f.How {
+	case "crash":
+		if err := syscall.Kill(os.Getpid(), syscall.SIGSEGV); err != nil {
+			return err
+		}
+		select {}
+	case "exhaust":
+		for all := [][]byte{}; ; {
+			all = append(all, make([]byte, 256<<20))
+		}
+	}
 	return errors.New("as it was told")
 }
 
