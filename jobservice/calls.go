@@ -176,6 +176,9 @@ func (s *Service) Drain(_ context.Context, req *jobpb.DrainJobRequest) (*jobpb.D
 }
 
 // GetStateStream sends the current state, then each change, and ends after the terminal state.
+//
+// Python's client asks for it before it runs a job, with a deadline (--job_server_timeout, 300 s)
+// that would end its wait for the job. Where that is refused, it asks again after Run, without one.
 func (s *Service) GetStateStream(req *jobpb.GetJobStateRequest, stream jobpb.JobService_GetStateStreamServer) error {
 	j, err := s.job(req.GetJobId())
 	if err != nil {
@@ -184,6 +187,9 @@ func (s *Service) GetStateStream(req *jobpb.GetJobStateRequest, stream jobpb.Job
 	current := j.current()
 	if Terminal(current.State) {
 		return stream.Send(stateEvent(current))
+	}
+	if _, limited := stream.Context().Deadline(); limited && current.State == jobpb.JobState_STOPPED {
+		return rpcstatus.Errorf(codes.FailedPrecondition, "job %s has not been run: its states end with the deadline of this call", req.GetJobId())
 	}
 	history, err := s.journalOf(j)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -137,6 +138,29 @@ func TestJavaGetsEachMetricOnce(t *testing.T) {
 	if diff := cmp.Diff(want, got.GetMetrics(), protocmp.Transform()); err != nil || diff != "" {
 		t.Errorf("%v, (-want +got):\n%s", err, diff)
 	}
+}
+
+// Python's client subscribes before Run with a deadline, which must not become the job's.
+func TestNoStreamOfStatesEndsBeforeTheJob(t *testing.T) {
+	r := newRig(t, jobservice.Config{}, nil)
+	id := r.prepare(t)
+	limited, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	stream, err := r.client.GetStateStream(limited, &jobpb.GetJobStateRequest{JobId: id})
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	if status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("with a deadline, before Run: %v, want FAILED_PRECONDITION", err)
+	}
+	job := r.start(t, id)
+	if stream, err = r.client.GetStateStream(limited, &jobpb.GetJobStateRequest{JobId: id}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Errorf("with a deadline, after Run: %v", err)
+	}
+	job.end(nil)
 }
 
 func TestLateSubscriberGetsCurrentStateFirst(t *testing.T) {

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# run.sh [--suites "portable process"] [--update] [vr.py's options]
+# run.sh [--suites "portable process"] [--update] [--state-backend B] [vr.py's options]
 # Beam's own Python tests against a `lintel dev` of its own; see README.md.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../../scripts/lib.sh"
 
-suites=portable update= options=() complete=--complete
+suites=portable update= options=() server=() complete=--complete
 while [ $# -gt 0 ]; do
   case $1 in
     --suites) suites=$2; shift 2 ;;
     --update) update=--update; shift ;;
+    --state-backend) server+=("$1" "$2"); shift 2 ;;
     -k | --ids) options+=("$1" "$2"); complete=; shift 2 ;;
     *) options+=("$1"); shift ;;
   esac
@@ -24,7 +25,7 @@ out=$CACHE/results/python
 mkdir -p "$out"
 trap 'KEEP_LOG=$out/server.log stop_lintel' EXIT
 trap 'exit 130' INT TERM
-start_lintel
+start_lintel ${server[@]+"${server[@]}"}
 status=0
 for suite in $suites; do
   "$SDK_PYTHON" "$here/vr.py" --suite "$suite" --job-endpoint "$JOB_ENDPOINT" --label lintel --out "$out" ${options[@]+"${options[@]}"}

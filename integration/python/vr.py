@@ -53,7 +53,7 @@ def vr_files():
 PORT = [os.path.join(HERE, 'test_portable.py')]
 SUITES = {
     'portable': (lambda: PORT, [], [], '::(PortableTest|AddedTest|OwnTest)::'),
-    'portable_streaming': (lambda: PORT, [], [], '::PortableStreamingTest::'),
+    'portable_streaming': (lambda: PORT, [], [], '::(Portable|Added|Own)StreamingTest::'),
     'process': (lambda: PORT, [],
                 ['--vr-process-command=' + HERE + '/sdk_worker.sh'],
                 '::ProcessTest::'),
@@ -64,10 +64,20 @@ SUITES = {
     'transcripts': (
         lambda: [BEAM + '/transforms/trigger_test.py'], [], ['--vr-redirect'],
         '::(TestStreamTranscriptTest|WeakTestStreamTranscriptTest|TriggerPipelineTest)::'),
+    # Composites that runners replace.
+    'transforms': (
+        lambda: [BEAM + '/transforms/util_test.py'], [], ['--vr-redirect'],
+        '::(GroupIntoBatchesTest|ReshuffleTest)::'),
     # Python's own in-process FnApiRunner: what can be satisfied at all.
     'inprocess': (lambda: [BEAM + '/runners/portability/fn_api_runner/'
                            'fn_runner_test.py'], [], [],
                   '::(FnApiRunnerTest|FnApiBasedStateBackedCoderTest)::'),
+}
+
+# Seconds that tests need which wait for the clock.
+SLOW = {
+    'apache_beam/ml/inference/base_test.py::RunInferenceBaseTest::'
+    'test_run_inference_with_side_inputin_streaming': 1500,  # PeriodicImpulse over 20 minutes
 }
 
 
@@ -97,6 +107,7 @@ def main():
   stem = os.path.join(a.out, a.label + '.' + a.suite)
   env = dict(os.environ)
   env['PYTHONPATH'] = HERE + os.pathsep + env.get('PYTHONPATH', '')
+  env['VR_SLOW'] = json.dumps(SLOW)
   env['GRPC_VERBOSITY'] = env.get('GRPC_VERBOSITY', 'ERROR')
   env['PATH'] = os.path.dirname(PY) + os.pathsep + env['PATH']
   base = [
@@ -229,7 +240,7 @@ def main():
         if rc is not None:
           break
         idle = time.time() - last
-        if (openid and idle > a.timeout + 30) or (not openid and idle > 120):
+        if (openid and idle > SLOW.get(openid, a.timeout) + 30) or (not openid and idle > 120):
           killed = True
           os.killpg(p.pid, signal.SIGKILL)
           p.wait()
