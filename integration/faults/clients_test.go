@@ -119,3 +119,17 @@ func TestPoisonElements(t *testing.T) {
 		}
 	}
 }
+
+// A worker that has connected and is then stopped in its tracks answers nothing any more, not
+// even the wish that it end; its job can be cancelled all the same.
+func TestWorkerThatConnectsAndHangs(t *testing.T) {
+	s := startServer(t, t.TempDir())
+	args := asWorker(t, fmt.Sprintf("(sleep 0.5; kill -STOP $$) & exec %q \"$@\"", pipelines(t)))
+	begin := time.Now()
+	if out, err := s.run(append(args, "--case", "hanging", "--cancel_after", "2s")...); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	testkit.Eventually(t, 15*time.Second, "the worker has ended", func() bool { return s.footprint().processes == 0 })
+	t.Logf("cancelled, it ended after %v", time.Since(begin))
+	s.mustRun("--case", "group", "--n", "100")
+}
