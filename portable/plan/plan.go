@@ -225,7 +225,7 @@ type GroupSpec struct {
 	// input is unbounded or a trigger may fire more than once. Else each key and
 	// window leaves once, when all input has come.
 	Panes bool
-	// Bounded is true where the input is bounded: triggers are asked once all of it has come.
+	// Bounded is true where the input is bounded: elements fire no panes, only time and the end.
 	Bounded bool
 	// Name is the transform's unique name in the pipeline, by which its state is kept.
 	Name string

@@ -1,7 +1,6 @@
 package panes
 
 import (
-	"math"
 	"slices"
 
 	"github.com/lintelrun/lintel/portable/coders"
@@ -133,9 +132,9 @@ func (p *Panes) run(u *unit) error {
 // runBatch asks the triggers of a unit what they say to all its elements, before they know of
 // the watermark. The caller settles u.
 func (p *Panes) runBatch(u *unit) error {
-	watermark, now := p.watermark, p.now
-	defer func() { p.watermark, p.now = watermark, now }()
-	p.watermark, p.now = coders.MinTimestamp, math.MinInt64
+	watermark := p.watermark
+	defer func() { p.watermark = watermark }()
+	p.watermark = coders.MinTimestamp
 	for _, w := range u.windows {
 		if w.closed || w.ended || !p.shouldFire(w) {
 			continue

@@ -27,8 +27,9 @@ type Config struct {
 	Input *coders.Windowed
 	// Windowing is the strategy of the input.
 	Windowing *windowing.Strategy
-	// Bounded says that the input is, which makes batches of it: elements don't fire panes, as
-	// triggers are first asked when the watermark moves, and no delay is over before that.
+	// Bounded says that the input is, which makes batches of it: elements don't fire panes.
+	// Triggers are asked when the watermark moves, and when a delay is over before that: whoever
+	// waits for early results of a long batch gets them.
 	Bounded bool
 	// Scope is the transform's unique name in the pipeline, under which state is kept.
 	Scope string

@@ -176,9 +176,7 @@ func (p *Panes) settle(u *unit) {
 	wake, clock, hold := int64(none), int64(none), int64(none)
 	for _, w := range u.windows {
 		wake = min(wake, w.wake())
-		if !p.cfg.Bounded {
-			clock = min(clock, p.machine.WakeUp(w.trigger, p.now))
-		}
+		clock = min(clock, p.machine.WakeUp(w.trigger, p.now))
 		hold = min(hold, w.elementHold, w.extraHold)
 	}
 	if u.overdue {
