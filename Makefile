@@ -117,6 +117,10 @@ setup-node: ## install Node.js with npm, if there is none (Debian's; as root)
 	@command -v npm >/dev/null || { apt-get update -q; \
 	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends nodejs npm; }
 
+.PHONY: xlang
+xlang: build setup-java ## pipelines of several SDKs, SQL, Kafka, YAML (ARGS=--quick)
+	integration/xlang/run.sh $(value ARGS)
+
 .PHONY: differential
 differential: build ## random pipelines on Lintel and on Beam's FnApiRunner (SEEDS=1-20)
 	integration/differential/run.sh --seeds '$(SEEDS)' $(value ARGS)

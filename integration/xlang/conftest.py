@@ -8,8 +8,6 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 import services
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-
 
 @pytest.fixture(scope='session')
 def logs():
@@ -49,6 +47,15 @@ def python(logs):
   with services.python_service(
       'apache_beam.runners.portability.expansion_service_main', logs + '/python.log',
       '--fully_qualified_name_glob=*', '--serve_loopback_worker') as address:
+    yield address
+
+
+@pytest.fixture(scope='session')
+def python_without_workers(logs):
+  """Python's service as it is without options: its environment is DOCKER."""
+  with services.python_service(
+      'apache_beam.runners.portability.expansion_service_main', logs + '/python-docker.log',
+      '--fully_qualified_name_glob=*') as address:
     yield address
 
 

@@ -8,6 +8,9 @@ from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import validate_runner_xlang_test as beams
 from apache_beam.transforms.external import ImplicitSchemaPayloadBuilder
+from apache_beam.transforms.external import JavaJarExpansionService
+
+import services
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TESTS = [
@@ -60,6 +63,18 @@ def test_there_and_back(java, options):
               beams.TEST_PREFIX_URN, ImplicitSchemaPayloadBuilder({'data': str(i)}), java)
           | 'Python%d' % i >> beam.Map(lambda s: s + '.').with_output_types(str))
     assert_that(lines, equal_to(['10%d..' % i for i in range(1000)]))
+
+
+def test_service_started_by_the_sdk(options):
+  """As Python does it with the jars that it fetches: workers run in the service's process."""
+  with beam.Pipeline(options=options()) as p:
+    prefixed = (
+        p
+        | beam.Create(['a', 'b']).with_output_types(str)
+        | beam.ExternalTransform(
+            beams.TEST_PREFIX_URN, ImplicitSchemaPayloadBuilder({'data': '0'}),
+            JavaJarExpansionService(services.CACHE + '/java/xlang.jar')))
+    assert_that(prefixed, equal_to(['0a', '0b']))
 
 
 def test_missing_environment_is_refused(java_in_docker, options):
