@@ -31,9 +31,10 @@ func (p *Panes) fire(u *unit, w *window) error {
 	return nil
 }
 
-// isDone tells that the trigger of a window has finished and that no pane is to follow.
+// isDone tells that the trigger of a window has finished and that no pane is to follow, not
+// even an empty one: who reads the latest pane would lose what the trigger finished with.
 func (p *Panes) isDone(w *window) bool {
-	return w.closed || w.fresh == 0 && !p.cfg.Windowing.EmptyFinal && p.machine.Finished(w.trigger)
+	return w.closed || w.fresh == 0 && p.machine.Finished(w.trigger)
 }
 
 // shouldFire tells whether the trigger of a window that isn't closed wants a pane.

@@ -103,6 +103,20 @@ func TestFinishedTriggersLeaveTheGlobalWindowOpen(t *testing.T) {
 	}
 }
 
+// Python's test_non_liftable_combine: the SDK asks for empty panes always.
+func TestNoEmptyPaneFollowsAFinishedTrigger(t *testing.T) {
+	for _, bounded := range []bool{false, true} {
+		ws := global(t)
+		ws.Trigger = count(2)
+		ws.ClosingBehavior = pipepb.ClosingBehavior_EMIT_ALWAYS
+		r := newRig(t, ws, 0)
+		r.cfg.Bounded = bounded
+		r.reopen()
+		got := append(r.add("k", 1, 2), r.advance(coders.MaxTimestamp)...)
+		r.expect("to the end of time", got, "k [0 9223371950454775] [1 2] @9223371950454775 early first 0/-1")
+	}
+}
+
 // What is left below a threshold leaves when its window expires, as Java's runners have it;
 // one test of the Python SDK would have it lost.
 func TestLeftoversAreFlushed(t *testing.T) {
