@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -169,15 +170,48 @@ type snapshot struct {
 	view
 	pinned *pebble.Snapshot
 	of     *Store
+
+	mu     sync.Mutex
+	points *pebble.Iterator // for Get, made by the first; under mu
+}
+
+// Get implements statebackend.Reader. Pebble's own Get does not ask the filters of the last level,
+// where most keys are: each new key would cost the reading of a block.
+func (s *snapshot) Get(key []byte) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed.Load() {
+		return nil, errClosed("snapshot")
+	}
+	if s.points == nil {
+		var err error
+		if s.points, err = s.pinned.NewIter(&pebble.IterOptions{UseL6Filters: true}); err != nil {
+			return nil, s.disk.wrap(err, "reading")
+		}
+	}
+	if !s.points.SeekPrefixGE(key) { // the prefix of a key is all of it
+		return nil, s.disk.wrap(s.points.Error(), "reading")
+	}
+	value, err := s.points.ValueAndErr()
+	if err != nil {
+		return nil, s.disk.wrap(err, "reading")
+	}
+	return append(make([]byte, 0, len(value)), value...), nil
 }
 
 // Close implements statebackend.Snapshot.
 func (s *snapshot) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.closed.Swap(true) {
 		return errClosed("snapshot")
 	}
 	defer s.of.snapshots.Add(-1)
-	return s.disk.wrap(s.pinned.Close(), "closing a snapshot of")
+	var err error
+	if s.points != nil {
+		err = s.points.Close()
+	}
+	return s.disk.wrap(cmp.Or(err, s.pinned.Close()), "closing a snapshot of")
 }
 
 // view implements statebackend.Reader.
