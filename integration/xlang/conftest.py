@@ -1,12 +1,17 @@
 """The services, once for all tests, and the pipelines' options."""
 import os
 import shutil
+import signal
 import subprocess
+import sys
 
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 import services
+
+# What runs is ended by fixtures, on SIGTERM too.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 @pytest.fixture(scope='session')

@@ -48,7 +48,5 @@ for package in test/integration/{xlang,transforms/xlang/dataframe,io/xlang/kafka
 done
 
 cd "$here"
-status=0
-"$python" -m pytest -c pytest.ini -q --junitxml "$XLANG_OUT.xml" ${options[@]+"${options[@]}"} || status=$?
 say "logs: $XLANG_OUT"
-exit "$status"
+exec "$python" -m pytest -c pytest.ini -q --junitxml "$XLANG_OUT.xml" ${options[@]+"${options[@]}"}

@@ -4,6 +4,7 @@ import typing
 
 import apache_beam as beam
 import pytest
+from apache_beam import coders
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
 from apache_beam.transforms import validate_runner_xlang_test as beams
@@ -50,6 +51,25 @@ def test_keys_of_both_sdks_group(java, options):
         | beam.GroupByKey()
         | beam.MapTuple(lambda k, v: (k, sorted(v))))
     assert_that(together, equal_to([('a', [2, 10]), ('', [1, 20]), ('bb', [1]), ('x' * 300, [1, 30])]))
+
+
+class Place(typing.NamedTuple):
+  city: str
+  number: int
+
+
+coders.registry.register_coder(Place, coders.RowCoder)
+
+
+def test_rows_as_keys(java, options):
+  with beam.Pipeline(options=options()) as p:
+    groups = (
+        p
+        | beam.Create([(Place('a', 1), 'x'), (Place('b', 1), 'y'), (Place('a', 1), 'z')],
+                      reshuffle=False).with_output_types(typing.Tuple[Place, str])
+        | beam.ExternalTransform(beams.TEST_GBK_URN, None, java)
+        | beam.MapTuple(lambda k, v: (tuple(k), sorted(v))))
+    assert_that(groups, equal_to([(('a', 1), ['x', 'z']), (('b', 1), ['y'])]))
 
 
 def test_there_and_back(java, options):
