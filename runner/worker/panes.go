@@ -105,6 +105,12 @@ func (x *paneTask) receive(ctx context.Context) error {
 
 func (x *paneTask) message(ctx context.Context, m exchange.Message) error {
 	if !m.Data {
+		if at, ok := x.groups.NextClock(); ok && !at.After(x.e.clock.Now()) {
+			// A delay that was over when the watermark came gives an early pane.
+			if err := x.act(ctx); err != nil {
+				return err
+			}
+		}
 		if !x.in.Advance(m.Channel, m.Watermark) {
 			return nil
 		}

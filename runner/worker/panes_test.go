@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,7 +13,14 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/portable/portabletest"
+	"github.com/lintelrun/lintel/runner/engine"
+	"github.com/lintelrun/lintel/runner/exchange"
+	"github.com/lintelrun/lintel/runner/frame"
+	"github.com/lintelrun/lintel/runner/keygroup"
+	"github.com/lintelrun/lintel/runner/panes"
+	"github.com/lintelrun/lintel/statebackend/memstate"
 )
 
 // early is a trigger of the end of the window that fires early, d after a pane's first element.
@@ -71,5 +79,54 @@ func TestGroupsLeaveInPanes(t *testing.T) {
 		return i.GetLabels()["PCOLLECTION"] == groups && n == 5
 	}) {
 		t.Errorf("5 panes are not what is counted: %v", fmt.Sprint(committed))
+	}
+}
+
+// A delay that was over before a watermark came gives an early pane, even if the task comes
+// to both at once.
+func TestTimeComesBeforeTheWatermark(t *testing.T) {
+	p := portabletest.New()
+	ws := proto.Clone(p.Proto.Components.WindowingStrategies[portabletest.Global]).(*pipepb.WindowingStrategy)
+	ws.Trigger = early(time.Minute)
+	p.Proto.Components.WindowingStrategies["early"] = ws
+	kvs := p.ParDo("kv", pEnv, pKV, p.Impulse("impulse"))
+	groups := p.GroupByKey("group", kvs)
+	for _, id := range []string{kvs, groups} {
+		p.Proto.Components.Pcollections[id].WindowingStrategyId = "early"
+	}
+	c := compile(t, p, nil)
+	stage := c.plan.Stages[slices.IndexFunc(c.plan.Stages, func(s *plan.Stage) bool { return s.Kind == plan.GroupByKey })]
+
+	clock := virtualClock(1)
+	e := &execution{clock: clock, stats: newProgress(c.plan), jobs: new(atomic.Int64)}
+	store, err := memstate.New().Open("task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	g, err := panes.New(panes.Config{Input: stage.Group.Input, Windowing: stage.Group.Windowing, Bounded: true, Store: store, EndGroup: keygroup.DefaultMax})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var timings []int
+	x := &paneTask{groups: g, in: engine.NewWatermarks(1), out: frame.MinTimestamp,
+		task: &task{e: e, stage: stage, inbox: exchange.NewInbox(1 << 20), outbox: exchange.NewOutbox(nil)},
+		grouped: grouped{spec: stage.Group, panes: func(f frame.Frame) error {
+			pane, _, err := coders.DecodePane(f.Data[12:])
+			timings = append(timings, int(pane.Timing))
+			return err
+		}}}
+	messages := []exchange.Message{
+		{Data: true, Frame: frame.Frame{Data: windowed(0, kvOf("k", "v")), Elements: 1}},
+		{Watermark: frame.MaxTimestamp},
+	}
+	for _, m := range messages {
+		if err := x.message(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		clock.now = clock.now.Add(time.Hour)
+	}
+	if want := []int{int(coders.Early), int(coders.OnTime)}; !slices.Equal(timings, want) {
+		t.Errorf("panes of timings %v, want %v", timings, want)
 	}
 }
