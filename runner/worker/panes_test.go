@@ -91,6 +91,7 @@ func TestTimeComesBeforeTheWatermark(t *testing.T) {
 	p.Proto.Components.WindowingStrategies["early"] = ws
 	kvs := p.ParDo("kv", pEnv, pKV, p.Impulse("impulse"))
 	groups := p.GroupByKey("group", kvs)
+	p.ParDo("write", pEnv, pBytes, groups)
 	for _, id := range []string{kvs, groups} {
 		p.Proto.Components.Pcollections[id].WindowingStrategyId = "early"
 	}
@@ -104,7 +105,7 @@ func TestTimeComesBeforeTheWatermark(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	g, err := panes.New(panes.Config{Input: stage.Group.Input, Windowing: stage.Group.Windowing, Bounded: true, Store: store, EndGroup: keygroup.DefaultMax})
+	g, err := panes.New(panes.Config{Input: stage.Group.Input, Windowing: stage.Group.Windowing, Store: store, EndGroup: keygroup.DefaultMax})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,9 +113,18 @@ func TestTimeComesBeforeTheWatermark(t *testing.T) {
 	x := &paneTask{groups: g, in: engine.NewWatermarks(1), out: frame.MinTimestamp,
 		task: &task{e: e, stage: stage, inbox: exchange.NewInbox(1 << 20), outbox: exchange.NewOutbox(nil)},
 		grouped: grouped{spec: stage.Group, panes: func(f frame.Frame) error {
-			pane, _, err := coders.DecodePane(f.Data[12:])
-			timings = append(timings, int(pane.Timing))
-			return err
+			var el coders.Element
+			for rest := f.Data; len(rest) > 0; rest = rest[el.Size:] {
+				pane, _, err := coders.DecodePane(rest[12:])
+				if err != nil {
+					return err
+				}
+				timings = append(timings, int(pane.Timing))
+				if err := stage.Out[0].Coder.Next(rest, &el); err != nil {
+					return err
+				}
+			}
+			return nil
 		}}}
 	messages := []exchange.Message{
 		{Data: true, Frame: frame.Frame{Data: windowed(0, kvOf("k", "v")), Elements: 1}},
