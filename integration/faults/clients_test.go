@@ -60,6 +60,22 @@ func asWorker(t *testing.T, script string) []string {
 		"--environment_config", fmt.Sprintf(`{"command":%q}`, path), "--worker_binary", filepath.Join(root, "LICENSE")}
 }
 
+// A hundred thousand messages of a kilobyte, which the job's log has not got room for.
+func TestFloodOfMessages(t *testing.T) {
+	s := startServer(t, t.TempDir(), "--memory-budget", "64M")
+	args := asWorker(t, fmt.Sprintf("exec %q \"$@\"", pipelines(t)))
+	s.mustRun(append(args, "--case", "talking", "--n", "100")...)
+	if top := s.status("VmHWM") >> 10; top > 83 {
+		t.Errorf("%d MiB at the most, of a budget of 64", top)
+	}
+	var list struct{ Jobs []struct{ ID string } }
+	s.lintel(&list, "jobs", "list")
+	out, err := exec.Command(lintelBinary(t), "jobs", "logs", list.Jobs[0].ID, "--endpoint", s.jobs).Output()
+	if err != nil || len(out) < 1<<20 || len(out) > 16<<20 {
+		t.Errorf("%v: %d bytes of the job's log are left", err, len(out))
+	}
+}
+
 // A worker that prints without end costs neither memory nor the server.
 func TestFloodOfOutput(t *testing.T) {
 	s := startServer(t, t.TempDir(), "--memory-budget", "64M")

@@ -1,14 +1,17 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"reflect"
+	"strings"
 	"syscall"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/state"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/log"
 )
 
 // mix scatters the bits of a number.
@@ -110,6 +113,16 @@ func (f *fail) ProcessElement(_ int64, _ []byte, _ func(int64)) error {
 		}
 	}
 	return errors.New("as it was told")
+}
+
+// talk has much to say of each element.
+type talk struct{}
+
+func (*talk) ProcessElement(ctx context.Context, _ int64, b []byte, emit func(int64)) {
+	for i := range 1000 {
+		log.Infof(ctx, "%d %s", i, strings.Repeat("blah ", 200))
+	}
+	emit(digest(b))
 }
 
 type hang struct{}

@@ -50,6 +50,9 @@ var cases = map[string]func(beam.Scope) beam.PCollection{
 	"failing": func(s beam.Scope) beam.PCollection {
 		return beam.ParDo(s, &fail{How: *how}, elements(s))
 	},
+	"talking": func(s beam.Scope) beam.PCollection {
+		return beam.ParDo(s, &talk{}, elements(s))
+	},
 	// Its workers never answer.
 	"hanging": func(s beam.Scope) beam.PCollection {
 		return beam.ParDo(s, &hang{}, elements(s))
@@ -154,6 +157,7 @@ func init() {
 	beam.RegisterDoFn(&digestState{})
 	beam.RegisterDoFn(&fail{})
 	beam.RegisterDoFn(&hang{})
+	beam.RegisterDoFn(&talk{})
 	beam.RegisterDoFn(&check{})
 	register.Emitter1[int64]()
 	register.Emitter2[int64, []byte]()
