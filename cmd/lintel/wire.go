@@ -70,11 +70,14 @@ func openState(c serverConfig, spill string) (statebackend.Backend, error) {
 	if c.stateBackend == stateInMemory {
 		return memstate.New(), nil
 	}
-	disk, err := pebblestate.New(pebblestate.Config{Dir: filepath.Join(spill, "state"), Logger: c.log})
+	budget := cmp.Or(c.memoryBudget, worker.DefaultMemoryBytes)
+	disk, err := pebblestate.New(pebblestate.Config{
+		Dir: filepath.Join(spill, "state"), Logger: c.log, CacheBytes: budget / 16 * 3, MemTableBytes: budget / 8,
+	})
 	if err != nil || c.stateBackend == stateInPebble {
 		return disk, err
 	}
-	return tieredstate.New(cmp.Or(c.memoryBudget, worker.DefaultMemoryBytes)/8, disk), nil
+	return tieredstate.New(budget/8, disk), nil
 }
 
 func newExecutor(c serverConfig, spill string, fn *fnapi.Server, r *runner, m *metrics.Metrics, tracer trace.Tracer) (jobservice.Executor, error) {

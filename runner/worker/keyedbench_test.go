@@ -29,7 +29,7 @@ import (
 // more keys than fit into memory.
 func BenchmarkKeys(b *testing.B) {
 	disk := func(b *testing.B) statebackend.Backend {
-		d, err := pebblestate.New(pebblestate.Config{Dir: b.TempDir()})
+		d, err := pebblestate.New(pebblestate.Config{Dir: b.TempDir(), CacheBytes: 96 << 20})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -61,10 +61,11 @@ const fileCacheShards = 4
 // Open opens the store of that name, in a folder of its own.
 func (b *Backend) Open(name string) (statebackend.Store, error) {
 	dir := b.fs.PathJoin(b.cfg.Dir, folder(name))
-	if err := b.claim(name, dir); err != nil {
+	others, err := b.claim(name, dir)
+	if err != nil {
 		return nil, err
 	}
-	s, err := b.openIn(name, dir)
+	s, err := b.openIn(name, dir, b.cfg.memTable(others))
 	if err != nil {
 		if !b.cfg.Keep {
 			err = errors.Join(err, b.fs.RemoveAll(dir))
@@ -75,7 +76,7 @@ func (b *Backend) Open(name string) (statebackend.Store, error) {
 	return s, nil
 }
 
-func (b *Backend) openIn(name, dir string) (*Store, error) {
+func (b *Backend) openIn(name, dir string, memTable int64) (*Store, error) {
 	if !b.cfg.Keep {
 		if err := b.fs.RemoveAll(dir); err != nil {
 			return nil, fmt.Errorf("pebblestate: removing what was left of store %q: %w", name, err)
@@ -90,13 +91,15 @@ func (b *Backend) openIn(name, dir string) (*Store, error) {
 		DisableWAL:         true,
 		FormatMajorVersion: formatVersion,
 		Merger:             appendMerger,
-		MemTableSize:       uint64(b.cfg.MemTableBytes),
+		MemTableSize:       uint64(memTable),
+		LBaseMaxBytes:      max(64<<20, 8*memTable), // so much is merged at once: few levels
 		Logger:             log,
 		EventListener: &pebble.EventListener{
 			// By default this ends the process; but the read fails as well, and so does the task.
 			DataCorruption: func(i pebble.DataCorruptionInfo) { log.Errorf("damaged file %s: %v", i.Path, i.Details) },
 		},
 	}
+	opts.CompactionConcurrencyRange = func() (lower, upper int) { return 1, 2 }
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most keys asked for are new ones
 	}
@@ -126,17 +129,18 @@ func (b *Backend) Close() error {
 	return nil
 }
 
-func (b *Backend) claim(name, dir string) error {
+// claim notes that a store is open, and tells how many others are.
+func (b *Backend) claim(name, dir string) (others int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
-		return fault.New(fault.Invalid, "pebblestate: the backend has been closed")
+		return 0, fault.New(fault.Invalid, "pebblestate: the backend has been closed")
 	}
 	if b.open[dir] {
-		return fault.New(fault.Invalid, "pebblestate: store %q is open already", name)
+		return 0, fault.New(fault.Invalid, "pebblestate: store %q is open already", name)
 	}
 	b.open[dir] = true
-	return nil
+	return len(b.open) - 1, nil
 }
 
 func (b *Backend) release(dir string) {

@@ -9,7 +9,7 @@ import (
 // Defaults of a Config.
 const (
 	DefaultCacheBytes    = 64 << 20
-	DefaultMemTableBytes = 8 << 20
+	DefaultMemTableBytes = 64 << 20
 	DefaultOpenFiles     = 1024
 )
 
@@ -25,9 +25,10 @@ type Config struct {
 	// CacheBytes is the memory for blocks of all stores together; memory tables count in it.
 	// 0 is DefaultCacheBytes.
 	CacheBytes int64
-	// MemTableBytes is how much of a store is kept in memory before it is written to a
-	// file. While it is written twice as much may be. A store begins with 256 KiB and grows
-	// to it. 0 is DefaultMemTableBytes.
+	// MemTableBytes is about how much of all stores is kept in memory before it is written to
+	// files. While it is written twice as much may be. A store begins with 256 KiB and grows to
+	// its share: less than those have that were opened before, and 32 MiB at most. The larger
+	// the share, the less often is all that the store has written anew. 0 is DefaultMemTableBytes.
 	MemTableBytes int64
 	// OpenFiles is how many files all stores together keep open. 0 is DefaultOpenFiles.
 	OpenFiles int
@@ -42,12 +43,23 @@ func (c Config) Validate() error {
 		return fault.New(fault.Invalid, "pebblestate: no Dir to keep state in")
 	case c.CacheBytes < 0:
 		return fault.New(fault.Invalid, "pebblestate: CacheBytes is %d, must not be negative", c.CacheBytes)
-	case c.MemTableBytes < 0 || c.MemTableBytes > 1<<30:
-		return fault.New(fault.Invalid, "pebblestate: MemTableBytes is %d, must be between 0 and 1 GiB", c.MemTableBytes)
+	case c.MemTableBytes < 0:
+		return fault.New(fault.Invalid, "pebblestate: MemTableBytes is %d, must not be negative", c.MemTableBytes)
 	case c.OpenFiles < 0 || c.OpenFiles > 1<<20:
 		return fault.New(fault.Invalid, "pebblestate: OpenFiles is %d, must be between 0 and 1048576", c.OpenFiles)
 	}
 	return nil
+}
+
+// leastMemTable and mostMemTable are the limits of a store's share.
+const (
+	leastMemTable = 1 << 20
+	mostMemTable  = 32 << 20
+)
+
+// memTable is the share of a store that is opened when others are open.
+func (c Config) memTable(others int) int64 {
+	return min(max(c.MemTableBytes/int64(others+1), min(leastMemTable, c.MemTableBytes)), mostMemTable)
 }
 
 func (c Config) withDefaults() Config {

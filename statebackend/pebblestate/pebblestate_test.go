@@ -251,7 +251,6 @@ func TestConfig(t *testing.T) {
 		{},
 		{Dir: "d", CacheBytes: -1},
 		{Dir: "d", MemTableBytes: -1},
-		{Dir: "d", MemTableBytes: 2 << 30},
 		{Dir: "d", OpenFiles: -1},
 	} {
 		if _, err := newBackend(cfg, vfs.NewMem()); fault.ClassOf(err) != fault.Invalid {
