@@ -382,3 +382,100 @@ func TestExpiredWindowsAreRemoved(t *testing.T) {
 		}
 	})
 }
+
+// A bundle that began before the timers that it changes were written to the store changes them there.
+func TestTimersWrittenDuringABundle(t *testing.T) {
+	backends(t, func(t *testing.T, b statebackend.Backend) {
+		spec := specOf(t, urns.CoderIntervalWindow, 0, "event", "clock", "end")
+		k := newTask(t, b, spec)
+		defer k.store.Close()
+		w := interval(1000)
+		at := func(key string, fire int64) engine.Timer {
+			return engine.Timer{Key: key, Window: w, Fire: fire, Hold: fire, Pane: []byte{coders.PaneNoFiring}}
+		}
+		k.set(at("fires", 3), at("cleared", 4), at("set", 5), at("stays", 6))
+		due := k.due(4, time.UnixMilli(0), 9)
+		if len(due) != 1 || due[0].Key != "fires" {
+			t.Fatalf("due: %+v", due)
+		}
+		o := statebackend.NewOverlay(k.store)
+		e := k.Edit(o)
+		if err := e.Touch([]byte("touched"), []byte(w)); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Finish(due, []engine.TimerChange{{Timer: at("cleared", 0), Clear: true}, {Timer: at("set", 8)}}); err != nil {
+			t.Fatal(err)
+		}
+		k.memory = NewMemory(1)
+		k.commit(nil, nil)
+		for len(k.near.keys) > 0 { // a quarter at a time
+			k.commit(nil, nil)
+		}
+		if err := k.store.Commit(o.Batch()); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Committed(e); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for watermark := int64(4); watermark < 2000; {
+			due := k.due(watermark, time.UnixMilli(0), 9)
+			for _, v := range due {
+				got = append(got, fmt.Sprint(v.Family, " ", v.Key, " ", v.Fire))
+			}
+			if k.commit(due, nil); len(due) == 0 {
+				if k.Hold() >= watermark { // else it is to be asked again
+					watermark = k.Hold() + 1
+				}
+			}
+		}
+		if want := []string{"0 stays 6", "0 set 8", "2 touched 999"}; !slices.Equal(got, want) {
+			t.Errorf("fired %q, want %q", got, want)
+		}
+		if n := k.records(); n > 0 || k.Pending() {
+			t.Errorf("%d records are left", n)
+		}
+	})
+}
+
+// Keys with many timers, and a task with more than fit into its memory.
+func TestManyTimers(t *testing.T) {
+	backends(t, func(t *testing.T, b statebackend.Backend) {
+		spec := specOf(t, urns.CoderGlobalWindow, 0, "event", "clock")
+		k := newTask(t, b, spec)
+		defer k.store.Close()
+		k.memory = NewMemory(1 << 18)
+		const n = 2000
+		var changes []engine.TimerChange
+		for i := range n {
+			v := engine.Timer{Key: fmt.Sprint("key", i/2), Tag: fmt.Sprint(i), Fire: int64(i), Hold: int64(i)}
+			if i%4 == 0 {
+				v.Key = "hot"
+			}
+			changes = append(changes, engine.TimerChange{Timer: v})
+		}
+		for range 2 { // the second time they are set as they are
+			for c := range slices.Chunk(changes, 100) {
+				k.commit(nil, c)
+			}
+		}
+		if k.near.bytes > 1<<18 || len(k.far) == 0 || len(k.near.keys) == 0 {
+			t.Errorf("%d bytes in memory, %d groups in the store, %d keys in memory", k.near.bytes, len(k.far), len(k.near.keys))
+		}
+		last := map[string]int64{}
+		fired := 0
+		for due := k.due(frame.MaxTimestamp, time.Time{}, 500); len(due) > 0; due = k.due(frame.MaxTimestamp, time.Time{}, 500) {
+			for _, v := range due {
+				if at, seen := last[v.Key]; seen && v.Fire <= at {
+					t.Fatalf("%q fires at %d after %d", v.Key, v.Fire, at)
+				}
+				last[v.Key] = v.Fire
+			}
+			fired += len(due)
+			k.commit(due, nil)
+		}
+		if fired != n || k.near.bytes != 0 || k.records() != 0 || k.Hold() != frame.MaxTimestamp {
+			t.Errorf("%d of %d fired; %d bytes in memory, %d records, held at %d", fired, n, k.near.bytes, k.records(), k.Hold())
+		}
+	})
+}
