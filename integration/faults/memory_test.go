@@ -77,11 +77,11 @@ func TestMemoryStaysWithinTheBudget(t *testing.T) {
 
 // Jobs that run at once share the budget.
 func TestLargeJobsShareTheBudget(t *testing.T) {
-	jobs, n := 4, 67*kB
+	jobs, n := 4, 80*kB
 	if *long {
 		n = 268 * kB
 	}
-	const budget = 128
+	const budget = 256
 	s := startServer(t, t.TempDir(), "--memory-budget", fmt.Sprintf("%dM", budget))
 	var running sync.WaitGroup
 	for range jobs {
