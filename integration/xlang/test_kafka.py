@@ -77,31 +77,42 @@ def test_read_some(kafka, java, options):
     assert_that(got, equal_to(encoded(records(0, 300))))
 
 
+def exclaim(kafka, java, source, sink, group, options):
+  """Starts a job that appends to the values of what comes, and puts it elsewhere."""
+  p = beam.Pipeline(options=options('--streaming'))
+  _ = (
+      p
+      | read(kafka, java, source, group, commit_offset_in_finalize=True)
+      | beam.MapTuple(lambda k, v: (k, v + b'!')).with_output_types(KV[bytes, bytes])
+      | WriteToKafka({'bootstrap.servers': kafka.address}, sink, expansion_service=java))
+  return p.run()
+
+
 @pytest.mark.parametrize('end', ['cancel', 'drain'])
 def test_read_on(end, kafka, java, endpoint, options):
   """Reads until it is cancelled or drained; what a bundle has read is committed when it is final."""
   source, sink = 'source-' + end, 'sink-' + end
   kafka.create_topic(source)
   kafka.create_topic(sink)
+
+  def expect(n):
+    assert sorted(kafka.read(sink, n)) == sorted((k, v + '!') for k, v in records(0, n))
+
   kafka.send(source, records(0, 100))
-  p = beam.Pipeline(options=options('--streaming'))
-  _ = (
-      p
-      | read(kafka, java, source, end, commit_offset_in_finalize=True)
-      | beam.MapTuple(lambda k, v: (k, v + b'!')).with_output_types(KV[bytes, bytes])
-      | WriteToKafka({'bootstrap.servers': kafka.address}, sink, expansion_service=java))
-  result = p.run()
+  result = exclaim(kafka, java, source, sink, end, options)
   try:
-    want = [(k, v + '!') for k, v in records(0, 100)]
-    assert sorted(kafka.read(sink, 100)) == sorted(want)
+    expect(100)
     kafka.send(source, records(100, 150))  # what comes while it runs
-    want += [(k, v + '!') for k, v in records(100, 150)]
-    assert sorted(kafka.read(sink, 150)) == sorted(want)
+    expect(150)
     until(lambda: kafka.committed(end) == 150)
     if end == 'drain':
       subprocess.run([os.environ['LINTEL'], 'jobs', 'drain', '--endpoint', endpoint, result._job_id], check=True)
       until(lambda: PipelineState.is_terminal(result.state))
       assert result.state == PipelineState.DRAINED, result.state
+      # Another job goes on where this one ended.
+      kafka.send(source, records(150, 160))
+      result = exclaim(kafka, java, source, sink, end, options)
+      expect(160)
   finally:
     if not PipelineState.is_terminal(result.state):
       result.cancel()
