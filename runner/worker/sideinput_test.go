@@ -20,7 +20,7 @@ import (
 // cannot be used before the last of it was produced, and neither inboxes nor
 // memory hold it until then.
 func TestMainInputWaitsForSideInput(t *testing.T) {
-	const n, size = 40, 512 << 10
+	const n, size = 20, 512 << 10
 	p := portabletest.New()
 	numbers := p.ParDo("split", pEnv, pBytes, p.Impulse("impulse"))
 	blown := p.ParDo("blow", pEnv, pBytes, p.Reshuffle("spread", pBytes, numbers))
