@@ -63,13 +63,14 @@ func (p *pace) observe(b *Bundle, outputBytes int, now time.Time) {
 	}
 	took := now.Sub(b.interrupted)
 	p.cost += (took - p.cost) / 4
+	// By the interval that it had: bundles that ran side by side have learnt the same.
 	switch {
 	case outputBytes > 0:
-		p.interval /= 2
+		p.interval = min(p.interval, b.paced/2)
 	case b.moved:
-		p.interval = min(2*p.interval, p.Most)
+		p.interval = min(max(p.interval, 2*b.paced), p.Most)
 	default:
-		p.interval = min(2*p.interval, startShare*p.Most)
+		p.interval = max(p.interval, min(2*b.paced, startShare*p.Most))
 	}
 	share := time.Duration(busyShare)
 	if outputBytes < idleBytes {

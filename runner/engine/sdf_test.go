@@ -386,7 +386,7 @@ func TestCostlyInterruptionsAreRare(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	for output, want := range map[int]time.Duration{1 << 20: 400 * time.Millisecond, 1: 80 * time.Millisecond} {
 		for range 50 {
-			p.observe(&Bundle{interrupted: now}, output, now.Add(20*time.Millisecond))
+			p.observe(&Bundle{interrupted: now, paced: p.interval}, output, now.Add(20*time.Millisecond))
 		}
 		if got := p.interval.Round(time.Millisecond); got != want {
 			t.Errorf("bundles of 20 ms more than their time, with %d bytes of output, run for %v", output, got)
@@ -395,6 +395,27 @@ func TestCostlyInterruptionsAreRare(t *testing.T) {
 	p.observe(&Bundle{}, 0, now)
 	if p.interval > 400*time.Millisecond {
 		t.Error("a bundle that ended by itself says something about interruptions")
+	}
+}
+
+// Bundles that ran side by side and had nothing to show double the pace once, not once each.
+func TestOneRoundOfBundlesIsOneLesson(t *testing.T) {
+	p := newPace(Checkpoints{Unbounded: true})
+	now := time.Unix(1e9, 0)
+	for round, want := range []time.Duration{20 * time.Millisecond, 40 * time.Millisecond, 80 * time.Millisecond} {
+		paced := p.interval
+		for range 8 {
+			p.observe(&Bundle{interrupted: now, paced: paced}, 0, now)
+		}
+		if p.interval != want {
+			t.Fatalf("after round %d bundles run for %v, want %v", round, p.interval, want)
+		}
+	}
+	for _, paced := range []time.Duration{p.interval, p.interval} {
+		p.observe(&Bundle{interrupted: now, paced: paced}, 1, now)
+	}
+	if want := 40 * time.Millisecond; p.interval != want {
+		t.Errorf("after output of two, bundles run for %v, want %v", p.interval, want)
 	}
 }
 

@@ -90,6 +90,7 @@ type Bundle struct {
 	splitting, cut      bool
 	splitPause          time.Duration
 	nextSplit           time.Time
+	paced               time.Duration // the pace when it began
 	checkpointPause     time.Duration
 	nextCheckpoint      time.Time
 	interrupted         time.Time // when it was asked first to give back what remains
