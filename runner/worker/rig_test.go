@@ -23,7 +23,7 @@ import (
 )
 
 // patience is how long anything in these tests may take before it counts as hung.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // rig is a worker with everything around it. When the test ends it checks that
 // nothing is left: no goroutine, file or harness.
