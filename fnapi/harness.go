@@ -47,6 +47,8 @@ type Harness struct {
 	logging    sync.WaitGroup
 	logs       chan *fnpb.LogEntry
 	logsMissed atomic.Int64
+	// logsWaiting is the length in bytes of the entries that wait in logs.
+	logsWaiting atomic.Int64
 
 	instructions chan *fnpb.InstructionRequest
 	dataStream   atomic.Bool   // one is connected

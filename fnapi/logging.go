@@ -11,8 +11,10 @@ import (
 )
 
 const (
-	// logQueue is how many entries of a harness may wait for Worker.Log.
-	logQueue = 1024
+	// logQueue is how many entries of a harness may wait for Worker.Log, and
+	// logQueueBytes how long they may be together; one may always wait.
+	logQueue      = 1024
+	logQueueBytes = 1 << 20
 	// logLinger is how long a harness that was closed may take to end its logging
 	// stream, whose entries nobody hears any more. Java does so within a second of
 	// the end of its control stream, and takes it for a failure if we are first.
@@ -57,14 +59,26 @@ func (h *Harness) readLogs(stream fnpb.BeamFnLogging_LoggingServer) error {
 			continue
 		}
 		for _, entry := range list.GetLogEntries() {
-			select {
-			case h.logs <- entry:
-			default:
-				h.logsMissed.Add(1)
-			}
+			h.queueLog(entry)
 		}
 	}
 }
+
+// queueLog leaves an entry to deliverLogs, or drops it if too much waits there.
+func (h *Harness) queueLog(entry *fnpb.LogEntry) {
+	size := logBytes(entry)
+	if waiting := h.logsWaiting.Add(size); waiting <= logQueueBytes || waiting == size {
+		select {
+		case h.logs <- entry:
+			return
+		default:
+		}
+	}
+	h.logsWaiting.Add(-size)
+	h.logsMissed.Add(1)
+}
+
+func logBytes(entry *fnpb.LogEntry) int64 { return int64(len(entry.GetMessage()) + len(entry.GetTrace())) }
 
 // deliverLogs calls Worker.Log until the harness is closed and the queue is empty.
 func (h *Harness) deliverLogs() {
@@ -88,6 +102,7 @@ func (h *Harness) deliverLogs() {
 func (h *Harness) deliverLog(entry *fnpb.LogEntry) {
 	h.reportMissedLogs()
 	h.worker.Log(entry)
+	h.logsWaiting.Add(-logBytes(entry))
 }
 
 func (h *Harness) reportMissedLogs() {

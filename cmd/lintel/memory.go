@@ -36,3 +36,9 @@ func limitMemory(budget int64, log *slog.Logger) {
 func queueBytes(budget int64) int {
 	return int(min(max(cmp.Or(budget, worker.DefaultMemoryBytes)/32, 1<<20), 32<<20))
 }
+
+// messageBytes is how much of a job's messages is kept. While they are written anew to the
+// job's record they take three times that.
+func messageBytes(budget int64) int {
+	return int(min(max(cmp.Or(budget, worker.DefaultMemoryBytes)/32, 1<<20), 8<<20))
+}

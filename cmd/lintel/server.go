@@ -121,7 +121,8 @@ func (s *server) assemble(c serverConfig) (err error) {
 		return err
 	}
 	config := jobservice.Config{
-		Logger: c.log, Endpoint: s.jobAddress, Options: options.Descriptors(), Records: s.records,
+		MaxMessageBytes: messageBytes(c.memoryBudget),
+		Logger:          c.log, Endpoint: s.jobAddress, Options: options.Descriptors(), Records: s.records,
 		Tracer:       s.tracer(),
 		JobRetention: c.jobRetention, PreparedRetention: c.preparedRetention,
 	}
