@@ -78,7 +78,9 @@ func (h *Harness) queueLog(entry *fnpb.LogEntry) {
 	h.logsMissed.Add(1)
 }
 
-func logBytes(entry *fnpb.LogEntry) int64 { return int64(len(entry.GetMessage()) + len(entry.GetTrace())) }
+func logBytes(entry *fnpb.LogEntry) int64 {
+	return int64(len(entry.GetMessage()) + len(entry.GetTrace()))
+}
 
 // deliverLogs calls Worker.Log until the harness is closed and the queue is empty.
 func (h *Harness) deliverLogs() {
