@@ -53,6 +53,7 @@ type model struct {
 	credited int // bytes of frames, by Ready
 	earned   int // bytes of frames, by what was committed
 	blocked  bool
+	input    int64
 	output   int64
 	done     bool
 	dead     bool // the attempts of a bundle are used up
@@ -65,6 +66,7 @@ func newModel(t *rapid.T) *model {
 		running:  map[BundleID]*Bundle{},
 		failed:   map[BundleID][]byte{},
 		attempts: map[BundleID]int{},
+		input:    frame.MinTimestamp,
 		output:   frame.MinTimestamp,
 	}
 	m.main = channels(rapid.IntRange(0, 3).Draw(t, "main"))
@@ -293,13 +295,18 @@ func (m *model) startable() bool {
 }
 
 func (m *model) checkWatermark(t *rapid.T, r Ready) {
-	want := min(minOf(m.main), minOf(m.side))
+	input := min(minOf(m.main), minOf(m.side))
+	for _, e := range m.open {
+		if !e.residual {
+			input = min(input, e.low)
+		}
+	}
+	m.input = max(m.input, input) // an element behind it is late, and holds nothing back
+	want := m.input
 	for _, e := range m.open {
 		want = min(want, frame.MaxTimestamp-1)
 		if e.residual {
 			want = min(want, e.hold)
-		} else {
-			want = min(want, e.low)
 		}
 	}
 	if r.Advanced != (want > m.output) {
