@@ -34,11 +34,16 @@ func limitMemory(budget int64, log *slog.Logger) {
 // queueBytes is how much output of a harness the Fn API holds: little of the budget, as
 // there may be many harnesses.
 func queueBytes(budget int64) int {
-	return int(min(max(cmp.Or(budget, worker.DefaultMemoryBytes)/32, 1<<20), 32<<20))
+	return smallPart(budget, 32<<20)
 }
 
 // messageBytes is how much of a job's messages is kept. While they are written anew to the
 // job's record they take three times that.
 func messageBytes(budget int64) int {
-	return int(min(max(cmp.Or(budget, worker.DefaultMemoryBytes)/32, 1<<20), 8<<20))
+	return smallPart(budget, 8<<20)
+}
+
+// smallPart is 1/32 of the budget, at least 1 MiB and at most so many bytes.
+func smallPart(budget int64, most int64) int {
+	return int(min(max(cmp.Or(budget, worker.DefaultMemoryBytes)/32, 1<<20), most))
 }

@@ -6,10 +6,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"sync"
 	"testing"
 
 	"github.com/lintelrun/lintel/fnapi/environment/docker/dockertest"
+	"github.com/lintelrun/lintel/internal/testkit"
 )
 
 // built holds what the tests run, compiled at first use into one folder that
@@ -41,14 +41,14 @@ func TestMain(m *testing.M) {
 }
 
 var (
-	lintelBinary = program("lintel", root, "./cmd/lintel")
-	wordcount    = program("wordcount", examples, "./wordcount")
-	windowedavg  = program("windowedavg", examples, "./windowedavg")
-	goBoot       = program("go-boot", examples, "github.com/apache/beam/sdks/v2/go/container")
-	pythonBoot   = program("python-boot", examples, "github.com/apache/beam/sdks/v2/python/container")
+	lintelBinary = testkit.Program(&built.dir, "lintel", root, "./cmd/lintel")
+	wordcount    = testkit.Program(&built.dir, "wordcount", examples, "./wordcount")
+	windowedavg  = testkit.Program(&built.dir, "windowedavg", examples, "./windowedavg")
+	goBoot       = testkit.Program(&built.dir, "go-boot", examples, "github.com/apache/beam/sdks/v2/go/container")
+	pythonBoot   = testkit.Program(&built.dir, "python-boot", examples, "github.com/apache/beam/sdks/v2/python/container")
 	// Linked statically, for images of nothing else.
-	staticWordcount = program("static-wordcount", examples, "./wordcount", "CGO_ENABLED=0")
-	staticGoBoot    = program("static-go-boot", examples, "github.com/apache/beam/sdks/v2/go/container", "CGO_ENABLED=0")
+	staticWordcount = testkit.Program(&built.dir, "static-wordcount", examples, "./wordcount", "CGO_ENABLED=0")
+	staticGoBoot    = testkit.Program(&built.dir, "static-go-boot", examples, "github.com/apache/beam/sdks/v2/go/container", "CGO_ENABLED=0")
 )
 
 // examples is the module of pipelines, which has what Beam's boot programs need too.
@@ -59,29 +59,6 @@ var root = func() string {
 	_, file, _, _ := runtime.Caller(0)
 	return filepath.Join(filepath.Dir(file), "..", "..")
 }()
-
-// program returns a function that builds a Go program once, with more entries in its
-// environment, and gives its path.
-func program(name, dir, pkg string, env ...string) func(t *testing.T) string {
-	build := sync.OnceValues(func() (string, error) {
-		path := filepath.Join(built.dir, name)
-		cmd := exec.Command("go", "build", "-o", path, pkg)
-		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), env...)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("building %s: %w\n%s", pkg, err, out)
-		}
-		return path, nil
-	})
-	return func(t *testing.T) string {
-		t.Helper()
-		path, err := build()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-}
 
 // python is an interpreter that has the Beam SDK: LINTEL_PYTHON, or that of the
 // virtual environment that `make test-setup` makes.

@@ -11,9 +11,10 @@ import (
 	"testing"
 
 	"github.com/lintelrun/lintel/fnapi/environment/docker/dockertest"
+	"github.com/lintelrun/lintel/internal/testkit"
 )
 
-var staticPythonBoot = program("static-python-boot", examples, "github.com/apache/beam/sdks/v2/python/container", "CGO_ENABLED=0")
+var staticPythonBoot = testkit.Program(&built.dir, "static-python-boot", examples, "github.com/apache/beam/sdks/v2/python/container", "CGO_ENABLED=0")
 
 // The image of this test has hundreds of megabytes: `make test-docker` runs it.
 func TestPythonDocker(t *testing.T) {

@@ -89,7 +89,7 @@ func TestDockerWithoutEngineIsRefused(t *testing.T) {
 }
 
 // neverConnects is a worker that does nothing.
-var neverConnects = program("never-connects", root, "./fnapi/environment/docker/testdata/worker", "CGO_ENABLED=0")
+var neverConnects = testkit.Program(&built.dir, "never-connects", root, "./fnapi/environment/docker/testdata/worker", "CGO_ENABLED=0")
 
 func TestKilledServerLeavesNoContainers(t *testing.T) {
 	e := dockerEngine(t)

@@ -17,7 +17,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -51,30 +50,9 @@ func TestMain(m *testing.M) {
 }
 
 var (
-	lintelBinary = program("lintel", root, "./cmd/lintel")
-	pipelines    = program("pipelines", filepath.Join(root, "integration", "faults", "pipelines"), ".")
+	lintelBinary = testkit.Program(&binaries, "lintel", root, "./cmd/lintel")
+	pipelines    = testkit.Program(&binaries, "pipelines", filepath.Join(root, "integration", "faults", "pipelines"), ".")
 )
-
-// program returns a function that builds a Go program once and gives its path.
-func program(name, dir, pkg string) func(t *testing.T) string {
-	build := sync.OnceValues(func() (string, error) {
-		path := filepath.Join(binaries, name)
-		cmd := exec.Command("go", "build", "-o", path, pkg)
-		cmd.Dir = dir
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("building %s: %w\n%s", pkg, err, out)
-		}
-		return path, nil
-	})
-	return func(t *testing.T) string {
-		t.Helper()
-		path, err := build()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-}
 
 // server is a `lintel dev` process of one test.
 type server struct {

@@ -10,8 +10,8 @@ import (
 // findFileWriters notes the parts of transforms that write files, of which the runner
 // determines how many there are (WriteFilesPayload): one for each bundle.
 func (g *Graph) findFileWriters() {
-	for _, id := range sortedKeys(g.Components.Transforms) {
-		if t := g.Components.Transforms[id]; t.GetSpec().GetUrn() == urns.TransformWriteFiles && runnerSharded(t) {
+	for _, t := range g.Components.Transforms {
+		if t.GetSpec().GetUrn() == urns.TransformWriteFiles && runnerSharded(t) {
 			g.noteParts(t)
 		}
 	}

@@ -37,13 +37,9 @@ func (p *Panes) eachWindow(e *coders.Element, visit func(window []byte) error) e
 
 // addIn adds an element to a window that never merges.
 func (p *Panes) addIn(e *coders.Element, encoded []byte) error {
-	s, err := p.span(encoded)
-	if err != nil {
+	s, err := p.open(encoded)
+	if s == nil || err != nil {
 		return err
-	}
-	if s.expiry < p.watermark {
-		p.stats.LateDropped++
-		return nil
 	}
 	u, err := p.find(e.Key, encoded)
 	if err != nil {

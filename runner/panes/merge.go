@@ -41,13 +41,9 @@ func (p *Panes) addMerging(e *coders.Element) error {
 
 // enterWindow makes a window of an element a target, as a new one if the key hasn't got it.
 func (p *Panes) enterWindow(u *unit, encoded []byte) error {
-	s, err := p.span(encoded)
-	if err != nil {
+	s, err := p.open(encoded)
+	if s == nil || err != nil {
 		return err
-	}
-	if s.expiry < p.watermark {
-		p.stats.LateDropped++
-		return nil
 	}
 	w := u.get(encoded)
 	if w == nil {

@@ -272,3 +272,14 @@ func (p *Panes) span(window []byte) (*span, error) {
 	}
 	return s, nil
 }
+
+// open returns the span of an element's window, or nil if the window has expired and the
+// element is late, which it counts.
+func (p *Panes) open(window []byte) (*span, error) {
+	s, err := p.span(window)
+	if err != nil || s.expiry >= p.watermark {
+		return s, err
+	}
+	p.stats.LateDropped++
+	return nil, nil
+}
