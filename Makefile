@@ -91,6 +91,11 @@ $(CACHE)/bin/golangci-lint-$(GOLANGCI_VERSION):
 	GOBIN=$(CACHE)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	mv $(CACHE)/bin/golangci-lint $@
 
+REPEAT ?= 1
+.PHONY: conformance
+conformance: build setup-java setup-node ## all the suites below in turn, each REPEAT times: an hour (ARGS="java-batch ts")
+	scripts/conformance.sh --repeat $(REPEAT) $(value ARGS)
+
 .PHONY: conformance-python
 conformance-python: build ## Beam's own Python tests (SUITES="portable process", ARGS=)
 	integration/python/run.sh --suites '$(SUITES)' $(value ARGS)
