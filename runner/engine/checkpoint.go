@@ -115,9 +115,9 @@ func (t *Task) sever(b *Bundle) {
 		return
 	}
 	s := t.newBundle()
-	s.Attempt, s.residual, s.truncated, s.minTime = b.Attempt, true, true, b.minTime
+	s.Attempt, s.residual, s.truncated, s.inputHold = b.Attempt, true, true, b.inputHold
 	for i, f := range b.Frames[n:] {
-		s.addResidual(piece{f, b.origins[n+i]}.residual(true))
+		s.addResidual(b.residualOf(piece{f, b.origins[n+i]}, true))
 		b.Elements -= f.Elements
 	}
 	b.Frames, b.origins = b.Frames[:n:n], b.origins[:n:n]

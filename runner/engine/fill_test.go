@@ -26,15 +26,15 @@ func TestBundlesWaitUntilFull(t *testing.T) {
 		}
 		return n
 	}
-	task.Frame(elements(2))
+	task.Frame(elements(2), task.ChannelWatermark())
 	if n := started(); n != 0 {
 		t.Errorf("%d elements went into a bundle that was not full", n)
 	}
-	task.Frame(elements(2))
+	task.Frame(elements(2), task.ChannelWatermark())
 	if n := started(); n != 4 {
 		t.Errorf("%d elements went into a full bundle, want 4", n)
 	}
-	task.Frame(elements(1))
+	task.Frame(elements(1), task.ChannelWatermark())
 	if n := started(); n != 0 {
 		t.Errorf("%d elements went into a bundle that was not full", n)
 	}

@@ -13,10 +13,10 @@ func TestBundlesAreLimitedByWhatTheyReferTo(t *testing.T) {
 		Cut: func(data []byte, n int) (int, error) { return n, nil },
 	})
 	for range 3 {
-		task.Frame(frame.Frame{Data: make([]byte, 4), Elements: 4, Remote: 40})
+		task.Frame(frame.Frame{Data: make([]byte, 4), Elements: 4, Remote: 40}, task.ChannelWatermark())
 	}
-	task.Frame(frame.Frame{Data: make([]byte, 4), Elements: 4, Remote: 400})
-	task.Frame(frame.Frame{Data: make([]byte, 4), Elements: 4, Remote: 400})
+	task.Frame(frame.Frame{Data: make([]byte, 4), Elements: 4, Remote: 400}, task.ChannelWatermark())
+	task.Frame(frame.Frame{Data: make([]byte, 4), Elements: 4, Remote: 400}, task.ChannelWatermark())
 	r, err := task.Ready(time.Time{})
 	if err != nil {
 		t.Fatal(err)

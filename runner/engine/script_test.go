@@ -146,7 +146,7 @@ func (s *script) frame(args []string) error {
 		return errors.New("want LETTERS at TIME")
 	}
 	ts, err := parseTime(args[2])
-	s.task.Frame(frame.Frame{Data: []byte(args[0]), Elements: len(args[0]), MinTimestamp: ts})
+	s.task.Frame(frame.Frame{Data: []byte(args[0]), Elements: len(args[0]), MinTimestamp: ts}, s.task.ChannelWatermark())
 	return errors.Join(err, s.ready())
 }
 

@@ -259,7 +259,7 @@ func TestSplittableElementsAreProcessedOnce(t *testing.T) {
 					f.Data, f.Elements = append(f.Data, more.Data...), f.Elements+1
 				}
 				received += f.Bytes()
-				s.task.Frame(f)
+				s.task.Frame(f, s.task.ChannelWatermark())
 			}
 			if sent == len(lengths) {
 				s.task.Watermark(0, frame.MaxTimestamp)
@@ -306,7 +306,7 @@ func TestSplittableElementsAreProcessedOnce(t *testing.T) {
 func TestUnboundedBundlesAreInterrupted(t *testing.T) {
 	task := NewTask(Config{Main: 1, Cut: cutSpans, Splittable: true, Checkpoints: Checkpoints{Unbounded: true}})
 	now := time.Unix(1e9, 0)
-	task.Frame(span{0, 0, 1000}.frame())
+	task.Frame(span{0, 0, 1000}.frame(), task.ChannelWatermark())
 	task.Watermark(0, frame.MaxTimestamp)
 	var intervals []string
 	for round, output := range []int{9, 9, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9} {
@@ -342,7 +342,7 @@ func TestUnboundedBundlesAreInterrupted(t *testing.T) {
 func TestInterruptedBundlesEndBeforeTheirRestStarts(t *testing.T) {
 	task := NewTask(Config{Main: 1, Cut: cutSpans, Splittable: true, InFlight: 4, Checkpoints: Checkpoints{Unbounded: true}})
 	now := time.Unix(1e9, 0)
-	task.Frame(span{0, 5, 9}.frame())
+	task.Frame(span{0, 5, 9}.frame(), task.ChannelWatermark())
 	task.Watermark(0, frame.MaxTimestamp)
 	r, _ := task.Ready(now)
 	now = r.Wake
@@ -423,7 +423,7 @@ func TestOneRoundOfBundlesIsOneLesson(t *testing.T) {
 func TestDrainWithoutTruncation(t *testing.T) {
 	task := NewTask(Config{Main: 1, Cut: cutSpans, Splittable: true, Checkpoints: Checkpoints{Unbounded: true}})
 	now := time.Unix(1e9, 0)
-	task.Frame(span{0, 0, 10}.frame())
+	task.Frame(span{0, 0, 10}.frame(), task.ChannelWatermark())
 	task.Watermark(0, frame.MaxTimestamp)
 	r, _ := task.Ready(now)
 	task.Drain(now)

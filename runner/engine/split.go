@@ -161,11 +161,11 @@ func (t *Task) Split(id BundleID, s Split, now time.Time) error {
 		if b.residual || p.origin.part {
 			// Residuals were consumed once: their credit is gone already. Of parts it goes
 			// with their bundle.
-			t.delay(p.residual(b.truncated), now)
+			t.delay(b.residualOf(p, b.truncated), now)
 			continue
 		}
 		b.Bytes -= p.frame.Bytes()
-		t.inbox.push(p.frame)
+		t.inbox.push(p.frame, b.holdOf(p.frame))
 	}
 	for _, r := range s.Residuals {
 		b.note(&r)
@@ -210,11 +210,15 @@ type piece struct {
 	origin origin
 }
 
-// residual of the piece, which holds the watermark as it did.
-func (p piece) residual(truncated bool) Residual {
+// holdOf is what a frame of b's input holds the watermark at, if not a residual: no later
+// than it did in the inbox.
+func (b *Bundle) holdOf(f frame.Frame) int64 { return max(f.MinTimestamp, b.inputHold) }
+
+// residualOf makes a residual of a piece of b, which holds the watermark as it did.
+func (b *Bundle) residualOf(p piece, truncated bool) Residual {
 	hold := p.origin.hold
 	if hold == unheld.hold {
-		hold = p.frame.MinTimestamp
+		hold = b.holdOf(p.frame)
 	}
 	return Residual{Frame: p.frame, OutputWatermark: hold, Bounded: p.origin.bounded, truncated: truncated || p.origin.part}
 }

@@ -124,7 +124,7 @@ func TestSplitsLoseAndDoubleNothing(t *testing.T) {
 					next++
 				}
 				received += 4 * len(ids)
-				s.task.Frame(block(ids...))
+				s.task.Frame(block(ids...), s.task.ChannelWatermark())
 			}
 			if int(next) == total {
 				s.task.Watermark(0, frame.MaxTimestamp)
@@ -156,7 +156,7 @@ func TestSplitsLoseAndDoubleNothing(t *testing.T) {
 
 func TestStatefulTasksAreNotSplit(t *testing.T) {
 	task := NewTask(Config{Main: 1, Cut: cutElements, Timers: &someTimers{}, Limits: Limits{First: 1}})
-	task.Frame(block(1, 2, 3))
+	task.Frame(block(1, 2, 3), task.ChannelWatermark())
 	task.Idle(5)
 	now := time.Unix(0, 0)
 	r, err := task.Ready(now)
@@ -170,7 +170,7 @@ func TestStatefulTasksAreNotSplit(t *testing.T) {
 
 func TestSplitAgainstTheProtocol(t *testing.T) {
 	task := NewTask(Config{Main: 1, Cut: cutElements})
-	task.Frame(block(1, 2, 3))
+	task.Frame(block(1, 2, 3), task.ChannelWatermark())
 	now := time.Unix(0, 0)
 	if _, err := task.Ready(now); err != nil {
 		t.Fatal(err)

@@ -72,7 +72,7 @@ type Bundle struct {
 	Truncate bool
 
 	hold      int64 // of the output watermark, by residuals in it
-	minTime   int64
+	inputHold int64 // of the input watermark, by input in it
 	residual  bool     // made of residuals
 	origins   []origin // of residuals, by frame
 	truncated bool     // they come of truncated elements
@@ -171,13 +171,18 @@ func NewTask(cfg Config) *Task {
 	}
 }
 
-// Frame puts input into the inbox. Empty frames are consumed at once.
-func (t *Task) Frame(f frame.Frame) {
+// Frame puts input into the inbox that came after its channels' watermark behind. Empty frames
+// are consumed at once.
+//
+// Until it is committed, input holds the input watermark: what is on time by its timestamps, and
+// what is late at behind. The watermark so passes the end of no window while elements wait that
+// came before that, and moves on however many late ones follow.
+func (t *Task) Frame(f frame.Frame, behind int64) {
 	if f.Elements == 0 {
 		t.consumed += f.Bytes()
 		return
 	}
-	t.inbox.push(f)
+	t.inbox.push(f, max(f.MinTimestamp, behind))
 }
 
 // Watermark notes the watermark of a main channel.
@@ -297,7 +302,8 @@ func (t *Task) next(now time.Time) (*Bundle, error) {
 		f := t.inbox.front()
 		room := most - b.Elements
 		if f.Elements <= room {
-			b.add(t.inbox.pop())
+			f := t.inbox.pop()
+			b.add(f.Frame, f.hold)
 			continue
 		}
 		n, err := t.cfg.Cut(f.Data, room)
@@ -305,7 +311,7 @@ func (t *Task) next(now time.Time) (*Bundle, error) {
 			return nil, fmt.Errorf("cut %d elements off a frame: %w", room, err)
 		}
 		remote := f.Remote / int64(f.Elements) * int64(room)
-		b.add(frame.Frame{Data: f.Data[:n:n], Elements: room, MinTimestamp: f.MinTimestamp, Remote: remote})
+		b.add(frame.Frame{Data: f.Data[:n:n], Elements: room, MinTimestamp: f.MinTimestamp, Remote: remote}, f.hold)
 		t.inbox.shrink(frame.Frame{Data: f.Data[n:], Elements: f.Elements - room, Remote: f.Remote - remote})
 	}
 	return b, nil
@@ -328,15 +334,15 @@ func (t *Task) timers(now time.Time) (*Bundle, error) {
 
 func (t *Task) newBundle() *Bundle {
 	t.nextID++
-	return &Bundle{ID: t.nextID, Attempt: 1, hold: frame.MaxTimestamp, minTime: frame.MaxTimestamp}
+	return &Bundle{ID: t.nextID, Attempt: 1, hold: frame.MaxTimestamp, inputHold: frame.MaxTimestamp}
 }
 
-func (b *Bundle) add(f frame.Frame) {
+func (b *Bundle) add(f frame.Frame, hold int64) {
 	b.Frames = append(b.Frames, f)
 	b.Elements += f.Elements
 	b.Bytes += f.Bytes()
 	b.Remote += f.Remote
-	b.minTime = min(b.minTime, f.MinTimestamp)
+	b.inputHold = min(b.inputHold, hold)
 }
 
 // busy reports whether any input is not yet committed.
@@ -348,24 +354,24 @@ func (t *Task) busy() bool {
 // ChannelWatermark is the minimum over all channels.
 func (t *Task) ChannelWatermark() int64 { return min(t.main.Min(), t.side.Min()) }
 
-// Buffered notes the earliest timestamp of input that the worker keeps for later frames,
+// Buffered notes what input that the worker keeps for later frames holds the input watermark at,
 // MaxInt64 if there is none. It counts as input that is not yet committed.
-func (t *Task) Buffered(ts int64) { t.buffered = ts }
+func (t *Task) Buffered(hold int64) { t.buffered = hold }
 
-// InputWatermark is the minimum over all channels and all input not yet committed, but it
-// does not go back for late elements.
+// InputWatermark is the minimum over all channels and what all input not yet committed holds.
+// It does not go back.
 func (t *Task) InputWatermark() int64 {
 	t.input = max(t.input, t.leastInput())
 	return t.input
 }
 
 func (t *Task) leastInput() int64 {
-	wm := min(t.ChannelWatermark(), t.inbox.minTimestamp(), t.buffered)
+	wm := min(t.ChannelWatermark(), t.inbox.hold(), t.buffered)
 	for _, b := range t.running {
-		wm = min(wm, b.minTime)
+		wm = min(wm, b.inputHold)
 	}
 	for _, b := range t.retries {
-		wm = min(wm, b.minTime)
+		wm = min(wm, b.inputHold)
 	}
 	return wm
 }

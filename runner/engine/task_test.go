@@ -28,7 +28,7 @@ func cutElements(data []byte, n int) (int, error) {
 
 // element is what the model knows of one that is not yet committed.
 type element struct {
-	low      int64 // the MinTimestamp of the frame it came in
+	low      int64 // what it holds the input watermark at
 	residual bool
 	hold     int64     // of a residual
 	due      time.Time // of a residual
@@ -115,10 +115,14 @@ func (m *model) frame(t *rapid.T) {
 		return // all input has come
 	}
 	n, ts := rapid.IntRange(0, 8).Draw(t, "elements"), timestamps().Draw(t, "ts")
-	data := m.newElements(n, element{low: ts})
+	behind := min(minOf(m.main), minOf(m.side))
+	if rapid.Bool().Draw(t, "kept by the worker until now") {
+		behind = frame.MinTimestamp
+	}
+	data := m.newElements(n, element{low: max(ts, behind)})
 	m.received += len(data)
 	m.inbox = append(m.inbox, numbers([]frame.Frame{{Data: data}})...)
-	m.task.Frame(frame.Frame{Data: data, Elements: n, MinTimestamp: ts})
+	m.task.Frame(frame.Frame{Data: data, Elements: n, MinTimestamp: ts}, behind)
 }
 
 func (m *model) watermark(t *rapid.T, channels []int64, advance func(int, int64)) {
@@ -301,7 +305,7 @@ func (m *model) checkWatermark(t *rapid.T, r Ready) {
 			input = min(input, e.low)
 		}
 	}
-	m.input = max(m.input, input) // an element behind it is late, and holds nothing back
+	m.input = max(m.input, input)
 	want := m.input
 	for _, e := range m.open {
 		want = min(want, frame.MaxTimestamp-1)

@@ -35,7 +35,7 @@ func (s *someTimers) Pending() bool                { return len(s.set) > 0 }
 func TestLoopingTimer(t *testing.T) {
 	timers := &someTimers{}
 	task := NewTask(Config{Main: 1, Cut: cutElements, Timers: timers})
-	task.Frame(block(1))
+	task.Frame(block(1), task.ChannelWatermark())
 	now := time.Unix(0, 0)
 	start := func() *Bundle {
 		r, err := task.Ready(now)
@@ -78,7 +78,7 @@ func TestTimersKeepTheirPlaceInTheInput(t *testing.T) {
 	now := time.Unix(0, 0)
 	timers.set = []Timer{{Key: "k", Fire: 20, Hold: 20}}
 	late := func(data string, ts int64) {
-		task.Frame(frame.Frame{Data: []byte(data), Elements: 1, MinTimestamp: ts})
+		task.Frame(frame.Frame{Data: []byte(data), Elements: 1, MinTimestamp: ts}, task.ChannelWatermark())
 	}
 	late("a", 50)
 	task.Watermark(0, 30)

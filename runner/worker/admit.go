@@ -6,18 +6,19 @@ import (
 	"github.com/lintelrun/lintel/runner/frame"
 )
 
-// admit gives a frame of input to the core, but for what waits for side inputs.
-func (x *execTask) admit(f frame.Frame) error {
+// admit gives a frame of input, that came after the watermark behind, to the core, but for what
+// waits for side inputs.
+func (x *execTask) admit(f frame.Frame, behind int64) error {
 	if x.waiting == nil {
-		x.core.Frame(f)
+		x.core.Frame(f, behind)
 		return nil
 	}
-	ready, err := x.waiting.admit(f)
+	ready, err := x.waiting.admit(f, behind)
 	if err != nil {
 		return err
 	}
 	x.repay(f.Bytes() - ready.Bytes()) // what waits holds up nobody: its sender may be needed for the side input
-	x.core.Frame(ready)
+	x.core.Frame(ready, behind)
 	x.e.stats.lateDropped(x.stage, x.waiting.late)
 	x.waiting.late = 0
 	x.noteBuffered()
@@ -34,7 +35,7 @@ func (x *execTask) unwait() error {
 		return err
 	}
 	for x.core.Pending() < 2*x.e.outboxBytes() {
-		f, ok, err := x.waiting.take()
+		f, hold, ok, err := x.waiting.take()
 		if err != nil {
 			return err
 		}
@@ -42,7 +43,7 @@ func (x *execTask) unwait() error {
 			break
 		}
 		x.prepaid += f.Bytes()
-		x.core.Frame(f)
+		x.core.Frame(f, hold)
 	}
 	x.noteBuffered()
 	return nil
@@ -50,12 +51,12 @@ func (x *execTask) unwait() error {
 
 // noteBuffered tells the core of input that is kept outside of it.
 func (x *execTask) noteBuffered() {
-	earliest := int64(math.MaxInt64)
+	hold := int64(math.MaxInt64)
 	if x.sorter != nil {
-		earliest = x.sorter.earliest()
+		hold = x.sorter.earliest()
 	}
 	if x.waiting != nil {
-		earliest = min(earliest, x.waiting.earliest())
+		hold = min(hold, x.waiting.hold())
 	}
-	x.core.Buffered(earliest)
+	x.core.Buffered(hold)
 }

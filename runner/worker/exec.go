@@ -305,7 +305,7 @@ func (x *execTask) deliver(m exchange.Message) error {
 	case m.Data && x.sorter != nil:
 		return x.sort(m.Frame)
 	case m.Data:
-		return x.admit(m.Frame)
+		return x.admit(m.Frame, x.core.ChannelWatermark())
 	default:
 		x.core.Watermark(m.Channel, m.Watermark)
 	}

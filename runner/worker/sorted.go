@@ -154,7 +154,7 @@ func (x *execTask) unsort() error {
 			break
 		}
 		x.prepaid += f.Bytes()
-		if err := x.admit(f); err != nil {
+		if err := x.admit(f, frame.MinTimestamp); err != nil { // it holds as it did here
 			return err
 		}
 		x.noteBuffered()

@@ -54,9 +54,15 @@ type mainWindow struct {
 	gone   bool   // it needs one that has expired
 
 	// What waits: whole frames, and one in the making.
-	frames   []exchange.Stored
-	block    frame.Frame
-	earliest int64
+	frames []waitingFrame
+	block  frame.Frame
+	hold   int64 // of block
+}
+
+// waitingFrame is a frame that holds the input watermark.
+type waitingFrame struct {
+	exchange.Stored
+	hold int64
 }
 
 type need struct {
@@ -99,8 +105,9 @@ func sameMapping(a, b plan.WindowMapping) bool {
 	return a.Call == b.Call && a.Identity == b.Identity // and the side inputs are the same
 }
 
-// admit returns what of a frame may be processed, and keeps the rest.
-func (w *waiting) admit(f frame.Frame) (frame.Frame, error) {
+// admit returns what may be processed of a frame that came after the watermark behind, and
+// keeps the rest, which holds the watermark as in the task's inbox (engine.Task.Frame).
+func (w *waiting) admit(f frame.Frame, behind int64) (frame.Frame, error) {
 	ready := frame.Frame{MinTimestamp: f.MinTimestamp}
 	remote := f.Remote / int64(max(f.Elements, 1))
 	kept := 0 // where what was not looked at twice begins
@@ -119,7 +126,7 @@ func (w *waiting) admit(f frame.Frame) (frame.Frame, error) {
 		}
 		ready.Data = append(ready.Data, f.Data[kept:at]...)
 		kept = at + el.Size
-		if err := w.explode(&el, f.Data[kept-len(el.Key)-len(el.Value):kept], open, remote, &ready); err != nil {
+		if err := w.explode(&el, f.Data[kept-len(el.Key)-len(el.Value):kept], open, remote, behind, &ready); err != nil {
 			return ready, err
 		}
 	}
@@ -171,7 +178,7 @@ func (w *waiting) eachWindow(el *coders.Element, do func(*mainWindow) error) err
 
 // explode passes on an element in those of its windows that are open, if any are, and
 // keeps it for each of the others.
-func (w *waiting) explode(el *coders.Element, body []byte, open int, remote int64, ready *frame.Frame) error {
+func (w *waiting) explode(el *coders.Element, body []byte, open int, remote, behind int64, ready *frame.Frame) error {
 	var windows []byte
 	err := w.eachWindow(el, func(m *mainWindow) error {
 		switch {
@@ -184,9 +191,12 @@ func (w *waiting) explode(el *coders.Element, body []byte, open int, remote int6
 		}
 		if m.empty() {
 			w.parked = append(w.parked, m)
-			m.earliest = math.MaxInt64
 		}
-		m.earliest = min(m.earliest, el.Timestamp)
+		if m.block.Elements == 0 {
+			m.block.MinTimestamp, m.hold = math.MaxInt64, math.MaxInt64
+		}
+		m.block.MinTimestamp = min(m.block.MinTimestamp, el.Timestamp)
+		m.hold = min(m.hold, max(el.Timestamp, behind))
 		m.block.Data = append(coders.AppendHeader(m.block.Data, el.Timestamp, 1, m.window, el.Pane), body...)
 		m.block.Elements++
 		m.block.Remote += remote
@@ -214,12 +224,11 @@ func (w *waiting) checkLate(m *mainWindow) error {
 
 // store puts away what of a window's elements lies open.
 func (w *waiting) store(m *mainWindow) error {
-	m.block.MinTimestamp = m.earliest
 	s, err := w.spill.store(m.block)
 	if err != nil {
 		return err
 	}
-	m.frames = append(m.frames, s)
+	m.frames = append(m.frames, waitingFrame{s, m.hold})
 	m.block = frame.Frame{}
 	return nil
 }
@@ -289,31 +298,35 @@ func (w *waiting) look() error {
 	return nil
 }
 
-// take returns a frame whose waiting is over; ok is false if there is none.
-func (w *waiting) take() (f frame.Frame, ok bool, err error) {
+// take returns a frame whose waiting is over, and what it holds; ok is false if there is none.
+func (w *waiting) take() (f frame.Frame, hold int64, ok bool, err error) {
 	at := slices.IndexFunc(w.parked, func(m *mainWindow) bool { return len(m.needs) == 0 })
 	if at < 0 {
-		return frame.Frame{}, false, nil
+		return frame.Frame{}, 0, false, nil
 	}
 	m := w.parked[at]
 	if len(m.frames) > 0 {
 		f, err = m.frames[0].Load()
-		m.frames = m.frames[1:]
+		hold, m.frames = m.frames[0].hold, m.frames[1:]
 	} else {
-		f, m.block = m.block, frame.Frame{}
+		f, hold, m.block = m.block, m.hold, frame.Frame{}
 	}
-	f.MinTimestamp = m.earliest
 	if m.empty() {
 		w.parked = slices.Delete(w.parked, at, at+1)
 	}
-	return f, err == nil, err
+	return f, hold, err == nil, err
 }
 
-// earliest is the least timestamp of all that waits, MaxInt64 if nothing does.
-func (w *waiting) earliest() int64 {
+// hold is what all that waits holds the input watermark at, MaxInt64 if nothing does.
+func (w *waiting) hold() int64 {
 	least := int64(math.MaxInt64)
 	for _, m := range w.parked {
-		least = min(least, m.earliest)
+		if m.block.Elements > 0 {
+			least = min(least, m.hold)
+		}
+		for i := range m.frames {
+			least = min(least, m.frames[i].hold)
+		}
 	}
 	return least
 }

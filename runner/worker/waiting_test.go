@@ -81,8 +81,9 @@ func TestWaitingAgainstModel(t *testing.T) {
 		defer w.close()
 		open := map[int64]bool{}
 		waits, passed := map[int64][]string{}, map[int64][]string{}
-		times := map[string]int64{}
-		out := func(f frame.Frame) {
+		holds := map[string]int64{}
+		watermark := int64(0)
+		out := func(f frame.Frame, hold int64) {
 			var el coders.Element
 			n := 0
 			for at := 0; at < len(f.Data); at += el.Size {
@@ -92,6 +93,9 @@ func TestWaitingAgainstModel(t *testing.T) {
 				n++
 				if f.MinTimestamp > el.Timestamp {
 					rt.Fatalf("an element at %d in a frame that begins at %d", el.Timestamp, f.MinTimestamp)
+				}
+				if held := holds[text(el.Value)[:8]]; hold > held {
+					rt.Fatalf("a frame holds %d, with an element that holds %d", hold, held)
 				}
 				for rest := el.Windows; len(rest) > 0; {
 					in, size, err := windowing.DecodeInterval(rest)
@@ -110,6 +114,7 @@ func TestWaitingAgainstModel(t *testing.T) {
 		rt.Repeat(map[string]func(*rapid.T){
 			"frame": func(rt *rapid.T) {
 				f := frame.Frame{MinTimestamp: math.MaxInt64}
+				watermark += rapid.Int64Range(0, 20).Draw(rt, "watermark")
 				for range rapid.IntRange(0, 5).Draw(rt, "elements") {
 					windows := rapid.SliceOfNDistinct(rapid.Int64Range(0, 4), 0, 3, rapid.ID).Draw(rt, "windows")
 					ts := rapid.Int64Range(0, 100).Draw(rt, "time")
@@ -119,17 +124,17 @@ func TestWaitingAgainstModel(t *testing.T) {
 						encoded = append(encoded, tens(n)...)
 						waits[n] = append(waits[n], value[:8])
 					}
-					times[value[:8]] = ts
+					holds[value[:8]] = max(ts, watermark) // if it is late it holds no earlier
 					f.Data = append(coders.AppendHeader(f.Data, ts, len(windows), encoded, []byte{coders.PaneNoFiring}), bytesOf(value)...)
 					f.Elements++
 					f.MinTimestamp = min(f.MinTimestamp, ts)
 					next++
 				}
-				got, err := w.admit(f)
+				got, err := w.admit(f, watermark)
 				if err != nil {
 					rt.Fatal(err)
 				}
-				out(got)
+				out(got, watermark)
 			},
 			"pane": func(rt *rapid.T) {
 				n := rapid.Int64Range(0, 4).Draw(rt, "window")
@@ -140,16 +145,16 @@ func TestWaitingAgainstModel(t *testing.T) {
 				if err := w.look(); err != nil {
 					rt.Fatal(err)
 				}
-				f, ok, err := w.take()
+				f, hold, ok, err := w.take()
 				if err != nil {
 					rt.Fatal(err)
 				}
 				if ok {
-					out(f)
+					out(f, hold)
 				}
 			},
 			"": func(rt *rapid.T) {
-				earliest := int64(math.MaxInt64)
+				least := int64(math.MaxInt64)
 				for n, all := range waits {
 					if !open[n] && len(passed[n]) > 0 {
 						rt.Fatalf("elements of window %d have not waited: %q", n, passed[n])
@@ -158,11 +163,11 @@ func TestWaitingAgainstModel(t *testing.T) {
 						rt.Fatalf("window %d: %q, want %q first", n, passed[n], all)
 					}
 					for _, value := range all[len(passed[n]):] {
-						earliest = min(earliest, times[value])
+						least = min(least, holds[value])
 					}
 				}
-				if got := w.earliest(); got > earliest || (got == math.MaxInt64) != (earliest == math.MaxInt64) {
-					rt.Fatalf("the earliest that waits is of %d, want %d", got, earliest)
+				if got := w.hold(); got != least {
+					rt.Fatalf("what waits holds %d, want %d", got, least)
 				}
 			},
 		})
@@ -172,11 +177,11 @@ func TestWaitingAgainstModel(t *testing.T) {
 		if err := w.look(); err != nil {
 			rt.Fatal(err)
 		}
-		for f, ok, err := w.take(); ok || err != nil; f, ok, err = w.take() {
+		for f, hold, ok, err := w.take(); ok || err != nil; f, hold, ok, err = w.take() {
 			if err != nil {
 				rt.Fatal(err)
 			}
-			out(f)
+			out(f, hold)
 		}
 		if !maps.EqualFunc(waits, passed, slices.Equal[[]string]) {
 			rt.Fatalf("got %v, want %v", passed, waits)
@@ -205,12 +210,12 @@ func TestWaitingForWhatIsGone(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.late = 0
-		if f, err := w.admit(element(0)); int64(f.Elements) != test.elements || w.late != test.late || err != nil {
+		if f, err := w.admit(element(0), 0); int64(f.Elements) != test.elements || w.late != test.late || err != nil {
 			t.Errorf("step %d: %d elements, %d late, %v; want %+v", step, f.Elements, w.late, err, test)
 		}
 	}
 	back = true
-	if _, err := w.admit(element(7)); fault.ClassOf(err) != fault.Unsupported {
+	if _, err := w.admit(element(7), 0); fault.ClassOf(err) != fault.Unsupported {
 		t.Errorf("a mapping that looks back to what is gone: %v", err)
 	}
 }
@@ -222,7 +227,7 @@ func TestMappingsThatLookBackKeepWindows(t *testing.T) {
 	ready(0)
 	for n := range int64(50) {
 		data := append(coders.AppendHeader(nil, 10*n+1, 1, tens(n+1), []byte{coders.PaneNoFiring}), bytesOf("x")...)
-		if f, err := w.admit(frame.Frame{Data: data, Elements: 1}); f.Elements != 1 || err != nil {
+		if f, err := w.admit(frame.Frame{Data: data, Elements: 1}, 0); f.Elements != 1 || err != nil {
 			t.Fatalf("window %d: %d elements, %v", n, f.Elements, err)
 		}
 		if err := w.release(10 * n); err != nil {
