@@ -37,6 +37,11 @@ const (
 	idleBytes = 64 << 10
 	// startShare bounds the time that a bundle gets in which nothing happens, in Most.
 	startShare = 30
+	// While selfEnded bundles in a row, and more, have ended by themselves, they get Most/patience
+	// at the least: what comes back by itself need not be interrupted, least of all when
+	// it is about to. The Go SDK then waits for half a second, and the bundle with it.
+	selfEnded = 8
+	patience  = 10
 )
 
 // pace is how often the bundles of a task are interrupted.
@@ -44,6 +49,7 @@ type pace struct {
 	Checkpoints
 	interval time.Duration
 	cost     time.Duration // of an interruption, smoothed
+	byItself int           // bundles in a row that were not interrupted
 }
 
 func newPace(c Checkpoints) pace {
@@ -56,11 +62,21 @@ func newPace(c Checkpoints) pace {
 	return pace{Checkpoints: c, interval: c.Least}
 }
 
-// observe learns from a bundle that was interrupted and has ended.
+// first is how long a bundle that begins now runs before it is interrupted.
+func (p *pace) first() time.Duration {
+	if p.byItself >= selfEnded {
+		return max(p.interval, p.Most/patience)
+	}
+	return p.interval
+}
+
+// observe learns from a bundle that has ended: of interruptions, if it was interrupted.
 func (p *pace) observe(b *Bundle, outputBytes int, now time.Time) {
 	if b.interrupted.IsZero() {
+		p.byItself++
 		return
 	}
+	p.byItself = 0
 	took := now.Sub(b.interrupted)
 	p.cost += (took - p.cost) / 4
 	// By the interval that it had: bundles that ran side by side have learnt the same.

@@ -398,6 +398,22 @@ func TestCostlyInterruptionsAreRare(t *testing.T) {
 	}
 }
 
+// What comes back by itself is given time to, until it does not.
+func TestBundlesThatEndByThemselvesAreLeftAlone(t *testing.T) {
+	p := newPace(Checkpoints{Unbounded: true})
+	now := time.Unix(1e9, 0)
+	for range 20 {
+		p.observe(&Bundle{}, 1, now)
+	}
+	if got := p.first(); got != 100*time.Millisecond {
+		t.Errorf("bundles like those that ended by themselves run for %v before they are interrupted", got)
+	}
+	p.observe(&Bundle{interrupted: now, paced: p.interval}, 1, now)
+	if got := p.first(); got != p.Least {
+		t.Errorf("after an interruption that yielded output bundles run for %v", got)
+	}
+}
+
 // Bundles that ran side by side and had nothing to show double the pace once, not once each.
 func TestOneRoundOfBundlesIsOneLesson(t *testing.T) {
 	p := newPace(Checkpoints{Unbounded: true})

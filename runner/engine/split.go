@@ -105,7 +105,7 @@ func (t *Task) begin(b *Bundle, now time.Time) {
 	b.splitPause = t.cfg.SplitAfter
 	b.nextSplit = now.Add(b.splitPause)
 	b.interrupted, b.moved = time.Time{}, false
-	b.paced, b.checkpointPause = t.pace.interval, t.pace.interval
+	b.paced, b.checkpointPause = t.pace.interval, t.pace.first()
 	b.nextCheckpoint = now.Add(b.checkpointPause)
 	t.running[b.ID] = b
 }
