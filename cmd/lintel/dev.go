@@ -39,6 +39,7 @@ type devFlags struct {
 	stateBackend       *choice
 	logLevel, logStyle *choice
 	readyFile          string
+	cpuProfile         string
 }
 
 func newDev() *cobra.Command {
@@ -63,6 +64,7 @@ cancels all jobs and stops within 10 s, the second stops at once.`,
 	fs.DurationVar(&f.jobRetention, "job-retention", 168*time.Hour, "how long a job is remembered after its end")
 	fs.DurationVar(&f.preparedRetention, "prepared-retention", time.Hour, "how long a submitted job may wait to be run before it is forgotten")
 	fs.StringVar(&f.readyFile, "ready-file", "", "file to write the addresses to, as JSON, once the server takes jobs")
+	fs.StringVar(&f.cpuProfile, "cpu-profile", "", "file to write a CPU profile of the server to, for go tool pprof, until it stops")
 	fs.IntVar(&f.userSeries, "metrics-user-series", 1000, "how many series of running jobs' own metrics /metrics shows at most")
 	f.environments = addEnvironmentFlags(cmd)
 	f.tracing = addTraceFlags(cmd)
@@ -111,6 +113,16 @@ func (f *devFlags) run(ctx context.Context, out, logs io.Writer) error {
 	if err != nil {
 		return usageError(err)
 	}
+	stopProfile, err := startProfile(f.cpuProfile)
+	if err != nil {
+		return err
+	}
+	err = f.serve(ctx, environments, out, logs)
+	return errors.Join(err, stopProfile())
+}
+
+// serve runs the server until ctx ends or a part of it fails.
+func (f *devFlags) serve(ctx context.Context, environments environmentConfig, out, logs io.Writer) error {
 	log := newLog(logs, f.logLevel.value, f.logStyle.value)
 	limitMemory(int64(f.memory), log)
 	s, err := startServer(serverConfig{

@@ -40,10 +40,11 @@ func devCommand(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer) {
 	return cmd, stderr
 }
 
-func startDev(t *testing.T, dir string) *dev {
+func startDev(t *testing.T, dir string, more ...string) *dev {
 	t.Helper()
 	ready := filepath.Join(dir, "ready.json")
-	cmd, stderr := devCommand(t, "--job-port=0", "--http-port=0", "--data-dir="+filepath.Join(dir, "data"), "--ready-file="+ready)
+	args := []string{"--job-port=0", "--http-port=0", "--data-dir=" + filepath.Join(dir, "data"), "--ready-file=" + ready}
+	cmd, stderr := devCommand(t, append(args, more...)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -129,6 +130,17 @@ func TestDevServesUntilItIsInterrupted(t *testing.T) {
 	}
 }
 
+func TestDevProfilesItself(t *testing.T) {
+	testkit.Leaks(t)
+	dir := t.TempDir()
+	profile := filepath.Join(dir, "cpu.pprof")
+	startDev(t, dir, "--cpu-profile="+profile).end(t, os.Interrupt)
+	// Profiles are compressed; an unfinished one is empty.
+	if b, err := os.ReadFile(profile); err != nil || !bytes.HasPrefix(b, []byte{0x1f, 0x8b}) {
+		t.Errorf("the profile is %d bytes, %v", len(b), err)
+	}
+}
+
 func TestDevIsReadyFast(t *testing.T) {
 	testkit.Leaks(t)
 	best := time.Hour
@@ -178,6 +190,7 @@ func TestDevRefuses(t *testing.T) {
 		{2, []string{"--prepared-retention -1h"}, []string{"--prepared-retention=-1h", other}},
 		{2, []string{"memory-budget", "512M"}, []string{"--memory-budget=lots", other}},
 		{2, []string{"--memory-budget 15M", "16M or more"}, []string{"--memory-budget=15M", other}},
+		{1, []string{"--cpu-profile", "no such file"}, []string{"--cpu-profile=" + filepath.Join(dir, "no", "profile"), other}},
 		{1, []string{"not a directory"}, []string{"--job-port=0", "--http-port=0", "--data-dir=" + filepath.Join(dir, "ready.json")}},
 	} {
 		cmd, stderr := devCommand(t, c.args...)
