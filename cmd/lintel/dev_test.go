@@ -166,6 +166,18 @@ func TestSmallBudgetsAreToldOf(t *testing.T) {
 	}
 }
 
+func TestAllOfTheServerKeepsToTheBudget(t *testing.T) {
+	last := int64(0)
+	for budget := int64(16 << 20); budget <= 4<<30; budget += 1 << 20 {
+		heap := heapLimit(budget)
+		server := heap + programBytes
+		if heap < last || budget >= usefulMemory && 10*server > 13*budget || budget >= 144<<20 && server > budget {
+			t.Fatalf("a budget of %d allows %d of heap, %d in all, after %d of a smaller one", budget, heap, server, last)
+		}
+		last = heap
+	}
+}
+
 func TestDevRefuses(t *testing.T) {
 	testkit.Leaks(t)
 	dir := t.TempDir()

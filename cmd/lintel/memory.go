@@ -17,18 +17,24 @@ const programBytes = 36 << 20
 // program itself takes more than what may come on top, 30 %.
 const usefulMemory = 64 << 20
 
-// limitMemory has the garbage collector keep to the budget of jobs, of which most of a
-// server's memory is, and below it where the program itself would take too much of
-// what may come on top. GOMEMLIMIT overrides it.
+// limitMemory has the garbage collector keep all of the server to the budget of jobs, of
+// which most of a server's memory is. GOMEMLIMIT overrides it.
 func limitMemory(budget int64, log *slog.Logger) {
 	if budget > 0 && budget < usefulMemory {
 		log.Warn("the memory budget can't be kept to: the server itself takes more beside it than the 30 % allowed",
 			"budget", asSize(budget), "least", asSize(usefulMemory))
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		budget = cmp.Or(budget, worker.DefaultMemoryBytes)
-		debug.SetMemoryLimit(max(min(budget, budget/10*13-programBytes), programBytes))
+		debug.SetMemoryLimit(heapLimit(cmp.Or(budget, worker.DefaultMemoryBytes)))
 	}
+}
+
+// heapLimit is what Go may allocate, in bytes, for the whole server to keep to a budget. Of a
+// small budget the program's own part would leave too little; there it comes on top,
+// with 30 % of the budget at most.
+func heapLimit(budget int64) int64 {
+	const small = 3 * programBytes
+	return max(budget-programBytes, min(budget/10*13-programBytes, small), programBytes)
 }
 
 // queueBytes is how much output of a harness the Fn API holds: little of the budget, as
