@@ -49,7 +49,8 @@ type assembler struct {
 	producer map[string]*node
 	sides    map[side]*node
 	joined   int // edges beyond the first of a stage
-	calls    map[callKey]*plan.WindowCall
+	calls    map[callKey]*plan.Call
+	mergers  map[string]*graph.Transform // that merge accumulators, by the groups of them
 	ids      endpointIDs
 }
 
@@ -67,11 +68,13 @@ func assemble(ctx context.Context, g *graph.Graph, wire *wireCoders, fused []*fu
 		},
 		producer: map[string]*node{},
 		sides:    map[side]*node{},
-		calls:    map[callKey]*plan.WindowCall{},
+		calls:    map[callKey]*plan.Call{},
+		mergers:  map[string]*graph.Transform{},
 		ids:      newEndpointIDs(g),
 	}
 	a.addNodes(fused)
 	a.addWired()
+	a.findMergers()
 	if err := a.order(); err != nil {
 		return nil, err
 	}
@@ -334,9 +337,13 @@ func (a *assembler) specify(n *node) error {
 			batched(n.stage.Group, size)
 			return nil
 		}
-		n.stage.Group.StateBacked = len(n.stage.Out) > 0 && !n.stage.Group.Panes
+		n.stage.Group.StateBacked = len(n.stage.Out) > 0
 		for _, e := range n.stage.Out {
 			n.stage.Group.StateBacked = n.stage.Group.StateBacked && a.nodes[e.To.Index].backed
+		}
+		if n.stage.Group.Panes {
+			n.stage.Group.Combine, err = a.combining(n)
+			return err
 		}
 	case plan.SideInput:
 		return a.specifySide(n)

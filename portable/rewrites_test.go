@@ -2,10 +2,12 @@ package portable_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
@@ -302,7 +304,7 @@ s3 executable combine/Merge,combine/ExtractOutputs <forward s2
 
 // TestTriggeredCombineIsLifted pins that accumulators, not elements, are kept for triggers which
 // don't look at single elements. Each element is in one accumulator, so that panes which
-// accumulate, and merge all of them again, are as right as those that discard.
+// accumulate, and merge all of them again, are as right as those that discard and are never empty.
 func TestTriggeredCombineIsLifted(t *testing.T) {
 	one := &pipepb.Trigger{Trigger: &pipepb.Trigger_ElementCount_{ElementCount: &pipepb.Trigger_ElementCount{ElementCount: 1}}}
 	later := &pipepb.Trigger{Trigger: &pipepb.Trigger_AfterProcessingTime_{AfterProcessingTime: &pipepb.Trigger_AfterProcessingTime{}}}
@@ -319,13 +321,83 @@ func TestTriggeredCombineIsLifted(t *testing.T) {
 			}
 			ws := p.Proto.Components.WindowingStrategies[Global]
 			ws.Trigger, ws.AccumulationMode = trigger, mode
-			pl := compile(t, p)
-			if s := stageOf(t, pl, "combine/Precombine"); !slices.Contains(s.Exec.Transforms, "a") {
-				t.Errorf("%s, %v: combined in another stage than what makes the elements", name, mode)
+			if mode == pipepb.AccumulationMode_DISCARDING {
+				ws.OnTimeBehavior = pipepb.OnTimeBehavior_FIRE_IF_NONEMPTY
 			}
-			if s := stageOf(t, pl, "combine/Merge"); !s.In[0].From.Group.Panes {
-				t.Errorf("%s, %v: accumulators leave at the end only", name, mode)
-			}
+			wantAccumulatorsInPanes(t, name, compile(t, p), "combine/Precombine")
+		}
+	}
+}
+
+// TestCountingTriggerConvertsElements pins that where combining before grouping would hide
+// elements from the trigger, each becomes an accumulator of its own.
+func TestCountingTriggerConvertsElements(t *testing.T) {
+	two := &pipepb.Trigger{Trigger: &pipepb.Trigger_ElementCount_{ElementCount: &pipepb.Trigger_ElementCount{ElementCount: 2}}}
+	p := New()
+	p.Combine("combine", Env, p.ParDo("a", Env, KV, p.Impulse("i1")))
+	ws := p.Proto.Components.WindowingStrategies[Global]
+	ws.Trigger, ws.AccumulationMode = two, pipepb.AccumulationMode_ACCUMULATING
+	pl := wantShape(t, p, `
+s0 impulse
+s1 executable a,combine/Convert <forward s0
+s2 group-by-key <keyed s1
+s3 executable combine/Merge,combine/ExtractOutputs <forward s2
+`)
+	wantAccumulatorsInPanes(t, "count", pl, "combine/Convert")
+
+	// As unbounded input whose panes have the times of elements.
+	ws.Trigger = &pipepb.Trigger{Trigger: &pipepb.Trigger_Default_{Default: &pipepb.Trigger_Default{}}}
+	ws.OutputTime = pipepb.OutputTime_LATEST_IN_PANE
+	for _, pc := range p.Proto.Components.Pcollections {
+		pc.IsBounded = pipepb.IsBounded_UNBOUNDED
+	}
+	wantAccumulatorsInPanes(t, "latest", compile(t, p), "combine/Convert")
+}
+
+// wantAccumulatorsInPanes checks that accumulators are made where their elements are, leave
+// in panes, and can be merged before that.
+func wantAccumulatorsInPanes(t *testing.T, what string, pl *plan.Plan, maker string) {
+	t.Helper()
+	if s := stageOf(t, pl, maker); !slices.Contains(s.Exec.Transforms, "a") {
+		t.Errorf("%s: accumulators are made in another stage than their elements", what)
+	}
+	g := stageOf(t, pl, "combine/Merge").In[0].From.Group
+	if !g.Panes || g.Combine == nil {
+		t.Fatalf("%s: accumulators leave at the end only, or are not merged before", what)
+	}
+	c := g.Combine
+	if c.Environment != Env || !slices.Contains(pl.Calls, c) || c.Descriptor.Transforms["combine/Merge"].GetSpec().GetUrn() != urns.TransformCombineMergeAccumulators {
+		t.Errorf("%s: merged by %v", what, c)
+	}
+	const kv = "kv(bytes,%s)"
+	for id, want := range map[string]string{c.Source: "iterable(length_prefix(opaque))", c.Sink: "length_prefix(opaque)"} {
+		var port fnpb.RemoteGrpcPort
+		if err := proto.Unmarshal(c.Descriptor.Transforms[id].GetSpec().GetPayload(), &port); err != nil {
+			t.Fatal(err)
+		}
+		want = "windowed_value(" + fmt.Sprintf(kv, want) + ",global_window)"
+		if got := coderText(c.Descriptor.Coders, port.GetCoderId()); got != want {
+			t.Errorf("%s: port %s is encoded as %s, want %s", what, id, got, want)
+		}
+	}
+}
+
+// TestEmptyPanesAreOfElements pins that no SDK is asked to merge no accumulators at all.
+func TestEmptyPanesAreOfElements(t *testing.T) {
+	one := &pipepb.Trigger{Trigger: &pipepb.Trigger_ElementCount_{ElementCount: &pipepb.Trigger_ElementCount{ElementCount: 1}}}
+	early := &pipepb.Trigger{Trigger: &pipepb.Trigger_AfterEndOfWindow_{AfterEndOfWindow: &pipepb.Trigger_AfterEndOfWindow{EarlyFirings: one}}}
+	for name, change := range map[string]func(ws *pipepb.WindowingStrategy){
+		"on time": func(ws *pipepb.WindowingStrategy) { ws.Trigger = early },
+		"closing": func(ws *pipepb.WindowingStrategy) { ws.ClosingBehavior = pipepb.ClosingBehavior_EMIT_ALWAYS },
+	} {
+		p := New()
+		p.Combine("combine", Env, p.ParDo("a", Env, KV, p.Impulse("i1")))
+		for _, pc := range p.Proto.Components.Pcollections {
+			pc.IsBounded = pipepb.IsBounded_UNBOUNDED
+		}
+		change(p.Proto.Components.WindowingStrategies[Global])
+		if s := stageOf(t, compile(t, p), "combine/Combine"); s.In[0].From.Group.Combine != nil {
+			t.Errorf("%s: elements are merged as if they were accumulators", name)
 		}
 	}
 }

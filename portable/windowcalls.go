@@ -18,7 +18,7 @@ import (
 
 // merging returns the call that merges windows of a PCollection, or nil where the runner
 // does or none merge.
-func (a *assembler) merging(pcollection string, s *windowing.Strategy) (*plan.WindowCall, error) {
+func (a *assembler) merging(pcollection string, s *windowing.Strategy) (*plan.Call, error) {
 	if !s.Merging || s.Kind != windowing.Custom {
 		return nil, nil
 	}
@@ -77,7 +77,7 @@ type callKey struct{ urn, environment, fn, fnPayload, in, out string }
 
 // windowCall returns a call of a function in an environment, which takes KV<nonce, in> to
 // KV<nonce, out>, given by their coders' ids.
-func (a *assembler) windowCall(urn, env string, fn *pipepb.FunctionSpec, in, out string) (*plan.WindowCall, error) {
+func (a *assembler) windowCall(urn, env string, fn *pipepb.FunctionSpec, in, out string) (*plan.Call, error) {
 	key := callKey{urn, env, fn.GetUrn(), string(fn.GetPayload()), in, out}
 	if c := a.calls[key]; c != nil {
 		return c, nil
@@ -115,8 +115,8 @@ func (a *assembler) windowCall(urn, env string, fn *pipepb.FunctionSpec, in, out
 		}
 		return coders.CompileWindowed(windowed, a.g.Components.Coders)
 	}
-	c := &plan.WindowCall{
-		ID: fmt.Sprintf("w%d", len(a.plan.WindowCalls)), Environment: env,
+	c := &plan.Call{
+		ID: a.callID(), Environment: env, Name: "a window function",
 		Descriptor: d.d, Source: "source", Sink: "sink",
 	}
 	if c.Input, err = port(c.Source, urns.TransformSource, "in", in); err != nil {
@@ -126,10 +126,12 @@ func (a *assembler) windowCall(urn, env string, fn *pipepb.FunctionSpec, in, out
 		return nil, err
 	}
 	a.plan.Environments[env] = a.g.Components.Environments[env]
-	a.plan.WindowCalls = append(a.plan.WindowCalls, c)
+	a.plan.Calls = append(a.plan.Calls, c)
 	a.calls[key] = c
 	return c, nil
 }
+
+func (a *assembler) callID() string { return fmt.Sprintf("c%d", len(a.plan.Calls)) }
 
 // globalWindows is the windowing of PCollections in the global window.
 func globalWindows(coder, env string) *pipepb.WindowingStrategy {

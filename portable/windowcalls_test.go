@@ -41,7 +41,7 @@ func groupOf(t *testing.T, p *plan.Plan, transform string) *plan.GroupSpec {
 }
 
 // wantCall checks the one transform of a call, and what goes in and out.
-func wantCall(t *testing.T, c *plan.WindowCall, env, urn string, fn *pipepb.FunctionSpec, input, output string) {
+func wantCall(t *testing.T, c *plan.Call, env, urn string, fn *pipepb.FunctionSpec, input, output string) {
 	t.Helper()
 	if c == nil {
 		t.Fatal("no call")
@@ -79,8 +79,8 @@ func TestMergingWindowsOfAnSDK(t *testing.T) {
 	c := groupOf(t, pl, "g1").Merge
 	const w = "custom_window(length_prefix(opaque))"
 	wantCall(t, c, Env, urns.TransformMergeWindows, fn, "iterable("+w+")", "kv(iterable("+w+"),iterable(kv("+w+",iterable("+w+"))))")
-	if other := groupOf(t, pl, "g2").Merge; other != c || len(pl.WindowCalls) != 1 || pl.WindowCalls[0] != c {
-		t.Errorf("two groupings in the same windows make the calls %v", pl.WindowCalls)
+	if other := groupOf(t, pl, "g2").Merge; other != c || len(pl.Calls) != 1 || pl.Calls[0] != c {
+		t.Errorf("two groupings in the same windows make the calls %v", pl.Calls)
 	}
 }
 

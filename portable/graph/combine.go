@@ -10,7 +10,29 @@ import (
 
 // liftable tells whether a combine_per_key may combine before it groups.
 func (g *Graph) liftable(t *pipepb.PTransform) bool {
-	in := g.PCollection(only(t.GetInputs()))
+	if !g.accumulable(t) {
+		return false
+	}
+	in := only(t.GetInputs())
+	strategy := g.Strategy(in)
+	if !g.Bounded(in) && strategy.GetOutputTime() != pipepb.OutputTime_END_OF_WINDOW {
+		// The time of a late element would hide that of those which it is combined with, and
+		// which the pane's time is made of.
+		return false
+	}
+	return triggerAllowsLifting(strategy.GetTrigger(), 0)
+}
+
+// convertible tells whether a combine_per_key that may not combine before it groups may group
+// accumulators, of one element each: panes then keep few of them instead of all elements.
+func (g *Graph) convertible(t *pipepb.PTransform) bool {
+	return g.accumulable(t) && g.live(only(t.GetInputs()))
+}
+
+// accumulable tells whether a combine_per_key can be done by way of accumulators.
+func (g *Graph) accumulable(t *pipepb.PTransform) bool {
+	id := only(t.GetInputs())
+	in := g.PCollection(id)
 	out := g.PCollection(only(t.GetOutputs()))
 	if in == nil || out == nil || g.Components.Environments[t.GetEnvironmentId()] == nil {
 		return false // several inputs: side inputs of the CombineFn can't be lifted
@@ -23,15 +45,21 @@ func (g *Graph) liftable(t *pipepb.PTransform) bool {
 			return false // the SDK did it already
 		}
 	}
-	strategy := g.Strategy(only(t.GetInputs()))
-	if !g.Bounded(only(t.GetInputs())) && strategy.GetOutputTime() != pipepb.OutputTime_END_OF_WINDOW {
-		// The time of a late element would hide that of those which it is combined with, and
-		// which the pane's time is made of.
+	if g.live(id) && emptyPanes(g.Strategy(id)) {
 		return false
 	}
 	payload, err := combinePayload(t)
-	return err == nil && g.Components.Coders[payload.GetAccumulatorCoderId()] != nil &&
-		triggerAllowsLifting(strategy.GetTrigger(), 0)
+	return err == nil && g.Components.Coders[payload.GetAccumulatorCoderId()] != nil
+}
+
+// emptyPanes tells whether a pane may have no elements. Not all CombineFns can merge no
+// accumulators at all (Python's mean can't), but all can combine no elements.
+func emptyPanes(ws *pipepb.WindowingStrategy) bool {
+	if ws.GetAccumulationMode() == pipepb.AccumulationMode_ACCUMULATING {
+		return false // there are those of the panes before
+	}
+	return ws.GetClosingBehavior() == pipepb.ClosingBehavior_EMIT_ALWAYS ||
+		ws.GetOnTimeBehavior() == pipepb.OnTimeBehavior_FIRE_ALWAYS && !firesOnce(ws)
 }
 
 func combinePayload(t *pipepb.PTransform) (*pipepb.CombinePayload, error) {
@@ -70,22 +98,26 @@ func triggerAllowsLifting(t *pipepb.Trigger, depth int) bool {
 }
 
 // LiftCombines turns each combine_per_key into its parts: precombine, GroupByKey,
-// merge_accumulators and extract_outputs, or where combining early isn't legal
-// GroupByKey and combine_grouped_values.
+// merge_accumulators and extract_outputs. Where combining early isn't legal, and groups leave in
+// panes, elements become accumulators one by one instead, as triggers that count want; else
+// there are GroupByKey and combine_grouped_values.
 func (g *Graph) LiftCombines() error {
 	return g.rewrite(func(t *Transform) ([]*Transform, error) {
 		switch {
 		case t.Kind != Combine:
 			return []*Transform{t}, nil
 		case g.liftable(t.Proto):
-			return g.lift(t), nil
+			return g.lift(t, "Precombine", urns.TransformCombinePrecombine), nil
+		case g.convertible(t.Proto):
+			return g.lift(t, "Convert", urns.TransformCombineConvertToAccumulators), nil
 		default:
 			return g.groupThenCombine(t)
 		}
 	})
 }
 
-func (g *Graph) lift(t *Transform) []*Transform {
+// lift replaces t by its parts. The first, by its name and URN, makes accumulators of elements.
+func (g *Graph) lift(t *Transform, name, urn string) []*Transform {
 	payload, _ := combinePayload(t.Proto)
 	in, out := t.Main[0].PCollection, only(t.Proto.GetOutputs())
 	key, _, _ := g.kv(g.PCollection(in).GetCoderId())
@@ -93,13 +125,13 @@ func (g *Graph) lift(t *Transform) []*Transform {
 	keyed := g.addCoder(t.ID+"/KeyedAccumulator", urns.CoderKV, key, acc)
 	grouped := g.addCoder(t.ID+"/GroupedAccumulators", urns.CoderKV, key, g.addCoder(t.ID+"/Accumulators", urns.CoderIterable, acc))
 
-	precombined := g.addPCollection(t.ID+"/Precombine.out", g.PCollection(in), keyed)
+	accumulators := g.addPCollection(t.ID+"/"+name+".out", g.PCollection(in), keyed)
 	groups := g.addPCollection(t.ID+"/Group.out", g.PCollection(out), grouped)
 	g.standForGroups(t, groups)
 	merged := g.addPCollection(t.ID+"/Merge.out", g.PCollection(out), keyed)
 	return []*Transform{
-		g.part(t, "Precombine", urns.TransformCombinePrecombine, in, precombined),
-		g.part(t, "Group", urns.TransformGroupByKey, precombined, groups),
+		g.part(t, name, urn, in, accumulators),
+		g.part(t, "Group", urns.TransformGroupByKey, accumulators, groups),
 		g.part(t, "Merge", urns.TransformCombineMergeAccumulators, groups, merged),
 		g.part(t, "ExtractOutputs", urns.TransformCombineExtractOutputs, merged, out),
 	}

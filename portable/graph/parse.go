@@ -109,11 +109,16 @@ func (g *Graph) parseParDo(t *Transform) error {
 	return nil
 }
 
-// live tells whether the contents of a PCollection's windows may change while they are read
-// as a side input.
+// live tells whether groups of a PCollection leave in panes, and what its windows have so may
+// change while they are read as a side input.
 func (g *Graph) live(pcollection string) bool {
-	fires := windowing.Strategy{Trigger: g.Strategy(pcollection).GetTrigger()}
-	return !g.Bounded(pcollection) || !fires.FiresOnceOnBoundedInput()
+	return !g.Bounded(pcollection) || !firesOnce(g.Strategy(pcollection))
+}
+
+// firesOnce is windowing.Strategy.FiresOnceOnBoundedInput.
+func firesOnce(ws *pipepb.WindowingStrategy) bool {
+	s := windowing.Strategy{Trigger: ws.GetTrigger()}
+	return s.FiresOnceOnBoundedInput()
 }
 
 // checkStateful checks what state and timers need: keys, and families that exist.

@@ -18,12 +18,12 @@ type Plan struct {
 	Stages []*Stage
 	// Edges of all stages; Edge.Index is the position in this slice.
 	Edges []*Edge
-	// Environments used by executable stages and window calls, by the pipeline's own ids
+	// Environments used by executable stages and calls, by the pipeline's own ids
 	// (ids of equal environments are merged into one).
 	Environments map[string]*pipepb.Environment
-	// WindowCalls are all functions of windows that the plan needs SDKs for. Those of
-	// several stages that ask for the same are one.
-	WindowCalls []*WindowCall
+	// Calls are all functions that runner stages, and elements that wait, need SDKs for.
+	// Those of several stages that ask for the same are one.
+	Calls []*Call
 	// Components of the pipeline as submitted, for names in metrics and
 	// messages. Never changed.
 	Components *pipepb.Components
@@ -199,7 +199,7 @@ type SideInputRef struct {
 // its elements read (SideInput.window_mapping_fn).
 type WindowMapping struct {
 	// Call computes it in the SDK; nil where the runner can.
-	Call *WindowCall
+	Call *Call
 	// Identity is true where the windows are the same.
 	Identity bool
 	// Main is the windowing of the main input.
@@ -230,26 +230,33 @@ type GroupSpec struct {
 	// Name is the transform's unique name in the pipeline, by which its state is kept.
 	Name string
 	// Merge is how the SDK merges windows, nil where the runner knows how or none merge.
-	Merge *WindowCall
+	Merge *Call
+	// Combine is how the SDK merges accumulators, where Panes are of accumulators of a
+	// CombineFn; nil where values are something else.
+	Combine *Call
 }
 
-// WindowCall is a function of windows that only the SDK can compute: merging
-// them (beam:transform:merge_windows:v1) or mapping those of a main input to
-// those of a side input (beam:transform:map_windows:v1).
-type WindowCall struct {
+// Call is a function that only the SDK can compute and the runner needs outside of executable
+// stages: merging windows (beam:transform:merge_windows:v1), mapping those of a main input to
+// those of a side input (beam:transform:map_windows:v1), or merging accumulators
+// (beam:transform:combine_per_key_merge_accumulators:v1).
+type Call struct {
 	// ID is unique among the ids of calls and stages of the plan, and stable for the
-	// same pipeline ("w0").
+	// same pipeline ("c0").
 	ID          string
 	Environment string
+	// Name is for people: what it does.
+	Name string
 	// Descriptor as in ExecutableSpec, with one source, the call and one sink.
 	Descriptor   *fnpb.ProcessBundleDescriptor
 	Source, Sink string
-	// Input is the layout of what goes in, one global windowed value for each call:
-	// KV<nonce, iterable<W>> to merge, KV<nonce, W> to map. Nonces are any bytes.
+	// Input is the layout of what goes in, one element for each call. For windows that is a
+	// global windowed value, KV<nonce, iterable<W>> to merge, KV<nonce, W> to map; nonces are
+	// any bytes. For accumulators it is a KV<K, iterable<A>> in the window that they are of.
 	Input *coders.Windowed
 	// Output is the layout of what comes back: KV<nonce, KV<iterable<W>,
 	// iterable<KV<W, iterable<W>>>>>, the windows that stay and those made of others, and of
-	// which; or KV<nonce, W>.
+	// which; or KV<nonce, W>; or KV<K, A>, with the timestamp and window that went in.
 	Output *coders.Windowed
 }
 

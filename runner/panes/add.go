@@ -71,6 +71,10 @@ func (p *Panes) addTo(u *unit, w *window, e *coders.Element) error {
 	w.count++
 	w.fresh++
 	w.seen, u.dirty = true, true
+	if len(w.values) >= cellBytes {
+		p.writeValues(u, w) // those of one key may be more than fits into memory
+	}
+	p.noteCrowd(u, w)
 	p.holdElement(w, e.Timestamp)
 
 	if p.machine.Finished(w.trigger) {

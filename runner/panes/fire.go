@@ -14,6 +14,11 @@ func (p *Panes) fire(u *unit, w *window) error {
 	// Only the end of the input closes the global window: what comes after its trigger has
 	// finished is in the last pane.
 	final := finished && p.cfg.Windowing.Kind != windowing.Global
+	if w.queued && p.cfg.Windowing.Accumulating && !final {
+		if err := p.combine(); err != nil {
+			return err
+		}
+	}
 	if err := p.emit(u, w, final); err != nil {
 		return err
 	}
@@ -85,7 +90,7 @@ func (p *Panes) drop(u *unit, w *window) {
 	for _, cell := range w.cells {
 		p.store.deleteValues(u, cell)
 	}
-	w.cells, w.inside, w.count = nil, 0, 0
+	w.cells, w.inside, w.last, w.count, w.merged = nil, 0, 0, 0, 0
 	const keep = 1 << 10 // so that small panes don't allocate each time
 	if cap(w.values) > keep {
 		p.grow(u, -int64(cap(w.values)))

@@ -8,8 +8,9 @@ import (
 )
 
 // What the store has of a unit, all but its values, begins with this version. It is state
-// format: never change what a version means; add another.
-const layout = 1
+// format: never change what a version means; add another. Version 1 lacks flagMerged and
+// flagCells.
+const layout = 2
 
 // Flags of a window.
 const (
@@ -19,6 +20,8 @@ const (
 	flagElementHold
 	flagExtraHold
 	flagEnded
+	flagMerged
+	flagCells
 )
 
 // encode returns the encoding of a unit, which is good until the next call.
@@ -39,7 +42,8 @@ func (p *Panes) encode(u *unit) []byte {
 func (p *Panes) encodeWindow(b []byte, w *window) []byte {
 	b = coders.AppendBytes(b, w.window)
 	b = append(b, flag(flagSeen, w.seen)|flag(flagClosed, w.closed)|flag(flagFired, w.fired)|
-		flag(flagElementHold, w.elementHold != none)|flag(flagExtraHold, w.extraHold != none)|flag(flagEnded, w.ended))
+		flag(flagElementHold, w.elementHold != none)|flag(flagExtraHold, w.extraHold != none)|flag(flagEnded, w.ended)|
+		flag(flagMerged, w.merged > 0)|flag(flagCells, len(w.cells) > 0))
 	b = p.machine.Append(b, w.trigger)
 	if w.fired {
 		b = coders.Pane{Timing: w.timing, Index: w.index, OnTimeIndex: w.onTime}.Append(b)
@@ -50,12 +54,18 @@ func (p *Panes) encodeWindow(b []byte, w *window) []byte {
 	if w.extraHold != none {
 		b = binary.AppendVarint(b, w.extraHold)
 	}
+	if w.merged > 0 {
+		b = binary.AppendUvarint(b, uint64(w.merged))
+	}
 	b = binary.AppendUvarint(b, uint64(w.count))
 	b = binary.AppendUvarint(b, uint64(w.fresh))
 	b = binary.AppendUvarint(b, uint64(w.inside))
 	b = binary.AppendUvarint(b, uint64(len(w.cells)))
 	for _, c := range w.cells {
 		b = binary.AppendUvarint(b, c)
+	}
+	if len(w.cells) > 0 {
+		b = binary.AppendUvarint(b, uint64(w.last))
 	}
 	return b
 }
@@ -71,8 +81,8 @@ func flag(bit byte, set bool) byte {
 // fault.Corruption if b is something else.
 func (p *Panes) decode(b []byte, u *unit) error {
 	d := decoder{rest: b}
-	if d.byte() != layout {
-		return fault.New(fault.Corruption, "panes: the state of key %.32x is not of version %d", u.key, layout)
+	if version := d.byte(); version < 1 || version > layout {
+		return fault.New(fault.Corruption, "panes: the state of key %.32x is of version %d, not one up to %d", u.key, version, layout)
 	}
 	u.stored = true
 	u.next = d.uvarint()
@@ -124,10 +134,17 @@ func (p *Panes) decodeWindow(d *decoder) (*window, error) {
 	if flags&flagExtraHold != 0 {
 		w.extraHold = d.varint()
 	}
+	if flags&flagMerged != 0 {
+		w.merged = int64(d.uvarint())
+	}
 	w.count, w.fresh, w.inside = int64(d.uvarint()), int64(d.uvarint()), int64(d.uvarint())
-	d.bad = d.bad || w.count < 0 || w.fresh < 0 || w.inside < 0
+	d.bad = d.bad || w.count < 0 || w.fresh < 0 || w.inside < 0 || w.merged < 0
 	for n := d.uvarint(); n > 0 && !d.bad; n-- {
 		w.cells = append(w.cells, d.uvarint())
+	}
+	w.last = cellBytes // it may be
+	if flags&flagCells != 0 {
+		w.last = int64(d.uvarint())
 	}
 	return w, nil
 }

@@ -206,8 +206,11 @@ func (p *Panes) mergeValues(u *unit, into, from *window) {
 	room := cap(into.values)
 	into.values = append(into.values, from.values...)
 	p.grow(u, int64(cap(into.values)-room))
-	into.cells = append(into.cells, from.cells...)
+	if len(from.cells) > 0 {
+		into.cells, into.last = append(into.cells, from.cells...), from.last
+	}
 	into.inside += from.inside
+	into.merged = max(into.merged, from.merged)
 	into.count += from.count
 	into.fresh += from.fresh
 	into.seen = true

@@ -4,6 +4,7 @@
 package panes
 
 import (
+	"iter"
 	"math"
 	"time"
 
@@ -20,6 +21,10 @@ import (
 // the result. No window may be in the From of more than one. The slices that it is given are
 // only valid during the call; those that it returns are not changed and not kept.
 type MergeFunc func(windows [][]byte) ([]windowing.Merged, error)
+
+// SpoolFunc takes the values of a large pane, in pages of whole values, which are good until the
+// next is asked for, and returns the token by which they can be read from then on.
+type SpoolFunc func(pages iter.Seq2[[]byte, error]) (token []byte, err error)
 
 // Config configures Panes.
 type Config struct {
@@ -38,6 +43,13 @@ type Config struct {
 	Store statebackend.Store
 	// Merge merges windows of custom functions. Nil: sessions or none.
 	Merge MergeFunc
+	// Combine merges accumulators, where values are accumulators of a CombineFn. Those of a
+	// window are then not kept one by one for long. Nil: values are something else.
+	Combine CombineFunc
+	// Spool takes the values of panes of more than InlineBytes, which leave as state-backed iterables
+	// (beam:coder:state_backed_iterable:v1). Nil: all values travel with their key, and a pane is
+	// in memory as a whole.
+	Spool SpoolFunc
 	// MemoryBytes is about how many bytes of state stay in memory. 0 is DefaultMemory.
 	MemoryBytes int64
 	// KeyGroups is the number of key groups of the job. 0 is keygroup.DefaultMax.
@@ -47,8 +59,12 @@ type Config struct {
 	FirstGroup, EndGroup int
 }
 
-// DefaultMemory is how many bytes of state stay in memory by default.
-const DefaultMemory = 64 << 20
+const (
+	// DefaultMemory is how many bytes of state stay in memory by default.
+	DefaultMemory = 64 << 20
+	// InlineBytes is how many bytes of values travel with their key at most, where there is a Spool.
+	InlineBytes = 64 << 10
+)
 
 // Validate says what is wrong with a configuration, as a fault.Invalid.
 func (c *Config) Validate() error {
@@ -90,6 +106,7 @@ type Stats struct {
 	LateDropped int64 // elements, once per window, that came after their window had expired
 	Closed      int64 // elements, once per window, that came after their window's trigger had finished
 	Fired       int64 // panes
+	Combined    int64 // accumulators that have gone into others
 	MemoryBytes int64 // of state in memory, about
 	Evictions   int64 // from memory: of a key's window, or of all of them where they merge
 	Loads       int64 // back to memory
@@ -124,7 +141,8 @@ type Panes struct {
 	id      []byte
 	scratch []byte
 	targets []*window
-	last    span // the window that span was last asked for
+	crowds  []crowd // windows whose accumulators are to be merged, by the end of Add
+	last    span    // the window that span was last asked for
 }
 
 const none = math.MaxInt64
@@ -177,6 +195,9 @@ func (p *Panes) Add(block []byte, now time.Time) error {
 		if err := p.add(e); err != nil {
 			return err
 		}
+	}
+	if err := p.combine(); err != nil {
+		return err
 	}
 	return p.trim()
 }

@@ -292,9 +292,9 @@ func TestLayout(t *testing.T) {
 		return true
 	}))
 	want := []string{
-		// panes: two values in cell 0, of five; an early pane before
+		// panes: two values of two bytes in cell 0, of five; an early pane before
 		"0100030147726f75700001016b00018000ff00ff00ff00ff00ff00ff0a0a000170616e65730001 " +
-			"010112feffffffffffffffff01080109800000000000000a0a0d0100020000080202020100",
+			"020112feffffffffffffffff01080109800000000000000a0a8d010002000008020202010002",
 		// values 0: 4 and 5
 		"0100030147726f75700001016b00018000ff00ff00ff00ff00ff00ff0a0a000176616c756573000100 0405",
 		// to be waked past 9, and holding 4

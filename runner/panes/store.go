@@ -3,6 +3,7 @@ package panes
 import (
 	"bytes"
 	"encoding/binary"
+	"iter"
 	"math"
 	"slices"
 
@@ -160,13 +161,28 @@ func (s *store) load(u *unit, p *Panes) (bool, error) {
 	return true, nil
 }
 
-// appendValues appends the values of a cell.
-func (s *store) appendValues(dst []byte, u *unit, number uint64) ([]byte, error) {
-	value, err := s.cfg.Store.Get(s.valuesKey(u, number))
-	if err == nil && value == nil {
-		err = fault.New(fault.Corruption, "panes: the values %d of key %.32x are missing", number, u.key)
+// pages yields the values of a window, which are good until the next.
+func (s *store) pages(u *unit, w *window) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		if len(w.cells) > 0 {
+			if err := s.commit(); err != nil {
+				yield(nil, err)
+				return
+			}
+		}
+		for _, number := range w.cells {
+			page, err := s.cfg.Store.Get(s.valuesKey(u, number))
+			if err == nil && page == nil {
+				err = fault.New(fault.Corruption, "panes: the values %d of key %.32x are missing", number, u.key)
+			}
+			if !yield(page, err) || err != nil {
+				return
+			}
+		}
+		if len(w.values) > 0 {
+			yield(w.values, nil)
+		}
 	}
-	return append(dst, value...), err
 }
 
 func (s *store) deleteValues(u *unit, number uint64) { s.batch.Delete(s.valuesKey(u, number)) }
@@ -199,6 +215,23 @@ func (s *store) setClock(u *unit, at int64) error {
 	return err
 }
 
+// cellBytes is from how many bytes on a cell of values is full.
+const cellBytes = 512 << 10
+
+// writeValues moves the values of a window from memory to the store. The caller commits.
+func (p *Panes) writeValues(u *unit, w *window) {
+	if n := int64(len(w.values)); n > 0 {
+		if len(w.cells) == 0 || w.last >= cellBytes {
+			w.cells, w.last = append(w.cells, u.next), 0
+			u.next++
+		}
+		p.store.batch.Append(p.store.valuesKey(u, w.cells[len(w.cells)-1]), w.values)
+		w.inside, w.last = w.inside+n, w.last+n
+	}
+	p.grow(u, -int64(cap(w.values)))
+	w.values = nil
+}
+
 // write writes a unit; its values are then in the store only. The caller commits.
 func (p *Panes) write(u *unit) error {
 	if !u.dirty {
@@ -206,16 +239,7 @@ func (p *Panes) write(u *unit) error {
 	}
 	s := &p.store
 	for _, w := range u.windows {
-		if len(w.values) > 0 {
-			if len(w.cells) == 0 {
-				w.cells = append(w.cells, u.next)
-				u.next++
-			}
-			s.batch.Append(s.valuesKey(u, w.cells[len(w.cells)-1]), w.values)
-			w.inside += int64(len(w.values))
-		}
-		p.grow(u, -int64(cap(w.values)))
-		w.values = nil
+		p.writeValues(u, w)
 	}
 	if hold := p.holds.kept(u.hold); u.wake != u.wakeAt || hold != u.holdAt {
 		if u.wakeAt != none && u.wakeAt != u.wake {

@@ -63,9 +63,11 @@ type window struct {
 	values []byte   // in memory; those in the store come before
 	cells  []uint64 // numbers of the cells of values in the store
 	inside int64    // bytes of values in cells
+	last   int64    // bytes in the last of cells
 	count  int64    // values
-	fresh  int64    // values since the pane before
-
+	fresh  int64    // elements since the pane before
+	merged int64    // bytes of the accumulator that values were merged into last
+	queued bool     // in Panes.crowds
 }
 
 // wake is the watermark to pass for something to happen.

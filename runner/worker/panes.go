@@ -50,10 +50,14 @@ func (t *task) runGrouping(ctx context.Context, g grouped) (err error) {
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	first, end := keygroup.Range(t.index, t.e.parallelism(t.stage), keygroup.DefaultMax)
+	var spool panes.SpoolFunc
+	if spools := t.e.large[t.stage.Index].spools; spools != nil {
+		spool = spools[t.index].put
+	}
 	p, err := panes.New(panes.Config{
 		Input: g.spec.Input, Windowing: g.spec.Windowing, Bounded: g.spec.Bounded, Scope: g.spec.Name, Store: store,
 		MemoryBytes: t.e.tableBytes(t.e.share(tablesShare)), FirstGroup: first, EndGroup: end,
-		Merge: t.e.mergeKey(ctx, g.spec.Merge),
+		Merge: t.e.mergeKey(ctx, g.spec.Merge), Spool: spool, Combine: t.e.combine(ctx, g.spec.Combine),
 	})
 	if err != nil {
 		return err

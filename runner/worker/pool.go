@@ -63,8 +63,8 @@ func (e *execution) makePools() error {
 			return err
 		}
 	}
-	for _, c := range e.d.Plan.WindowCalls {
-		if err := e.makePool(c.Environment, "a window function"); err != nil {
+	for _, c := range e.d.Plan.Calls {
+		if err := e.makePool(c.Environment, c.Name); err != nil {
 			return err
 		}
 	}
@@ -151,7 +151,7 @@ func (e *execution) launch(ctx context.Context, p *pool) (*harness, error) {
 			}
 		}
 	}
-	for _, c := range e.d.Plan.WindowCalls {
+	for _, c := range e.d.Plan.Calls {
 		if c.Environment != p.name {
 			continue
 		}

@@ -3,15 +3,11 @@ package worker
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"sync"
 
-	"github.com/lintelrun/lintel/fnapi"
 	"github.com/lintelrun/lintel/internal/fault"
-	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/portable/windowing"
 	"github.com/lintelrun/lintel/runner/grouping"
@@ -89,7 +85,7 @@ func (e *execution) mapWindow(ctx context.Context, m plan.WindowMapping, window 
 		return w, nil
 	}
 	var mapped []byte
-	err := e.callWindows(ctx, m.Call, 1, func(dst []byte, call int) []byte {
+	err := e.call(ctx, m.Call, 1, windowing.CallOf, func(dst []byte, call int) []byte {
 		return windowing.AppendMapCall(dst, call, window)
 	}, func(_ int, answer []byte) error {
 		mapped = bytes.Clone(answer)
@@ -104,7 +100,7 @@ func (e *execution) mapWindow(ctx context.Context, m plan.WindowMapping, window 
 
 // mergeWindows merges, for each key of several, its windows, which are all different, as the
 // SDK says. It returns those that change (windowing.ParseMerged), which must not be changed.
-func (e *execution) mergeWindows(ctx context.Context, call *plan.WindowCall, keys [][][]byte) ([][]windowing.Merged, error) {
+func (e *execution) mergeWindows(ctx context.Context, call *plan.Call, keys [][][]byte) ([][]windowing.Merged, error) {
 	found := make([][]windowing.Merged, len(keys))
 	// Keys often have the same windows: they are asked for once.
 	cacheKeys := make([]string, len(keys))
@@ -127,7 +123,7 @@ func (e *execution) mergeWindows(ctx context.Context, call *plan.WindowCall, key
 	}
 	answers := make([][]windowing.Merged, len(ask))
 	window := call.Input.Element().Components()[1].Components()[0]
-	err := e.callWindows(ctx, call, len(ask), func(dst []byte, i int) []byte {
+	err := e.call(ctx, call, len(ask), windowing.CallOf, func(dst []byte, i int) []byte {
 		return windowing.AppendMergeCall(dst, i, keys[ask[i]])
 	}, func(i int, answer []byte) error {
 		answer = bytes.Clone(answer)
@@ -150,7 +146,7 @@ func (e *execution) mergeWindows(ctx context.Context, call *plan.WindowCall, key
 }
 
 // mergeKeys returns how the windows of keys are merged that are grouped, nil unless by the SDK.
-func (e *execution) mergeKeys(ctx context.Context, call *plan.WindowCall) grouping.MergeFunc {
+func (e *execution) mergeKeys(ctx context.Context, call *plan.Call) grouping.MergeFunc {
 	if call == nil {
 		return nil
 	}
@@ -158,7 +154,7 @@ func (e *execution) mergeKeys(ctx context.Context, call *plan.WindowCall) groupi
 }
 
 // mergeKey returns how those of one key are.
-func (e *execution) mergeKey(ctx context.Context, call *plan.WindowCall) panes.MergeFunc {
+func (e *execution) mergeKey(ctx context.Context, call *plan.Call) panes.MergeFunc {
 	mergeKeys := e.mergeKeys(ctx, call)
 	if mergeKeys == nil {
 		return nil
@@ -173,7 +169,7 @@ func (e *execution) mergeKey(ctx context.Context, call *plan.WindowCall) panes.M
 }
 
 // windowsKey is the same for the same windows in any order.
-func windowsKey(call *plan.WindowCall, windows [][]byte) string {
+func windowsKey(call *plan.Call, windows [][]byte) string {
 	sorted := slices.SortedFunc(slices.Values(windows), bytes.Compare)
 	key := append([]byte(call.ID), 0)
 	for _, w := range sorted {
@@ -181,117 +177,3 @@ func windowsKey(call *plan.WindowCall, windows [][]byte) string {
 	}
 	return string(key)
 }
-
-// callWindows makes n calls, whose inputs write appends, in one bundle, and hands the answers
-// to read, in any order. It is tried as often as other bundles are; read may so be
-// called again for the same call.
-func (e *execution) callWindows(ctx context.Context, call *plan.WindowCall, n int, write func(dst []byte, call int) []byte, read func(call int, answer []byte) error) error {
-	var input [][]byte
-	var chunk []byte
-	for i := range n {
-		if chunk = write(chunk, i); len(chunk) >= pageBytes || i == n-1 {
-			input = append(input, chunk)
-			chunk = nil
-		}
-	}
-	for attempt := 1; ; attempt++ {
-		err := e.tryWindows(ctx, call, n, input, read)
-		switch {
-		case err == nil:
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case attempt >= e.cfg.Attempts:
-			return fault.Wrap(fault.ClassOf(err), fmt.Errorf("bundle failed %d times, last with: %w", attempt, err))
-		}
-		e.log.Warn("bundle of window calls failed, trying again", "call", call.ID, "attempt", attempt, "error", err)
-	}
-}
-
-// tryWindows is one attempt of a bundle of calls.
-func (e *execution) tryWindows(ctx context.Context, call *plan.WindowCall, n int, input [][]byte, read func(int, []byte) error) error {
-	p := e.envs[call.Environment]
-	h, err := p.acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer p.release(h)
-	fb, err := h.NewBundle(fnapi.BundleSpec{Descriptor: e.callID(call), Source: call.Source, Sinks: []string{call.Sink}})
-	if err != nil {
-		return h.explain(ctx, err)
-	}
-	defer fb.Abort(context.Canceled)
-	stop := context.AfterFunc(ctx, func() { fb.Abort(ctx.Err()) })
-	defer stop()
-	fed := make(chan error, 1)
-	go func() {
-		err := feedAll(fb, input)
-		if err != nil {
-			fb.Abort(err)
-		}
-		fed <- err
-	}()
-	output, err := receiveAll(ctx, fb)
-	if err != nil {
-		fb.Abort(err)
-	}
-	if feedErr := <-fed; err == nil {
-		err = feedErr
-	}
-	if err != nil {
-		return h.explain(ctx, err)
-	}
-	return readAnswers(call.Output, n, output, read)
-}
-
-func feedAll(fb *fnapi.Bundle, input [][]byte) error {
-	for _, chunk := range input {
-		if err := fb.Send(chunk); err != nil {
-			return err
-		}
-	}
-	return fb.CloseSend()
-}
-
-// receiveAll returns all that a bundle with one sink puts out.
-func receiveAll(ctx context.Context, fb *fnapi.Bundle) ([]byte, error) {
-	var all []byte
-	for {
-		o, err := fb.Recv(ctx)
-		if errors.Is(err, io.EOF) {
-			return all, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, o.Data...)
-	}
-}
-
-// readAnswers hands the answers to n calls to read. There must be one for each.
-func readAnswers(layout *coders.Windowed, n int, output []byte, read func(int, []byte) error) error {
-	answered := make([]bool, n)
-	var el coders.Element
-	for rest := output; len(rest) > 0; rest = rest[el.Size:] {
-		if err := layout.Next(rest, &el); err != nil {
-			return fault.New(fault.Corruption, "the answer at byte %d of %d: %w", len(output)-len(rest), len(output), err)
-		}
-		call, err := windowing.CallOf(&el, n)
-		if err != nil {
-			return err
-		}
-		if answered[call] {
-			return fault.New(fault.Corruption, "the SDK answered twice what it was asked once")
-		}
-		answered[call] = true
-		if err := read(call, el.Value); err != nil {
-			return err
-		}
-	}
-	if i := slices.Index(answered, false); i >= 0 {
-		return fault.New(fault.Corruption, "the SDK gave no answer to call %d of %d", i, n)
-	}
-	return nil
-}
-
-func (e *execution) callID(c *plan.WindowCall) string { return e.d.JobID + "/" + c.ID }

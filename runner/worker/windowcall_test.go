@@ -42,7 +42,7 @@ type windowCalls struct {
 
 func (w *windowCalls) script(me *process) fnapitest.Script {
 	return fnapitest.Script{Process: func(b *fnapitest.Bundle) error {
-		i := slices.IndexFunc(w.p.plan.WindowCalls, func(c *plan.WindowCall) bool {
+		i := slices.IndexFunc(w.p.plan.Calls, func(c *plan.Call) bool {
 			return strings.HasSuffix(b.Descriptor.GetId(), "/"+c.ID)
 		})
 		if i < 0 {
@@ -54,11 +54,11 @@ func (w *windowCalls) script(me *process) fnapitest.Script {
 				return err
 			}
 		}
-		return w.answer(b, w.p.plan.WindowCalls[i])
+		return w.answer(b, w.p.plan.Calls[i])
 	}}
 }
 
-func (w *windowCalls) answer(b *fnapitest.Bundle, c *plan.WindowCall) error {
+func (w *windowCalls) answer(b *fnapitest.Bundle, c *plan.Call) error {
 	var answers [][]byte
 	for in, err := range b.Input() {
 		if err != nil {
