@@ -46,6 +46,7 @@ type staging struct {
 	sinks  map[string]*sink
 	frames []staged
 	bytes  int
+	marks  []mark // of the chunk that was walked last
 }
 
 // sink is the output of one sink transform.
@@ -65,6 +66,7 @@ type partition struct {
 	data     []byte
 	elements int
 	min      int64
+	shared   bool // data is part of a chunk
 }
 
 // newStaging makes a staging for the given routes by sink transform. turn
@@ -133,52 +135,90 @@ func (s *staging) cut(k *sink, e *edgeOutput, data []byte) (int, error) {
 	if e.edge.Kind == plan.Keyed {
 		return s.cutKeyed(k, e, data)
 	}
-	n, total, low, err := countWhole(k.coder, data)
-	if err != nil || n == 0 {
-		return total, err
+	all, err := s.walk(k.coder, data)
+	if err != nil || all.Elements == 0 {
+		return all.Bytes(), err
 	}
 	if e.edge.Kind == plan.Forward || e.tasks == 1 {
-		return total, s.stage(e.first+e.home, frame.Frame{Data: data[:total:total], Elements: n, MinTimestamp: low})
+		return all.Bytes(), s.stage(e.first+e.home, all)
 	}
-	return total, s.spread(k, e, data[:total], n)
+	return all.Bytes(), s.spread(e, all)
 }
 
-// countWhole walks the whole elements at the beginning of data.
-func countWhole(w *coders.Windowed, data []byte) (n, total int, low int64, err error) {
+// mark is some elements in a row of a chunk.
+type mark struct {
+	elements, end int
+	low           int64
+}
+
+// maxMarks is how many marks are made of a chunk, so that it is walked once to be dealt out.
+const maxMarks = 512
+
+// walk finds the whole elements at the beginning of data, and marks them in s.marks: up
+// to maxMarks one by one, and more in rows of equal number but for the last.
+func (s *staging) walk(w *coders.Windowed, data []byte) (frame.Frame, error) {
 	var el coders.Element
-	low = frame.MaxTimestamp
-	for total < len(data) {
-		if err := w.Next(data[total:], &el); err != nil {
+	all := frame.Frame{MinTimestamp: frame.MaxTimestamp}
+	marks, row, end := s.marks[:0], 1, 0
+	m := mark{low: frame.MaxTimestamp}
+	for end < len(data) {
+		if err := w.Next(data[end:], &el); err != nil {
 			if errors.Is(err, coders.ErrShort) {
 				break
 			}
-			return n, total, low, err
+			return all, err
 		}
-		total += el.Size
-		low = min(low, el.Timestamp)
-		n++
+		end += el.Size
+		m.low = min(m.low, el.Timestamp)
+		if m.elements++; m.elements < row {
+			continue
+		}
+		m.end = end
+		if marks = append(marks, m); len(marks) == maxMarks {
+			marks, row = pairs(marks), 2*row
+		}
+		m = mark{low: frame.MaxTimestamp}
 	}
-	return n, total, low, nil
+	if m.elements > 0 {
+		m.end = end
+		marks = append(marks, m)
+	}
+	for _, m := range marks {
+		all.Elements += m.elements
+		all.MinTimestamp = min(all.MinTimestamp, m.low)
+	}
+	all.Data = data[:end:end]
+	s.marks = marks
+	return all, nil
 }
 
-// spread deals n elements to the tasks in contiguous slices of equal number.
-func (s *staging) spread(k *sink, e *edgeOutput, data []byte, n int) error {
-	share := (n + e.tasks - 1) / e.tasks
-	var el coders.Element
-	for off := 0; off < len(data); {
-		begin, low, cnt := off, int64(frame.MaxTimestamp), 0
-		for ; cnt < share && off < len(data); cnt++ {
-			if err := k.coder.Next(data[off:], &el); err != nil {
-				return err
-			}
-			off += el.Size
-			low = min(low, el.Timestamp)
+// pairs makes one mark of each two, in place.
+func pairs(marks []mark) []mark {
+	for i := range len(marks) / 2 {
+		a, b := marks[2*i], marks[2*i+1]
+		marks[i] = mark{elements: a.elements + b.elements, end: b.end, low: min(a.low, b.low)}
+	}
+	return marks[:len(marks)/2]
+}
+
+// spread deals the elements in s.marks to the tasks in contiguous slices of about equal number.
+func (s *staging) spread(e *edgeOutput, all frame.Frame) error {
+	share := (all.Elements + e.tasks - 1) / e.tasks
+	begin := 0
+	slice := frame.Frame{MinTimestamp: frame.MaxTimestamp}
+	for i, m := range s.marks {
+		slice.Elements += m.elements
+		slice.MinTimestamp = min(slice.MinTimestamp, m.low)
+		if slice.Elements < share && i < len(s.marks)-1 {
+			continue
 		}
+		slice.Data = all.Data[begin:m.end:m.end]
 		to := e.turn % e.tasks
 		e.turn++
-		if err := s.stage(e.first+to, frame.Frame{Data: data[begin:off:off], Elements: cnt, MinTimestamp: low}); err != nil {
+		if err := s.stage(e.first+to, slice); err != nil {
 			return err
 		}
+		begin, slice = m.end, frame.Frame{MinTimestamp: frame.MaxTimestamp}
 	}
 	return nil
 }
@@ -203,7 +243,7 @@ func (s *staging) cutKeyed(k *sink, e *edgeOutput, data []byte) (int, error) {
 				return off, err
 			}
 			// Most of its chunk: it leaves as it is.
-			*p = partition{data: data[off : off+el.Size : off+el.Size], elements: 1, min: el.Timestamp}
+			*p = partition{data: data[off : off+el.Size : off+el.Size], elements: 1, min: el.Timestamp, shared: true}
 			off += el.Size
 			continue
 		}
@@ -234,6 +274,9 @@ func (s *staging) grow(e *edgeOutput, to, size, left int) error {
 		}
 	}
 	want := partitionBytes
+	if cap(p.data) >= len(p.data)+size {
+		return nil // what was in it has gone to disk
+	}
 	if len(p.data) == 0 {
 		want = min(max(left/e.tasks+left/8, 256)+size, partitionBytes)
 	}
@@ -249,8 +292,18 @@ func (s *staging) flush(e *edgeOutput, to int) error {
 		return nil
 	}
 	f := frame.Frame{Data: p.data, Elements: p.elements, MinTimestamp: p.min}
+	spare := p.data[:0]
+	if p.shared {
+		spare = nil
+	}
 	*p = partition{}
-	return s.stage(e.first+to, f)
+	if err := s.stage(e.first+to, f); err != nil {
+		return err
+	}
+	if _, written := s.frames[len(s.frames)-1].frame.(*onDisk); written {
+		p.data = spare
+	}
+	return nil
 }
 
 func (s *staging) stage(outlet int, f frame.Frame) error {

@@ -195,6 +195,37 @@ func TestSmallBundlesAreSpread(t *testing.T) {
 	}
 }
 
+// Chunks of very many elements are dealt out evenly too, and whole.
+func TestLargeChunksAreSpread(t *testing.T) {
+	layout := kvLayout(t)
+	var chunk []byte
+	const n, tasks = 10*maxMarks + 7, 3
+	for i := range n {
+		chunk = append(chunk, windowed(int64(n-i), kvOf("k", fmt.Sprint(i)))...)
+	}
+	s := newStaging(routesTo(layout, []plan.EdgeKind{plan.Rebalance}, []int{tasks}), []string{"out"}, 0, spiller{})
+	if err := s.add("out", chunk); err != nil {
+		t.Fatal(err)
+	}
+	var all []byte
+	for _, st := range s.frames {
+		f, err := st.frame.Load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, low, err := layout.Count(f.Data); err != nil || got != f.Elements || low != f.MinTimestamp {
+			t.Errorf("a frame says %d elements from %d on, and has %d from %d on: %v", f.Elements, f.MinTimestamp, got, low, err)
+		}
+		if f.Elements < n/tasks*9/10 || f.Elements > n/tasks*11/10 {
+			t.Errorf("%d elements of %d for one of %d tasks", f.Elements, n, tasks)
+		}
+		all = append(all, f.Data...)
+	}
+	if !bytes.Equal(all, chunk) {
+		t.Error("the frames are not the chunk")
+	}
+}
+
 // A large element in many messages is copied a few times, not once per message.
 func TestElementInManyMessages(t *testing.T) {
 	const size, chunk = 8 << 20, 4 << 10
