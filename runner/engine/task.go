@@ -71,8 +71,8 @@ type Bundle struct {
 	// elements before it processes them.
 	Truncate bool
 
-	hold      int64 // of the output watermark, by residuals in it
-	inputHold int64 // of the input watermark, by input in it
+	hold      int64    // of the output watermark, by residuals in it
+	inputHold int64    // of the input watermark, by input in it
 	residual  bool     // made of residuals
 	origins   []origin // of residuals, by frame
 	truncated bool     // they come of truncated elements
@@ -205,8 +205,9 @@ func (t *Task) Block(blocked bool) { t.blocked = blocked }
 func (t *Task) Pending() int { return t.inbox.bytes }
 
 // Succeeded commits a bundle. The worker has already put its output in order
-// before any later watermark. Unknown bundles are an error of the caller.
-func (t *Task) Succeeded(id BundleID, r Result, now time.Time) {
+// before any later watermark. It returns the input that is done with: the bundle's, but for what
+// splits have taken from it. Unknown bundles are an error of the caller.
+func (t *Task) Succeeded(id BundleID, r Result, now time.Time) []frame.Frame {
 	b := t.running[id]
 	invariant.Check(b != nil, "bundle %d is not running", id)
 	delete(t.running, id)
@@ -219,6 +220,7 @@ func (t *Task) Succeeded(id BundleID, r Result, now time.Time) {
 	}
 	t.delayed = append(t.delayed, b.rest...)
 	t.pace.observe(b, r.OutputBytes, now)
+	return b.Frames
 }
 
 // Failed gives a bundle back for another attempt, or returns the error that
@@ -236,6 +238,15 @@ func (t *Task) Failed(id BundleID, cause error) error {
 		t.sever(b)
 	}
 	return nil
+}
+
+// Withdraw gives up a bundle that has fired too many timers: it has never been.
+func (t *Task) Withdraw(id BundleID) {
+	b := t.running[id]
+	invariant.Check(b != nil, "bundle %d is not running", id)
+	invariant.Check(len(b.Frames) == 0, "bundle %d has elements", id)
+	delete(t.running, id)
+	t.cfg.Timers.GiveBack(b.Timers)
 }
 
 // Ready computes what to do at the time now. The returned bundles count as running.

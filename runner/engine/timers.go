@@ -31,12 +31,15 @@ type Timers interface {
 	// Due hands out timers that may fire, at most limit: event-time timers that
 	// the watermark has passed (fire < watermark), or else processing-time timers
 	// whose time has come (fire <= now), or else those by which windows expire,
-	// which go as the first do. Per key they are all of one time, the key's
-	// earliest: firing one may set another that goes before the key's next. At the
+	// which go as the first do. Those of a key come in a row and in their order. As firing one
+	// may set another that goes before the key's next, they are of one time, the key's earliest,
+	// unless that is unlikely; then the bundle may turn out to have fired too many. At the
 	// end of time all timers fire, those of processing time without waiting.
 	//
 	// What was handed out stays, and holds, until the bundle that fires it commits.
 	Due(watermark int64, now time.Time, limit int) ([]Timer, error)
+	// GiveBack takes timers that were handed out, all those of a bundle that fired too many.
+	GiveBack(timers []Timer)
 	// Hold is the smallest hold of all timers, MaxTimestamp if there are none.
 	Hold() int64
 	// NextClock is when, at the earliest, Due has something to do by the clock.

@@ -20,6 +20,8 @@ func (s *someTimers) Due(watermark int64, _ time.Time, _ int) ([]Timer, error) {
 	return slices.Clone(s.set), nil
 }
 
+func (s *someTimers) GiveBack([]Timer) {}
+
 func (s *someTimers) Hold() int64 {
 	hold := int64(frame.MaxTimestamp)
 	for _, v := range s.set {

@@ -23,7 +23,10 @@ type Edit struct {
 	changes []change // of timers in memory
 	notes   []note   // of those in the store, whose changes are in overlay
 	touched map[string]struct{}
-	key     []byte // scratch
+	ahead   bool              // it may fire timers of several times of a key
+	changed bool              // an event-time timer, beyond firing
+	turns   map[string]*turns // by key
+	key     []byte            // scratch
 }
 
 // change is one of a timer in memory, to be made when the bundle commits.
@@ -46,7 +49,7 @@ const (
 
 // Edit begins the changes of a bundle whose state is o.
 func (t *Timers) Edit(o *statebackend.Overlay) *Edit {
-	return &Edit{timers: t, overlay: o, stored: t.stored}
+	return &Edit{timers: t, overlay: o, stored: t.stored, ahead: t.ahead > 1}
 }
 
 // Expires tells when a window ends, which is its maximum timestamp, and when it expires: when
@@ -131,8 +134,12 @@ var noPane = []byte{coders.PaneNoFiring}
 
 // Finish makes a bundle's changes: fired timers are gone unless they are set again, the last
 // word on a timer counts, and windows that have expired go with all that is left of them.
+// It may fail with ErrOutOfTurn.
 func (e *Edit) Finish(due []engine.Timer, changes []engine.TimerChange) error {
 	e.fired = due
+	if e.ahead && len(changes) > 0 {
+		e.turns = e.timers.turnsOf(due)
+	}
 	for i := range due {
 		if v := &due[i]; v.Family != e.timers.expiration {
 			if err := e.clear(v, fired); err != nil {
@@ -176,11 +183,22 @@ func (e *Edit) set(v *engine.Timer) error {
 		}
 		c.fire = min(c.fire, at)
 	}
+	if c.domain == eventTime {
+		if err := e.inTurn(&c); err != nil {
+			return err
+		}
+	}
 	return e.make(c)
 }
 
 func (e *Edit) clear(v *engine.Timer, how changeKind) error {
-	return e.make(change{kind: how, group: groupOf([]byte(v.Key)), timer: v})
+	c := change{kind: how, group: groupOf([]byte(v.Key)), timer: v}
+	if how == cleared && e.timers.domainOf(v.Family) == eventTime {
+		if err := e.inTurn(&c); err != nil {
+			return err
+		}
+	}
+	return e.make(c)
 }
 
 // expire removes a window of a key.

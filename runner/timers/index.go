@@ -3,6 +3,7 @@ package timers
 import (
 	"bytes"
 	"cmp"
+	"math"
 	"strings"
 
 	"github.com/lintelrun/lintel/runner/engine"
@@ -239,16 +240,30 @@ func (x *index) next(d domain) int64 {
 	return x.due[d][0].queues[d][0].Fire
 }
 
-// take hands out timers before that time, at most limit, those of a key all of one time.
-func (x *index) take(d domain, before int64, limit int) []engine.Timer {
+// take hands out timers before that time, at most limit, of each key those of its first times:
+// as many times as ahead says of event time, and of a clock one.
+func (x *index) take(d domain, before int64, limit, ahead int) []engine.Timer {
+	switch d {
+	case expiry: // nothing that the end of a window does comes before another's
+		ahead = math.MaxInt
+	case clock:
+		ahead = 1
+	}
 	var out []engine.Timer
 	for len(out) < limit && x.next(d) < before {
 		k := x.due[d][0]
 		q := &k.queues[d]
-		for first := (*q)[0].Fire; len(*q) > 0 && len(out) < limit; {
-			// Nothing that the end of a window does comes before another's.
-			if at := (*q)[0].Fire; at != first && (d != expiry || at >= before) {
-				break
+		at, family, left, alike := (*q)[0].Fire, (*q)[0].Family, ahead, true
+		for len(*q) > 0 && len(out) < limit {
+			next := (*q)[0]
+			if alike = alike && next.Family == family; !alike && left < ahead {
+				break // bundles have their timers by family, and not in the order of time
+			}
+			if next.Fire != at {
+				if left--; left == 0 || !alike || next.Fire >= before {
+					break
+				}
+				at = next.Fire
 			}
 			out = append(out, byFire.remove(q, 0).Timer)
 			k.out++

@@ -54,6 +54,9 @@ type Timers struct {
 	groups [keygroup.DefaultMax]group
 	out    map[name]struct{} // of those in the store: handed out, and neither fired nor taken back yet
 
+	ahead  int  // how many times of a key a bundle fires
+	strict bool // no more than one, whatever bundles do
+
 	hold  int64
 	again time.Time // when to go on removing windows, or zero
 }
@@ -66,6 +69,7 @@ func New(store statebackend.Store, spec *plan.StatefulSpec, memory *Memory) (*Ti
 		spec:       spec,
 		families:   make(map[string]int, len(spec.Timers)),
 		expiration: -1,
+		ahead:      1,
 		memory:     memory,
 		stored:     new(groupSet),
 		out:        map[name]struct{}{},
@@ -131,7 +135,7 @@ func (t *Timers) Due(watermark int64, now time.Time, limit int) ([]engine.Timer,
 			}
 			continue
 		}
-		due := t.near.take(domain(d), before, limit)
+		due := t.near.take(domain(d), before, limit, t.ahead)
 		if len(due) < limit && len(t.far) > 0 {
 			var err error
 			if due, err = t.takeStored(due, domain(d), before, limit); err != nil {
@@ -169,6 +173,7 @@ func (t *Timers) Committed(e *Edit) error {
 			delete(t.out, nameOf(&e.fired[i]))
 		}
 	}
+	t.learn(e)
 	if err := t.limit(); err != nil {
 		return err
 	}

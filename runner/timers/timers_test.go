@@ -1,6 +1,7 @@
 package timers
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -205,7 +206,7 @@ func apply(model map[name]engine.Timer, changes []engine.TimerChange) {
 func fireSome(t *rapid.T, k *task, model map[name]engine.Timer) {
 	watermark, clock := rapid.Int64Range(0, 22).Draw(t, "watermark"), rapid.Int64Range(0, 22).Draw(t, "clock")
 	due := k.due(watermark, time.UnixMilli(clock), rapid.IntRange(1, 5).Draw(t, "limit"))
-	checkDue(t, due, model, watermark, clock)
+	checkDue(t, due, model, watermark, clock, k.ahead)
 	if len(due) == 0 {
 		return
 	}
@@ -216,12 +217,47 @@ func fireSome(t *rapid.T, k *task, model map[name]engine.Timer) {
 		}
 		due = append(due, v)
 	}
-	changes := []engine.TimerChange{drawChange(t)}
-	k.commit(due, changes)
+	var changes []engine.TimerChange
+	if rapid.IntRange(0, 3).Draw(t, "sets") == 0 {
+		changes = append(changes, drawChange(t))
+	}
+	e := k.Edit(statebackend.NewOverlay(k.store))
+	err := e.Finish(due, changes)
+	if (k.ahead > 1 && outOfTurn(due, changes)) != errors.Is(err, ErrOutOfTurn) {
+		t.Fatalf("%v of a bundle that fires %v and does %v", err, due, changes)
+	}
+	if err != nil {
+		k.GiveBack(due)
+		return
+	}
+	if err := errors.Join(k.store.Commit(e.overlay.Batch()), k.Committed(e)); err != nil {
+		t.Fatal(err)
+	}
 	for _, v := range due {
 		delete(model, nameOf(&v))
 	}
 	apply(model, changes)
+}
+
+// outOfTurn tells whether a change says that a timer of due should have waited.
+func outOfTurn(due []engine.Timer, changes []engine.TimerChange) bool {
+	if slices.ContainsFunc(due, func(v engine.Timer) bool { return v.Family != 0 }) {
+		return false // processing time has one time of a key
+	}
+	for _, c := range changes {
+		first := int64(math.MaxInt64)
+		for _, v := range due {
+			if v.Key == c.Key && v.Family == 0 {
+				first = min(first, v.Fire)
+			}
+		}
+		for _, v := range due {
+			if c.Family == 0 && v.Family == 0 && v.Key == c.Key && v.Fire > first && (nameOf(&v) == nameOf(&c.Timer) || !c.Clear && c.Fire < v.Fire) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func checkHold(t *rapid.T, k *task, model map[name]engine.Timer) {
@@ -242,7 +278,7 @@ func checkHold(t *rapid.T, k *task, model map[name]engine.Timer) {
 	}
 }
 
-func checkDue(t *rapid.T, due []engine.Timer, model map[name]engine.Timer, watermark, clock int64) {
+func checkDue(t *rapid.T, due []engine.Timer, model map[name]engine.Timer, watermark, clock int64, ahead int) {
 	event := false
 	for _, v := range model {
 		event = event || v.Family == 0 && v.Fire < watermark
@@ -266,13 +302,65 @@ func checkDue(t *rapid.T, due []engine.Timer, model map[name]engine.Timer, water
 		if got, ok := model[nameOf(&v)]; !ok || got.Fire != v.Fire || got.Hold != v.Hold {
 			t.Fatalf("%+v is due, which is not set", v)
 		}
-		if !ripe(v) || v.Fire != first[v.Key] {
-			t.Fatalf("%+v is due before its time, or before %d of its key", v, first[v.Key])
+		if !ripe(v) {
+			t.Fatalf("%+v is due before its time", v)
+		}
+		times := map[int64]bool{v.Fire: true} // of the key, until then
+		for _, o := range model {
+			if o.Key != v.Key || !ripe(o) || o.Fire >= v.Fire {
+				continue
+			}
+			times[o.Fire] = true
+			if !slices.ContainsFunc(due[:i], func(p engine.Timer) bool { return nameOf(&p) == nameOf(&o) }) {
+				t.Fatalf("%+v is due before %+v", v, o)
+			}
+		}
+		if len(times) > 1 && (len(times) > ahead || !event) {
+			t.Fatalf("%d times of key %q are due, to %d", len(times), v.Key, v.Fire)
 		}
 		if slices.ContainsFunc(due[:i], func(o engine.Timer) bool { return nameOf(&o) == nameOf(&v) }) {
 			t.Fatalf("%+v is due twice", v)
 		}
 	}
+}
+
+// Bundles fire more and more times of a key, until a timer that fires sets one that goes in between.
+func TestTimersFireAhead(t *testing.T) {
+	backends(t, func(t *testing.T, b statebackend.Backend) {
+		k := newTask(t, b, specOf(t, urns.CoderGlobalWindow, 0, "event"))
+		defer k.store.Close()
+		timer := func(at int64) engine.Timer {
+			return engine.Timer{Key: "k", Tag: fmt.Sprint(at), Fire: at, Hold: at}
+		}
+		for at := range int64(20) {
+			k.set(timer(at * 10))
+		}
+		fired := 0
+		for _, want := range []int{1, 2, 4} {
+			due := k.due(1000, time.Time{}, 100)
+			if len(due) != want {
+				t.Fatalf("%d timers are due after %d, want %d", len(due), fired, want)
+			}
+			k.commit(due, nil)
+			fired += want
+		}
+		due := k.due(1000, time.Time{}, 100)
+		e := k.Edit(statebackend.NewOverlay(k.store))
+		if err := e.Finish(due, []engine.TimerChange{{Timer: timer(75)}}); !errors.Is(err, ErrOutOfTurn) {
+			t.Fatalf("a timer is set for a time that others have gone before: %v", err)
+		}
+		k.GiveBack(due)
+		for ; fired < 20; fired++ {
+			due := k.due(1000, time.Time{}, 100)
+			if len(due) != 1 || due[0].Fire != int64(fired)*10 || k.Hold() != due[0].Hold {
+				t.Fatalf("%v is due and %d held after %d timers", due, k.Hold(), fired)
+			}
+			k.commit(due, nil)
+		}
+		if k.Pending() {
+			t.Error("there are timers left")
+		}
+	})
 }
 
 // Event time ends with the window, processing time does not.

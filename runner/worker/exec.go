@@ -12,6 +12,7 @@ import (
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/engine"
 	"github.com/lintelrun/lintel/runner/exchange"
+	"github.com/lintelrun/lintel/runner/timers"
 )
 
 // execTask is a task of an executable stage: its core decides, it does.
@@ -31,6 +32,8 @@ type execTask struct {
 	live    map[engine.BundleID]*live
 	// keyed is nil for stages without state and timers.
 	keyed *keyed
+	// spools tells that the input may refer to panes in spools.
+	spools bool
 	// sorter is nil for stages that take their input as it comes.
 	sorter *sorter
 	// waiting is nil for stages without side inputs that change.
@@ -84,7 +87,7 @@ func newExecTask(t *task) (*execTask, error) {
 		limits.First, limits.Target = fewBundlesElements, fewBundlesTarget
 		fill = min(t.inbox.Capacity()/2, t.e.outboxBytes()) // of what is parked no more comes at once
 	}
-	x := &execTask{task: t, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main}
+	x := &execTask{task: t, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main, spools: t.e.readsSpools(t.stage)}
 	side := 0
 	for _, in := range t.stage.In {
 		switch {
@@ -356,6 +359,10 @@ func (x *execTask) finished(r outcome) error {
 		if x.keyed != nil {
 			x.keyed.token.fail()
 		}
+		if errors.Is(r.err, timers.ErrOutOfTurn) {
+			x.core.Withdraw(r.bundle)
+			return nil
+		}
 		if err := x.core.Failed(r.bundle, r.err); err != nil {
 			return err
 		}
@@ -375,9 +382,12 @@ func (x *execTask) finished(r outcome) error {
 			return err
 		}
 	}
-	x.core.Succeeded(r.bundle, r.result, x.e.clock.Now())
+	input := x.core.Succeeded(r.bundle, r.result, x.e.clock.Now())
 	if r.commit != nil {
 		r.commit()
+	}
+	if x.spools {
+		return x.releaseSpools(input)
 	}
 	return nil
 }

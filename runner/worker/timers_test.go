@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -249,5 +250,62 @@ func TestGarbageTimers(t *testing.T) {
 			_, err := newRig(t, p.script).run(p.plan)
 			wantError(t, err, fault.Invalid, to[0], to[1], "failed 4 times")
 		})
+	}
+}
+
+// Of keys whose timers set no others a bundle fires timers of several times; one that turns out
+// to have fired some out of their turn leaves no trace.
+func TestTimersFireAheadButNotOutOfTurn(t *testing.T) {
+	p := portabletest.New()
+	kvs := p.ParDo("kv", pEnv, pKV, p.ParDo("split", pEnv, pBytes, p.Impulse("impulse")))
+	first := p.ParDoWith("first", pEnv, payloadOf("f"), pKV, kvs)
+	p.ParDoWith("second", pEnv, payloadOf("g"), pBytes, first)
+	var mu sync.Mutex
+	got := map[string][]string{}
+	fired := 0
+	c := compile(t, p, map[string]doFn{
+		"split": split(2), "kv": modulo(2),
+		"first": func(c *call) error {
+			if c.timer == nil {
+				for at := int64(10); at <= 200; at += 10 {
+					c.set("f", fmt.Sprint(at), at, at)
+				}
+				return nil
+			}
+			mu.Lock()
+			fired++
+			mu.Unlock()
+			if c.timer.fire == 90 {
+				c.set("f", "between", 95, 95)
+			}
+			c.emit(kvOf(c.key(), fmt.Sprint(c.timer.fire)))
+			return nil
+		},
+		"second": func(c *call) error {
+			mu.Lock()
+			defer mu.Unlock()
+			got[c.key()] = append(got[c.key()], c.value())
+			return nil
+		},
+	})
+	r := newRig(t, c.script)
+	r.deployment.Parallelism = 1
+	r.mustRun(c.plan)
+	var want []string
+	for at := 10; at <= 200; at += 10 {
+		if want = append(want, fmt.Sprint(at)); at == 90 {
+			want = append(want, "95")
+		}
+	}
+	if len(got) != 2 {
+		t.Fatalf("output of %d keys", len(got))
+	}
+	for key := range got {
+		if diff := cmp.Diff(want, got[key]); diff != "" {
+			t.Errorf("key %s (-want +got):\n%s", key, diff)
+		}
+	}
+	if fired <= 2*len(want) {
+		t.Errorf("%d timers have fired, each once: no bundle has fired ahead", fired)
 	}
 }
