@@ -44,14 +44,21 @@ func (c *crowd) room(running, most int, now time.Time, cfg *Config) int {
 // idleProcessors: the machine has nothing to do if one in so many of its processors has not.
 const idleProcessors = 8
 
-// processors reads how long the machine's processors have been idle, and have been there, in
-// a unit of its own. It returns zeros where the system doesn't tell.
+// processors reads how long the machine's processors could have worked for us, and have been
+// there, in a unit of its own. It returns zeros where the system doesn't tell.
 func processors() (idle, total int64) {
 	b, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return 0, 0
 	}
-	line, _, _ := strings.Cut(string(b), "\n")
+	return parseProcessors(string(b))
+}
+
+// parseProcessors reads the first line of /proc/stat (proc(5)). Processors that wait for a
+// disk are idle, and those that work for processes of low priority as good as idle: these
+// give way.
+func parseProcessors(stat string) (idle, total int64) {
+	line, _, _ := strings.Cut(stat, "\n")
 	// cpu user nice system idle iowait irq softirq steal; guests are in user.
 	for i, s := range strings.Fields(line) {
 		if i == 0 || i > 8 {
@@ -62,7 +69,7 @@ func processors() (idle, total int64) {
 			return 0, 0
 		}
 		total += n
-		if i == 4 {
+		if i == 2 || i == 4 || i == 5 {
 			idle += n
 		}
 	}

@@ -74,3 +74,19 @@ func TestProcessors(t *testing.T) {
 		t.Errorf("idle %d of %d", idle, total)
 	}
 }
+
+func TestProcessorTime(t *testing.T) {
+	for _, c := range []struct {
+		stat        string
+		idle, total int64
+	}{
+		{"cpu  10 200 30 4000 5000 6 7 8 9 9\ncpu0 1 2 3\n", 9200, 9261}, // guests are in user
+		{"cpu  1 2\n", 2, 3},
+		{"cpu  1 2 x 4\n", 0, 0},
+		{"", 0, 0},
+	} {
+		if idle, total := parseProcessors(c.stat); idle != c.idle || total != c.total {
+			t.Errorf("%q: %d idle of %d, want %d of %d", c.stat, idle, total, c.idle, c.total)
+		}
+	}
+}
