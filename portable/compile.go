@@ -20,6 +20,8 @@ import (
 type Options struct {
 	// SeparateStages gives each transform of an SDK a stage of its own.
 	SeparateStages bool
+	// OneTask says that no stage will have more than one task.
+	OneTask bool
 }
 
 // Compile checks a pipeline and makes its plan. It is pure: the same pipeline
@@ -41,7 +43,7 @@ func Compile(ctx context.Context, p *pipepb.Pipeline, opts Options) (*plan.Plan,
 	}
 	var stages []*fusion.Stage
 	fuse := func() error {
-		stages = fusion.Fuse(g, opts.SeparateStages)
+		stages = fusion.Fuse(g, fusion.Options{Separate: opts.SeparateStages, Together: opts.OneTask})
 		return nil
 	}
 	for _, step := range []func() error{g.LiftCombines, g.ExpandSDFs, g.Encode, fuse, g.TraceSources} {

@@ -109,6 +109,19 @@ s2 executable b <forward s0
 `)
 }
 
+func TestSiblingsOfAnImpulseShareTheOnlyTask(t *testing.T) {
+	p := New()
+	impulse := p.Impulse("impulse")
+	p.ParDo("both", Env, Bytes, p.Flatten("flatten", Bytes, p.ParDo("a", Env, Bytes, impulse), p.ParDo("b", Env, Bytes, impulse)))
+	pl, err := portable.Compile(context.Background(), p.Proto, portable.Options{OneTask: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(pl.Stages); n != 2 {
+		t.Errorf("%d stages:\n%s", n, pl.Text())
+	}
+}
+
 func TestSideInputsSplitStages(t *testing.T) {
 	p := New()
 	main := p.ParDo("main", Env, Bytes, p.Impulse("impulse"))
@@ -344,6 +357,14 @@ s2 group-by-key <keyed s1
 s3 executable combine/Merge,combine/ExtractOutputs <forward s2
 `)
 	wantAccumulatorsInPanes(t, "count", pl, "combine/Convert")
+
+	// In place of what the SDK makes of it.
+	q := New()
+	grouped := q.GroupByKey("gbk", q.ParDo("a", Env, KV, q.Impulse("i1")))
+	values := q.Transform("values", urns.TransformCombineGroupedValues, Env, nil, KV, grouped)
+	q.Composite("combine", urns.TransformCombinePerKey, map[string]string{"i0": "a.out"}, map[string]string{"o": values}, "gbk", "values").Spec = p.Get("combine").Spec
+	q.Proto.Components.WindowingStrategies[Global] = ws
+	wantAccumulatorsInPanes(t, "composite", compile(t, q), "combine/Convert")
 
 	// As unbounded input whose panes have the times of elements.
 	ws.Trigger = &pipepb.Trigger{Trigger: &pipepb.Trigger_Default_{Default: &pipepb.Trigger_Default{}}}

@@ -195,7 +195,7 @@ func (pl *planner) plan(ctx context.Context, p *pipepb.Pipeline, o *options.Opti
 	}
 	resolved := environment.Resolve(asked, pl.check, jobs, pl.overrides)
 	_, separate := o.Experiment("lintel_separate_stages")
-	made, err := portable.Compile(ctx, withEnvironments(p, resolved.Environments), portable.Options{SeparateStages: separate})
+	made, err := portable.Compile(ctx, withEnvironments(p, resolved.Environments), portable.Options{SeparateStages: separate, OneTask: o.Parallelism == 1})
 	if err != nil {
 		return nil, err
 	}

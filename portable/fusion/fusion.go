@@ -17,16 +17,24 @@ type Stage struct {
 	Transforms []*graph.Transform
 }
 
-// Fuse puts each SDK transform into a stage: that of its
-// producer, or else that of a sibling which reads the same PCollection, unless that is an
-// Impulse's. Stages
-// are returned in the order of their first transforms. The graph of stages and
-// runner transforms has no cycle; in particular no stage depends on itself by a
-// side input, transitively. A Flatten of what one stage makes becomes a transform
-// of that stage's SDK. With separate, each transform has its own stage.
-func Fuse(g *graph.Graph, separate bool) []*Stage {
+// Options of fusing. The zero value is what most jobs are fused with.
+type Options struct {
+	// Separate gives each transform its own stage.
+	Separate bool
+	// Together puts the readers of an Impulse into one stage too. They then run one after the
+	// other, which costs nothing only where there is one task for each stage.
+	Together bool
+}
+
+// Fuse puts each SDK transform into a stage: that of its producer, or else that of a
+// sibling which reads the same PCollection, unless that is an Impulse's. Stages are
+// returned in the order of their first transforms. The graph of stages and runner
+// transforms has no cycle; in particular no stage depends on itself by a side input,
+// transitively. A Flatten of what one stage makes becomes a transform of that stage's SDK.
+func Fuse(g *graph.Graph, opts Options) []*Stage {
 	f := &fuser{
 		g:       g,
+		opts:    opts,
 		nodes:   make(map[*graph.Transform]*node, len(g.Transforms)),
 		reading: map[string][]*node{},
 		steps:   maxSteps,
@@ -34,8 +42,8 @@ func Fuse(g *graph.Graph, separate bool) []*Stage {
 	for _, t := range g.Transforms {
 		switch {
 		case t.Kind == graph.SDK:
-			f.place(t, separate)
-		case t.Kind == graph.Flatten && !separate && f.absorb(t):
+			f.place(t)
+		case t.Kind == graph.Flatten && !opts.Separate && f.absorb(t):
 		default:
 			n := &node{}
 			f.nodes[t] = n
@@ -52,6 +60,7 @@ const maxSteps = 20_000_000
 
 type fuser struct {
 	g       *graph.Graph
+	opts    Options
 	stages  []*Stage
 	nodes   map[*graph.Transform]*node
 	reading map[string][]*node // stages, by the PCollection they read from the runner
@@ -77,9 +86,9 @@ func (f *fuser) reads(n *node, t *graph.Transform) {
 	}
 }
 
-func (f *fuser) place(t *graph.Transform, separate bool) {
+func (f *fuser) place(t *graph.Transform) {
 	in := t.Main[0].PCollection
-	if !separate && !t.Root() && f.searchSides(t) {
+	if !f.opts.Separate && !t.Root() && f.searchSides(t) {
 		for n := range f.candidates(in) {
 			if n.stage.Environment == t.Environment && (len(t.Sides) == 0 || n.seen != f.search) {
 				f.join(t, n)
@@ -130,7 +139,7 @@ func (f *fuser) candidates(in string) iter.Seq[*node] {
 		if n := f.nodes[f.g.Producer(in)]; n.stage != nil && !yield(n) {
 			return
 		}
-		if f.g.Producer(in).Kind == graph.Impulse {
+		if f.g.Producer(in).Kind == graph.Impulse && !f.opts.Together {
 			return // reading one element together saves nothing, and apart they run side by side
 		}
 		for _, n := range f.reading[in] {
