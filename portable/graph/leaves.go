@@ -77,7 +77,7 @@ func (g *Graph) isLeaf(t *pipepb.PTransform) bool {
 	expandable := len(t.GetSubtransforms()) > 0
 	switch urn := t.GetSpec().GetUrn(); urn {
 	case urns.TransformCombinePerKey:
-		return !expandable || g.liftable(t)
+		return !expandable || g.liftable(t) || g.convertible(t)
 	case urns.TransformGroupIntoBatches:
 		_, ok := g.batchSize(t)
 		return ok
