@@ -14,7 +14,7 @@
 //	files/E-N-T-I        file I of task T, uploaded in epoch E by generation N
 //
 // Whoever begins a run creates generation-N first, and looks for manifests after that. Whoever
-// has written a manifest looks for a newer generation before it acts on the checkpoint.
+// has written a manifest looks whether it was replaced (see Replaced) before it acts on the checkpoint.
 // So either the new run sees the manifest, or the old one sees that it has been replaced; a
 // manifest of an old run that is newer than the base of a later one does not count.
 package protocol
@@ -126,6 +126,19 @@ type Claim struct {
 	Generation uint64
 	// Writer is a random number of the process: who tries again knows its own claim by it.
 	Writer uint64
+}
+
+// Replaced tells whether a generation has been, by what was read just now of its own claim and then of
+// that of the next. Claims of old generations are removed, the oldest first, so that
+// whose own is gone was replaced too.
+func Replaced(generation uint64, own, next Read) error {
+	switch {
+	case !next.Absent:
+		return fault.New(fault.Fenced, "checkpointing: generation %d has been replaced by %d", generation, generation+1)
+	case own.Absent:
+		return fault.New(fault.Fenced, "checkpointing: generation %d has been replaced long since", generation)
+	}
+	return nil
 }
 
 // Base is what a generation begins with.

@@ -150,6 +150,8 @@ type recovery struct {
 	want  []string         // to read
 	find  []string
 	err   error
+	// oldest generation of which there are records.
+	oldest uint64
 }
 
 // read returns an object, and asks for it if it was not read yet.
@@ -168,11 +170,16 @@ func (r *recovery) refuse(format string, args ...any) {
 }
 
 // bases returns what generations before this one began with, the newest first. A
-// generation without a base has never begun an epoch.
+// generation without a base has never begun an epoch. Records of the oldest generations are
+// removed once nothing is left of them.
 func (r *recovery) bases() []Base {
 	var all []Base
-	for g := r.Generation; g > r.oldest(); {
-		g--
+	for r.oldest = r.Generation; r.oldest > 1; r.oldest-- {
+		g := r.oldest - 1
+		claim, ok := r.read(GenerationName(g))
+		if _, listed := r.sizes[GenerationName(g)]; claim.Absent || !ok && !listed {
+			break
+		}
 		got, ok := r.read(BaseName(g))
 		if !ok || got.Absent {
 			continue
@@ -189,17 +196,6 @@ func (r *recovery) bases() []Base {
 		all = append(all, b)
 	}
 	return all
-}
-
-// oldest returns the oldest generation that is listed.
-func (r *recovery) oldest() uint64 {
-	least := r.Generation
-	for name := range r.sizes {
-		if o := splitName(name); o.kind == generationClaim || o.kind == generationBase {
-			least = min(least, o.number)
-		}
-	}
-	return least
 }
 
 // last returns the highest epoch that was claimed. It does not rely on the listing to be new:
@@ -349,7 +345,7 @@ func (r *recovery) epochs(last uint64) []uint64 {
 // counts tells whether the manifests of a generation count up to an epoch: later generations went
 // on from it, or something newer. Of generations whose own records were removed none do.
 func (r *recovery) counts(epoch, generation uint64, bases []Base) bool {
-	return generation >= r.oldest() && !slices.ContainsFunc(bases, func(b Base) bool { return b.Generation > generation && epoch > b.Epoch })
+	return generation >= r.oldest && !slices.ContainsFunc(bases, func(b Base) bool { return b.Generation > generation && epoch > b.Epoch })
 }
 
 func refusal(skipped []Skipped, strict bool) error {
