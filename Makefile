@@ -134,6 +134,15 @@ differential: build ## random pipelines on Lintel and on Beam's FnApiRunner (SEE
 bench: build ## throughput beside Prism (SET=bounded|smoke|medium, ARGS=)
 	integration/bench/run.sh --set '$(SET)' $(value ARGS)
 
+BASE ?= HEAD~1
+.PHONY: bench-check
+bench-check: ## five minutes: fails if the server takes 15 % more processor time than that of BASE (HEAD~1; ARGS=)
+	integration/bench/check.sh '$(BASE)' $(value ARGS)
+
+.PHONY: pgo
+pgo: build ## the profile of profile-guided builds, from the bench's cases: cmd/lintel/default.pgo
+	integration/bench/pgo.sh '$(CURDIR)/cmd/lintel/default.pgo'
+
 KEYS ?= 10000000
 .PHONY: bench-state
 bench-state: ## the runner's part of keeping state and timers of many keys (KEYS=)

@@ -70,16 +70,42 @@ def cpu_s(pid):
     return t / TICK
 
 
+class Harnesses:
+    """Processor time of the harnesses that a server starts: all its descendants, those that end meanwhile included."""
+
+    def __init__(self, pid):
+        self.pid, self.ticks = pid, {}
+        self.look()
+        self.before = dict(self.ticks)
+
+    def look(self):
+        for p in sh_children(self.pid)[1:]:
+            try:
+                f = open(f"/proc/{p}/stat").read().rsplit(")", 1)[1].split()
+                self.ticks[p] = int(f[11]) + int(f[12])
+            except OSError:
+                pass
+
+    def cpu_s(self):
+        return (sum(self.ticks.values()) - sum(self.before.values())) / TICK
+
+
+def own_cpu_s(pid):
+    """of the process alone"""
+    f = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    return (int(f[11]) + int(f[12])) / TICK
+
+
+def own_rss_mb(pid, what="VmRSS"):
+    """of the process alone"""
+    try:
+        return sum(int(l.split()[1]) for l in open(f"/proc/{pid}/status") if l.startswith(what + ":")) / 1024
+    except OSError:
+        return 0
+
+
 def rss_mb(pid, what="VmRSS"):
-    t = 0
-    for p in sh_children(pid):
-        try:
-            for l in open(f"/proc/{p}/status"):
-                if l.startswith(what + ":"):
-                    t += int(l.split()[1])
-        except OSError:
-            pass
-    return t / 1024
+    return sum(own_rss_mb(p, what) for p in sh_children(pid))
 
 
 def reset_peak(pid):
@@ -153,9 +179,25 @@ class Server:
             self.pid = self.proc = None
 
 
+def program(name):
+    """the command that runs a pipeline: by its name's beginning, of the Java or Python SDK, else of the Go SDK"""
+    if name.startswith("java-"):
+        build = os.path.join(CACHE, "bench-java")
+        classes = build + "/classes:" + open(build + "/classpath").read().strip()
+        return ["java", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "--add-opens=java.base/java.lang=ALL-UNNAMED",
+                "-cp", classes, "lintel.bench.Bench", f"--staged={build}/staged.txt"]
+    if name.startswith("python-"):
+        return [os.environ["SDK_PYTHON"], os.path.join(HERE, "python", "wordcount.py"), "--worker=" + os.path.join(HERE, "..", "python", "sdk_worker.sh")]
+    return [BIN]
+
+
 def run(srv, case, a):
     name, _, rest = case.partition(",")
-    args = [BIN, f"--pipeline={name}", "--data=" + os.path.join(CACHE, "data")] + [f"--{x}" for x in rest.split(",") if x]
+    flags = ["--data=" + os.path.join(CACHE, "data")] + [f"--{x}" for x in rest.split(",") if x]
+    args = program(name) + [f"--pipeline={name}"] + flags
+    starts_harnesses = name.startswith("python-")
+    if starts_harnesses:  # on the text that the Go program makes
+        subprocess.run([BIN, "--pipeline=wordcount", "--plain"] + flags, check=True, stdout=subprocess.DEVNULL)
     r = {"server": srv.name, "case": case, "pipeline": name, "ok": False, "t": time.time()}
     if srv.plain:
         args.append("--plain")
@@ -163,11 +205,14 @@ def run(srv, case, a):
         if a.fresh:
             srv.down()
         srv.up()
-        args += [f"--endpoint={srv.endpoint}", "--environment_type=LOOPBACK"] + a.arg
+        args += [f"--endpoint={srv.endpoint}"] + ([] if starts_harnesses else ["--environment_type=LOOPBACK"]) + a.arg
     pid = srv.pid if not srv.plain else None
     if pid:
         reset_peak(pid)
-        c0, m0 = cpu_s(pid), rss_mb(pid)
+        harnesses = Harnesses(pid) if starts_harnesses else None
+        cpu = own_cpu_s if starts_harnesses else cpu_s
+        rss = own_rss_mb if starts_harnesses else rss_mb
+        c0, m0 = cpu(pid), rss(pid)
     t0, peak, why = time.time(), 0, None
     p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     n = 0
@@ -177,8 +222,10 @@ def run(srv, case, a):
             break
         except subprocess.TimeoutExpired:
             n += 1
+            if pid and harnesses:
+                harnesses.look()
             if pid and n % 3 == 0:
-                peak = max(peak, rss_mb(pid))
+                peak = max(peak, rss(pid))
                 if peak > a.max_rss:
                     why = f"server over {a.max_rss} MB"
                 elif not os.path.exists(f"/proc/{pid}"):
@@ -195,8 +242,11 @@ def run(srv, case, a):
         r["error"] = (err or "no output")[-400:]
     if pid:
         if os.path.exists(f"/proc/{pid}"):
-            r["cpu_s"] = round(cpu_s(pid) - c0, 3)
-            r["rss_mb"] = round(max(peak, rss_mb(pid, "VmHWM")))
+            r["cpu_s"] = round(cpu(pid) - c0, 3)
+            if harnesses:
+                harnesses.look()
+                r["harness_cpu_s"] = round(harnesses.cpu_s(), 3)
+            r["rss_mb"] = round(max(peak, rss(pid, "VmHWM")))
             r["rss0_mb"] = round(m0)
         else:
             why, r["rss_mb"] = why or "server died", round(peak)
@@ -251,6 +301,12 @@ def tables(rs):
         for c, s, v in L:
             if v:
                 print(f"| {c} | {s} | " + " | ".join(f(med([r[k] for r in v])) for k in ("p50_ms", "p90_ms", "p99_ms", "max_ms")) + " |")
+    H = [(c, s, [r for r in g.get((c, s), []) if r["ok"] and "harness_cpu_s" in r]) for c in cases for s in servers]
+    if any(v for _, _, v in H):
+        print("\n| harnesses that the runner starts | server | their CPU s | the runner's, % of it |\n|---|---|---|---|")
+        for c, s, v in H:
+            if v:
+                print(f"| {c} | {s} | {f(med([r['harness_cpu_s'] for r in v]))} | {f(med([100 * r['cpu_s'] / r['harness_cpu_s'] for r in v]))} |")
     if len(servers) > 1:
         a = servers[0]
         print(f"\nRatios to {a} (over 1: {a} is better), medians of paired runs:")
