@@ -23,7 +23,7 @@ const testEvents = "/org.apache.beam.model.interactive.v1.TestStreamService/Even
 // tags. What it returns yields one event after the other, and io.EOF after the last. The
 // connection ends with the events or with ctx, one of which must come.
 func TestStreamEvents(ctx context.Context, at *pipepb.ApiServiceDescriptor, tags []string) (func() (*pipepb.TestStreamPayload_Event, error), error) {
-	conn, err := grpc.NewClient(at.GetUrl(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(at.GetUrl(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableServiceConfig())
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "the TestStreamService at %q: %w", at.GetUrl(), err)
 	}

@@ -191,7 +191,8 @@ func (w *worker) stop(ctx context.Context) {
 func (w *worker) call(f func(fnpb.BeamFnExternalWorkerPoolClient) error) error {
 	conn, err := grpc.NewClient(w.pool,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithNoProxy()) // pools are neighbours; a proxy for the internet cannot reach them
+		grpc.WithDisableServiceConfig(), // which is asked of the name server first, wherever that is
+		grpc.WithNoProxy())              // pools are neighbours; a proxy for the internet cannot reach them
 	if err != nil {
 		return fmt.Errorf("endpoint %q: %w", w.pool, err)
 	}
