@@ -41,8 +41,10 @@ type keyedAttempt struct {
 	edit     *timers.Edit
 	snapshot statebackend.Snapshot // what overlay lies over; nil once the attempt has ended
 	readings []*reading            // by their numbers in tokens
-	cell     statebackend.Cell     // scratch
-	scratch  []byte
+	// mapsChanged is true once the bundle has changed a multimap.
+	mapsChanged bool
+	cell        statebackend.Cell // scratch
+	scratch     []byte
 }
 
 func (t *task) openKeyed(spec *plan.StatefulSpec) (*keyed, error) {

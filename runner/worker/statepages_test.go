@@ -185,3 +185,50 @@ func TestCacheTokensOfState(t *testing.T) {
 		t.Errorf("tokens after a failure %q, before it %q", rest, tokens[1])
 	}
 }
+
+// What harnesses keep of multimaps after a change is not to be relied on.
+func TestCacheTokensOfMultimaps(t *testing.T) {
+	const bundles = 4
+	for name, tc := range map[string]struct {
+		do    doFn
+		renew bool
+	}{
+		"read":   {func(c *call) error { _, err := c.bundle.StateGet(c.multimapKeys("map")); return err }, false},
+		"add":    {func(c *call) error { return c.bundle.StateAppend(c.multimap("map", "k"), bytesOf("v")) }, true},
+		"remove": {func(c *call) error { return c.bundle.StateClear(c.multimap("map", "k")) }, true},
+		"clear":  {func(c *call) error { return c.bundle.StateClear(c.multimapKeys("map")) }, true},
+		"a bag":  {func(c *call) error { return c.bundle.StateAppend(c.bag("bag"), bytesOf("v")) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := stateful(t, 900, 5, tc.do)
+			inSeveralBundles(t, p, bundles)
+			before := p.before
+			var mu sync.Mutex
+			tokens := map[string]bool{}
+			n := 0
+			p.before = func(b *fnapitest.Bundle, s *plan.Stage) error {
+				if s.Transforms[0] == "s" {
+					mu.Lock()
+					defer mu.Unlock()
+					n++
+					for _, token := range b.CacheTokens {
+						if token.GetUserState() != nil {
+							tokens[string(token.GetToken())] = true
+						}
+					}
+				}
+				return before(b, s)
+			}
+			r := newRig(t, p.script)
+			r.deployment.Parallelism, r.deployment.Harnesses = 1, 1
+			r.mustRun(p.plan)
+			want := 1
+			if tc.renew {
+				want = n
+			}
+			if n < bundles || len(tokens) != want {
+				t.Errorf("%d tokens in %d bundles, want %d", len(tokens), n, want)
+			}
+		})
+	}
+}

@@ -157,6 +157,7 @@ func (a *keyedAttempt) add(key *fnpb.StateKey, data []byte) error {
 	if err := a.edit.Touch(s.key, s.window); err != nil {
 		return err
 	}
+	a.changing(s.kind)
 	a.scratch = c.AppendKey(a.scratch[:0])
 	if err := a.keepReadings(a.scratch); err != nil {
 		return err
@@ -166,6 +167,19 @@ func (a *keyedAttempt) add(key *fnpb.StateKey, data []byte) error {
 	}
 	a.overlay.Append(append(a.scratch, s.mapKey...), data)
 	return nil
+}
+
+// changing makes the harness forget what it keeps of user state, after this bundle, if it is a
+// multimap that is changed: Java's keeps entries as they were, keys twice, and values that
+// have been cleared (MultimapUserState.updateCache of Beam 2.73).
+func (a *keyedAttempt) changing(kind stateKind) {
+	switch kind {
+	case mapValues, mapKeys, mapEntries:
+		if !a.mapsChanged {
+			a.mapsChanged = true
+			a.keyed.token.fail()
+		}
+	}
 }
 
 // addSorted files entries of an ordered list, each a sort key as a varint and a
@@ -204,6 +218,7 @@ func (a *keyedAttempt) clear(key *fnpb.StateKey) error {
 	if err != nil {
 		return err
 	}
+	a.changing(s.kind)
 	a.scratch = c.AppendKey(a.scratch[:0])
 	if err := a.keepReadings(a.scratch); err != nil {
 		return err
