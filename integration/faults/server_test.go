@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 }
 
 var (
-	lintelBinary = testkit.Program(&binaries, "lintel", root, "./cmd/lintel")
+	lintelBinary = testkit.Program(&binaries, "lintel", root, "./cmd/lintel", "CGO_ENABLED=0") // as it is released
 	pipelines    = testkit.Program(&binaries, "pipelines", filepath.Join(root, "integration", "faults", "pipelines"), ".")
 )
 

@@ -218,7 +218,8 @@ func (s *store) setClock(u *unit, at int64) error {
 // cellBytes is from how many bytes on a cell of values is full.
 const cellBytes = 512 << 10
 
-// writeValues moves the values of a window from memory to the store. The caller commits.
+// writeValues moves the values of a window from memory, whose room it keeps, to the store. The
+// caller commits.
 func (p *Panes) writeValues(u *unit, w *window) {
 	if n := int64(len(w.values)); n > 0 {
 		if len(w.cells) == 0 || w.last >= cellBytes {
@@ -227,9 +228,8 @@ func (p *Panes) writeValues(u *unit, w *window) {
 		}
 		p.store.batch.Append(p.store.valuesKey(u, w.cells[len(w.cells)-1]), w.values)
 		w.inside, w.last = w.inside+n, w.last+n
+		w.values = w.values[:0]
 	}
-	p.grow(u, -int64(cap(w.values)))
-	w.values = nil
 }
 
 // write writes a unit; its values are then in the store only. The caller commits.
@@ -240,6 +240,8 @@ func (p *Panes) write(u *unit) error {
 	s := &p.store
 	for _, w := range u.windows {
 		p.writeValues(u, w)
+		p.grow(u, -int64(cap(w.values)))
+		w.values = nil
 	}
 	if hold := p.holds.kept(u.hold); u.wake != u.wakeAt || hold != u.holdAt {
 		if u.wakeAt != none && u.wakeAt != u.wake {

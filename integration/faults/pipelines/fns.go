@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/state"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/log"
 )
@@ -51,6 +52,15 @@ type part struct{ Shards int64 }
 
 func (f *part) ProcessElement(_ []byte, emit func(int64)) {
 	for i := range f.Shards {
+		emit(i)
+	}
+}
+
+// partOf makes parts of ticks, one each ms.
+type partOf struct{ Start, Shards int64 }
+
+func (f *partOf) ProcessElement(at beam.EventTime, _ []byte, emit func(int64)) {
+	if i := int64(at) - f.Start; i < f.Shards {
 		emit(i)
 	}
 }

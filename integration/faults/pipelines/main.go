@@ -13,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	_ "github.com/apache/beam/sdks/v2/go/pkg/beam/core/runtime/harness/init"
@@ -22,6 +23,7 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/options/jobopts"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 	_ "github.com/apache/beam/sdks/v2/go/pkg/beam/runners/universal"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/transforms/periodic"
 )
 
 var (
@@ -31,6 +33,7 @@ var (
 	keys   = flag.Int64("keys", 1000, "keys")
 	how    = flag.String("how", "error", "how --case failing fails: error, crash or exhaust (its memory)")
 	shards = flag.Int64("shards", 4, "how many parts the elements are made in")
+	stream = flag.Bool("stream", false, "whether the input is unbounded, though it ends")
 	// It is known from Prepare on, which is where the time begins.
 	cancelAfter = flag.Duration("cancel_after", 0, "when to cancel the job; 0: never")
 	verbose     = flag.Bool("verbose", false, "the SDK's messages on stderr")
@@ -130,7 +133,14 @@ func run(ctx context.Context) error {
 
 // elements are n KVs of a key and a value that does not compress and begins with the element's number.
 func elements(s beam.Scope) beam.PCollection {
-	parts := beam.Reshuffle(s, beam.ParDo(s, &part{Shards: *shards}, beam.Impulse(s)))
+	var parts beam.PCollection
+	if *stream {
+		start := time.Now().Truncate(time.Millisecond)
+		ticks := periodic.Impulse(s, start, start.Add(time.Duration(*shards)*time.Millisecond), time.Millisecond, false)
+		parts = beam.Reshuffle(s, beam.ParDo(s, &partOf{Start: start.UnixMilli(), Shards: *shards}, ticks))
+	} else {
+		parts = beam.Reshuffle(s, beam.ParDo(s, &part{Shards: *shards}, beam.Impulse(s)))
+	}
 	return beam.ParDo(s, &generate{N: *n, Shards: *shards, Keys: *keys, Value: *value}, parts)
 }
 
@@ -149,6 +159,7 @@ func register2[A, B any](f interface{ ProcessElement(A, B) }) {
 
 func init() {
 	register2[[]byte, func(int64)](&part{})
+	beam.RegisterDoFn(&partOf{})
 	register2[int64, func(int64, []byte)](&generate{})
 	beam.RegisterDoFn(&digestGroup{})
 	beam.RegisterDoFn(&digestIterable{})
