@@ -10,23 +10,41 @@ import (
 	"github.com/lintelrun/lintel/portable/windowing"
 )
 
-// addMerging adds an element to what its windows merge to with those that its key has. Windows
+// addMerging adds an element to what its sessions merge to with those that its key has. Windows
 // whose trigger has finished don't merge any more.
 func (p *Panes) addMerging(e *coders.Element) error {
-	u, err := p.find(e.Key, nil)
+	u, err := p.enterWindows(e)
 	if err != nil {
 		return err
 	}
+	if p.mergeable() {
+		if err := p.mergeSessions(u); err != nil {
+			return err
+		}
+	}
+	return p.addToTargets(u, e)
+}
+
+// enterWindows makes the windows of an element the targets, and returns the unit of its key.
+func (p *Panes) enterWindows(e *coders.Element) (*unit, error) {
+	u, err := p.find(e.Key, nil)
+	if err != nil {
+		return nil, err
+	}
 	if err := p.catchUp(u); err != nil {
-		return err
+		return nil, err
 	}
 	p.targets = p.targets[:0]
-	if err := p.eachWindow(e, func(encoded []byte) error { return p.enterWindow(u, encoded) }); err != nil {
-		return err
-	}
-	if err := p.mergeWindows(u); err != nil {
-		return err
-	}
+	return u, p.eachWindow(e, func(encoded []byte) error { return p.enterWindow(u, encoded) })
+}
+
+// mergeable tells whether the targets may merge: not if they were there before.
+func (p *Panes) mergeable() bool {
+	return slices.ContainsFunc(p.targets, func(w *window) bool { return !w.seen || w.closed })
+}
+
+// addToTargets adds an element to the targets, once its windows have merged.
+func (p *Panes) addToTargets(u *unit, e *coders.Element) error {
 	for i, w := range p.targets {
 		if slices.Contains(p.targets[:i], w) {
 			continue // it is one element there, in however many windows it came
@@ -57,40 +75,6 @@ func (u *unit) get(encoded []byte) *window {
 	for _, w := range u.windows {
 		if bytes.Equal(w.window, encoded) {
 			return w
-		}
-	}
-	return nil
-}
-
-// mergeWindows merges the targets with what the key has.
-func (p *Panes) mergeWindows(u *unit) error {
-	if !slices.ContainsFunc(p.targets, func(w *window) bool { return !w.seen || w.closed }) {
-		return nil // they were there before
-	}
-	if p.cfg.Merge == nil {
-		return p.mergeSessions(u)
-	}
-	var windows [][]byte
-	for _, w := range u.windows {
-		if !w.closed {
-			windows = append(windows, w.window)
-		}
-	}
-	merged, err := p.cfg.Merge(windows)
-	if err != nil {
-		return err
-	}
-	for _, m := range merged {
-		var from []*window
-		for _, encoded := range m.From {
-			w := u.get(encoded)
-			if w == nil || w.closed {
-				return fault.New(fault.UserCode, "panes: the window function merges window %x, which there is none of", encoded)
-			}
-			from = append(from, w)
-		}
-		if err := p.merge(u, from, m.Window); err != nil {
-			return err
 		}
 	}
 	return nil

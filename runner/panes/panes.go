@@ -17,10 +17,10 @@ import (
 	"github.com/lintelrun/lintel/statebackend"
 )
 
-// MergeFunc merges windows of one key, as encoded. Windows that stay as they are need not be in
-// the result. No window may be in the From of more than one. The slices that it is given are
-// only valid during the call; those that it returns are not changed and not kept.
-type MergeFunc func(windows [][]byte) ([]windowing.Merged, error)
+// MergeFunc merges, for each of several keys, its windows, as encoded. Windows that stay as they
+// are need not be in the result. No window of a key may be in the From of more than one. The slices
+// that it is given are only valid during the call; those that it returns are not changed and not kept.
+type MergeFunc func(keys [][][]byte) ([][]windowing.Merged, error)
 
 // SpoolFunc takes the values of a large pane, in pages of whole values, which are good until the
 // next is asked for, and returns the token by which they can be read from then on.
@@ -184,6 +184,11 @@ func New(cfg Config) (*Panes, error) {
 // may fire panes. A block that can't be cut into elements is a fault.Corruption.
 func (p *Panes) Add(block []byte, now time.Time) error {
 	p.setNow(now)
+	add := p.add
+	var asked turns
+	if p.cfg.Merge != nil {
+		add = asked.queue
+	}
 	e := &p.element
 	for rest := block; len(rest) > 0; rest = rest[e.Size:] {
 		if err := p.cfg.Input.Next(rest, e); err != nil {
@@ -192,9 +197,12 @@ func (p *Panes) Add(block []byte, now time.Time) error {
 		if e.Size == 0 {
 			return fault.New(fault.Corruption, "panes: a block of %d bytes for elements that take none", len(block))
 		}
-		if err := p.add(e); err != nil {
+		if err := add(e); err != nil {
 			return err
 		}
+	}
+	if err := p.addTurns(asked); err != nil {
+		return err
 	}
 	if err := p.combine(); err != nil {
 		return err

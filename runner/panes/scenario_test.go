@@ -1,6 +1,7 @@
 package panes
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"testing"
@@ -217,12 +218,75 @@ func hundreds(windows [][]byte) ([]windowing.Merged, error) {
 	return out, nil
 }
 
+// forEach makes a MergeFunc of one for a key.
+func forEach(merge func([][]byte) ([]windowing.Merged, error)) MergeFunc {
+	return func(keys [][][]byte) ([][]windowing.Merged, error) {
+		all := make([][]windowing.Merged, len(keys))
+		for i, windows := range keys {
+			var err error
+			if all[i], err = merge(windows); err != nil {
+				return nil, err
+			}
+		}
+		return all, nil
+	}
+}
+
+// Windows of many keys are merged in one call, as often as one of them has an element in a block,
+// and become what they would if each element came alone.
+func TestKeysAreMergedTogether(t *testing.T) {
+	const keys = 100
+	for _, memory := range []int64{0, 1} {
+		calls := 0
+		merge := func(keys [][][]byte) ([][]windowing.Merged, error) {
+			calls++
+			return forEach(hundreds)(keys)
+		}
+		fired := func(together bool) []string {
+			calls = 0
+			ws := sessions(t, 10)
+			ws.Trigger = repeat(count(2))
+			r := newRig(t, ws, memory)
+			r.cfg.Merge = merge
+			r.reopen()
+			var block []byte
+			for i := range int64(4 * keys) {
+				e := r.element(nil, fmt.Sprintf("k%03d", i%keys), i/keys*70+i%3*30)
+				if block = append(block, e...); !together {
+					r.must(r.p.Add(e, r.time()))
+				}
+			}
+			if together {
+				r.must(r.p.Add(block, r.time()))
+			}
+			var out []string
+			for _, p := range append(r.read(), r.advance(coders.MaxTimestamp)...) {
+				out = append(out, p.String())
+			}
+			return out
+		}
+		alone := fired(false)
+		if calls < 2*keys {
+			t.Fatalf("%d calls for elements that came alone", calls)
+		}
+		together := fired(true)
+		if calls != 4 {
+			t.Errorf("%d calls for 4 elements of each key", calls)
+		}
+		slices.Sort(alone)
+		slices.Sort(together)
+		if !slices.Equal(alone, together) {
+			t.Errorf("together: %q\nalone: %q", together, alone)
+		}
+	}
+}
+
 func TestCustomMerging(t *testing.T) {
 	for _, memory := range []int64{0, 1} {
 		ws := sessions(t, 10)
 		ws.Trigger = repeat(count(3))
 		r := newRig(t, ws, memory)
-		r.cfg.Merge = hundreds
+		r.cfg.Merge = forEach(hundreds)
 		r.reopen()
 		r.add("k", 1, 50, 120)
 		r.expect("third", r.add("k", 80), "k [1 89] [1 50 80] @89 early first 0/-1")
@@ -240,8 +304,9 @@ func TestMergingOfNonsense(t *testing.T) {
 	} {
 		r := newRig(t, sessions(t, 10), 0)
 		r.add("k", 1)
-		r.cfg.Merge = func([][]byte) ([]windowing.Merged, error) { return []windowing.Merged{merged}, nil }
-		r.p.cfg.Merge = r.cfg.Merge
+		r.must(r.p.Flush())
+		r.cfg.Merge = forEach(func([][]byte) ([]windowing.Merged, error) { return []windowing.Merged{merged}, nil })
+		r.reopen()
 		err := r.p.Add(r.element(nil, "k", 50), r.time())
 		if c := fault.ClassOf(err); c != fault.UserCode && c != fault.Corruption {
 			t.Errorf("%s: %v", name, err)

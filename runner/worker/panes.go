@@ -57,7 +57,7 @@ func (t *task) runGrouping(ctx context.Context, g grouped) (err error) {
 	p, err := panes.New(panes.Config{
 		Input: g.spec.Input, Windowing: g.spec.Windowing, Bounded: g.spec.Bounded, Scope: g.spec.Name, Store: store,
 		MemoryBytes: t.e.tableBytes(t.e.share(tablesShare)), FirstGroup: first, EndGroup: end,
-		Merge: t.e.mergeKey(ctx, g.spec.Merge), Spool: spool, Combine: t.e.combine(ctx, g.spec.Combine),
+		Merge: t.e.mergeKeys(ctx, g.spec.Merge), Spool: spool, Combine: t.e.combine(ctx, g.spec.Combine),
 	})
 	if err != nil {
 		return err

@@ -10,8 +10,6 @@ import (
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/portable/windowing"
-	"github.com/lintelrun/lintel/runner/grouping"
-	"github.com/lintelrun/lintel/runner/panes"
 )
 
 // windowCache remembers what SDKs said of windows, as far as that fits: window functions
@@ -146,26 +144,11 @@ func (e *execution) mergeWindows(ctx context.Context, call *plan.Call, keys [][]
 }
 
 // mergeKeys returns how the windows of keys are merged that are grouped, nil unless by the SDK.
-func (e *execution) mergeKeys(ctx context.Context, call *plan.Call) grouping.MergeFunc {
+func (e *execution) mergeKeys(ctx context.Context, call *plan.Call) func([][][]byte) ([][]windowing.Merged, error) {
 	if call == nil {
 		return nil
 	}
 	return func(keys [][][]byte) ([][]windowing.Merged, error) { return e.mergeWindows(ctx, call, keys) }
-}
-
-// mergeKey returns how those of one key are.
-func (e *execution) mergeKey(ctx context.Context, call *plan.Call) panes.MergeFunc {
-	mergeKeys := e.mergeKeys(ctx, call)
-	if mergeKeys == nil {
-		return nil
-	}
-	return func(windows [][]byte) ([]windowing.Merged, error) {
-		merged, err := mergeKeys([][][]byte{windows})
-		if err != nil {
-			return nil, err
-		}
-		return merged[0], nil
-	}
 }
 
 // windowsKey is the same for the same windows in any order.
