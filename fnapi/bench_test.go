@@ -28,7 +28,7 @@ func benchBundle(b *testing.B) (*fnapi.Bundle, grpc.ClientStream) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	addDescriptors(b, h)
+	addDescriptors(b, s, h)
 	conn, err := fnapitest.Dial(s.Endpoint())
 	if err != nil {
 		b.Fatal(err)
@@ -99,8 +99,8 @@ func BenchmarkState(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	addDescriptors(b, h)
-	conn, err := fnapitest.Dial(s.Endpoint())
+	addDescriptors(b, s, h)
+	conn, err := fnapitest.Dial(s.StateEndpoint())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -258,7 +258,7 @@ func TestAbortFreesSendThatWaits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addDescriptors(t, h)
+	addDescriptors(t, s, h)
 	b := newBundle(t, h, plain)
 	failed := make(chan error)
 	go func() {

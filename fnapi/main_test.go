@@ -47,7 +47,7 @@ func newHarness(t testing.TB, s *fnapi.Server, w fnapi.Worker, script fnapitest.
 	if err != nil {
 		t.Fatal(err)
 	}
-	addDescriptors(t, h)
+	addDescriptors(t, s, h)
 	sdk := fnapitest.Start(t, s.Endpoint(), "worker", script)
 	if err := h.Ready(deadline(t)); err != nil {
 		t.Fatal(err)
@@ -57,7 +57,7 @@ func newHarness(t testing.TB, s *fnapi.Server, w fnapi.Worker, script fnapitest.
 
 // addDescriptors adds "plain" (source, sink) and "timers" (source, sink, two
 // sinks, a ParDo with two timer families).
-func addDescriptors(t testing.TB, h *fnapi.Harness) {
+func addDescriptors(t testing.TB, s *fnapi.Server, h *fnapi.Harness) {
 	t.Helper()
 	parDo, err := proto.Marshal(&pipepb.ParDoPayload{TimerFamilySpecs: map[string]*pipepb.TimerFamilySpec{"f": {}, "g": {}}})
 	if err != nil {
@@ -67,9 +67,10 @@ func addDescriptors(t testing.TB, h *fnapi.Harness) {
 		return &pipepb.PTransform{Spec: &pipepb.FunctionSpec{Urn: urn, Payload: payload}}
 	}
 	source, sink := transform("beam:runner:source:v1", nil), transform("beam:runner:sink:v1", nil)
-	h.AddDescriptor(&fnpb.ProcessBundleDescriptor{Id: "plain", Transforms: map[string]*pipepb.PTransform{
+	state := &pipepb.ApiServiceDescriptor{Url: s.StateEndpoint()}
+	h.AddDescriptor(&fnpb.ProcessBundleDescriptor{Id: "plain", StateApiServiceDescriptor: state, Transforms: map[string]*pipepb.PTransform{
 		"source": source, "sink": sink}})
-	h.AddDescriptor(&fnpb.ProcessBundleDescriptor{Id: "timers", Transforms: map[string]*pipepb.PTransform{
+	h.AddDescriptor(&fnpb.ProcessBundleDescriptor{Id: "timers", StateApiServiceDescriptor: state, Transforms: map[string]*pipepb.PTransform{
 		"source": source, "sink": sink, "sink2": sink, "pardo": transform("beam:transform:pardo:v1", parDo)}})
 }
 

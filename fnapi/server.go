@@ -13,6 +13,7 @@ import (
 	"time"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
@@ -20,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/lintelrun/lintel/fnapi/data"
+	"github.com/lintelrun/lintel/fnapi/h2"
 	"github.com/lintelrun/lintel/internal/fault"
 )
 
@@ -76,6 +78,9 @@ type Server struct {
 	listener net.Listener
 	grpc     *grpc.Server
 
+	stateListener net.Listener
+	state         *h2.Server // of state requests, which are many and small
+
 	ids   atomic.Uint64  // of instructions; never used twice
 	loops sync.WaitGroup // readers, writers and state calls
 
@@ -94,12 +99,18 @@ func NewServer(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("fnapi: %w", err)
 	}
+	stateListener, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		listener.Close()
+		return nil, fmt.Errorf("fnapi: for state: %w", err)
+	}
 	window := int32(min(max(cfg.QueueBytes, ioBuffer), streamWindow))
 	s := &Server{
-		config:    cfg,
-		log:       cfg.Logger,
-		listener:  listener,
-		harnesses: map[string]*Harness{},
+		config:        cfg,
+		log:           cfg.Logger,
+		listener:      listener,
+		stateListener: stateListener,
+		harnesses:     map[string]*Harness{},
 		grpc: grpc.NewServer(
 			grpc.ForceServerCodecV2(data.NewCodec()),
 			grpc.MaxRecvMsgSize(math.MaxInt32),
@@ -120,9 +131,9 @@ func NewServer(cfg Config) (*Server, error) {
 	}
 	fnpb.RegisterProvisionServiceServer(s.grpc, provisionService{s: s})
 	fnpb.RegisterBeamFnControlServer(s.grpc, controlService{s: s})
-	fnpb.RegisterBeamFnStateServer(s.grpc, stateService{s: s})
 	fnpb.RegisterBeamFnLoggingServer(s.grpc, loggingService{s: s})
 	data.Register(s.grpc, dataService{s})
+	s.state = h2.NewServer(h2.Config{}, stateService{s})
 	return s, nil
 }
 
@@ -130,8 +141,13 @@ func NewServer(cfg Config) (*Server, error) {
 func (s *Server) Registrar() grpc.ServiceRegistrar { return s.grpc }
 
 // Endpoint is the host:port that harnesses connect to.
-func (s *Server) Endpoint() string {
-	at := s.listener.Addr().String()
+func (s *Server) Endpoint() string { return s.endpoint(s.listener) }
+
+// StateEndpoint is the host:port of BeamFnState, for ProcessBundleDescriptor.state_api_service_descriptor.
+func (s *Server) StateEndpoint() string { return s.endpoint(s.stateListener) }
+
+func (s *Server) endpoint(l net.Listener) string {
+	at := l.Addr().String()
 	if _, port, err := net.SplitHostPort(at); err == nil && s.config.AdvertisedHost != "" {
 		return net.JoinHostPort(s.config.AdvertisedHost, port)
 	}
@@ -140,7 +156,15 @@ func (s *Server) Endpoint() string {
 
 // Serve serves harnesses until Stop. It returns nil if Stop ended it.
 func (s *Server) Serve() error {
-	if err := s.grpc.Serve(s.listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+	var both errgroup.Group
+	both.Go(func() error { return s.state.Serve(s.stateListener) })
+	both.Go(func() error {
+		if err := s.grpc.Serve(s.listener); !errors.Is(err, grpc.ErrServerStopped) {
+			return err
+		}
+		return nil
+	})
+	if err := both.Wait(); err != nil {
 		return fmt.Errorf("fnapi: %w", err)
 	}
 	return nil
@@ -158,7 +182,10 @@ func (s *Server) Stop() {
 		h.Close()
 	}
 	s.grpc.Stop()
-	s.listener.Close() // grpc has closed it if Serve was called
+	s.state.Stop()
+	// They are closed already if Serve was called.
+	s.listener.Close()
+	s.stateListener.Close()
 	s.loops.Wait()
 }
 
@@ -176,7 +203,11 @@ func workerID(ctx context.Context) string {
 
 // harness finds the announced harness a call comes from; the error is a gRPC status.
 func (s *Server) harness(ctx context.Context) (*Harness, error) {
-	id := workerID(ctx)
+	return s.worker(workerID(ctx))
+}
+
+// worker finds the announced harness of a worker id; the error is a gRPC status.
+func (s *Server) worker(id string) (*Harness, error) {
 	if id == "" {
 		return nil, status.Error(codes.InvalidArgument, "the call carries no worker_id metadata")
 	}

@@ -336,9 +336,13 @@ func TestMalformedMessagesLoseTheHarness(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			addDescriptors(t, h)
+			addDescriptors(t, s, h)
 			b := newBundle(t, h, plain)
-			conn, err := fnapitest.Dial(s.Endpoint())
+			endpoint := s.Endpoint()
+			if name == "state" {
+				endpoint = s.StateEndpoint()
+			}
+			conn, err := fnapitest.Dial(endpoint)
 			if err != nil {
 				t.Fatal(err)
 			}

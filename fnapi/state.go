@@ -1,17 +1,26 @@
 package fnapi
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
-	"sync"
 	"time"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/lintelrun/lintel/fnapi/data"
+	"github.com/lintelrun/lintel/fnapi/h2"
 )
 
-// stateQueue bounds the state requests of one harness that wait for an answer.
-const stateQueue = 4096
+const (
+	stateMethod = "/org.apache.beam.model.fn_execution.v1.BeamFnState/State"
+	// stateQueue bounds the state requests of one stream that wait for an answer.
+	stateQueue = 4096
+	// slow is how long a call takes after which the next of its bundle gets a goroutine of its own.
+	slow = 500 * time.Microsecond
+)
 
 // StateHandler serves the state requests of one bundle: user state and side
 // inputs. The calls of a bundle come one at a time, in the order in which the
@@ -30,135 +39,89 @@ type StateHandler interface {
 	Clear(key *fnpb.StateKey) error
 }
 
-// atOnce bounds the answers that are written by whoever reads the requests; slow is how
-// long a call takes after which the next of its bundle gets a goroutine of its own.
-const (
-	atOnce = 16 << 10
-	slow   = 500 * time.Microsecond
-)
+// stateService serves BeamFnState on an endpoint of its own.
+type stateService struct{ s *Server }
 
-// stateCall is a request and the stream on which it came.
+// stateStream is one of a harness's. Requests are answered by whoever reads them, which
+// spares the switches between goroutines that a request costs, unless others of
+// their bundle are waiting or that would keep other bundles waiting.
+type stateStream struct {
+	harness *Harness
+	stream  *h2.Stream
+	closed  chan struct{}
+	slots   chan struct{}    // taken by the calls that wait
+	reader  data.StateReader // of the reading goroutine, as is head
+	head    []byte           // scratch
+}
+
+// stateCall is a request that waits, and the stream on which it came.
 type stateCall struct {
-	request *fnpb.StateRequest
+	request []byte
 	stream  *stateStream
 }
 
-// stateStream is one of a harness's. Requests are answered by whoever reads them, which
-// spares most of the switches between goroutines that a request costs, unless others of
-// their bundle are waiting or that would keep other bundles waiting.
-type stateStream struct {
-	fnpb.BeamFnState_StateServer
-	sending sync.Mutex               // held to write
-	slots   chan struct{}            // taken from reading until writing: answers never overflows
-	answers chan *fnpb.StateResponse // for the writer
-}
-
-type stateService struct {
-	fnpb.UnimplementedBeamFnStateServer
-	s *Server
-}
-
-// State serves a state stream. A harness may have several.
-func (s stateService) State(stream fnpb.BeamFnState_StateServer) error {
-	h, err := s.s.harness(stream.Context())
+// Open begins a state stream. A harness may have several.
+func (st stateService) Open(method string, header h2.Header, stream *h2.Stream) (h2.Receiver, error) {
+	if method != stateMethod {
+		return nil, status.Errorf(codes.Unimplemented, "there is no method %q on the endpoint of state", method)
+	}
+	h, err := st.s.worker(header.Get("worker_id"))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	st := &stateStream{
-		BeamFnState_StateServer: stream,
-		slots:                   make(chan struct{}, stateQueue),
-		answers:                 make(chan *fnpb.StateResponse, stateQueue),
-	}
-	err = s.s.serve(h.done,
-		func() error { return h.readState(st) },
-		st.write)
-	if statusOf(err) != nil {
-		h.streamEnded("state", err)
-	}
-	return statusOf(err)
+	s := &stateStream{harness: h, stream: stream, closed: make(chan struct{}), slots: make(chan struct{}, stateQueue)}
+	st.s.loops.Go(func() {
+		select {
+		case <-h.done:
+			stream.End(nil)
+		case <-s.closed:
+		}
+	})
+	return s, nil
 }
 
-func (h *Harness) readState(s *stateStream) error {
-	for {
-		req := new(fnpb.StateRequest)
-		if err := data.RecvProto(s, req); err != nil {
-			return err
-		}
+// Closed is part of h2.Receiver.
+func (s *stateStream) Closed() { close(s.closed) }
+
+// Receive answers a request, or leaves it to the goroutine that answers those of its bundle.
+func (s *stateStream) Receive(message []byte) error {
+	req, err := s.reader.Read(message)
+	if err != nil {
+		s.harness.streamEnded("state", err)
+		return statusOf(err)
+	}
+	b := s.harness.bundle(req.Instruction)
+	switch {
+	case b == nil:
+		s.stream.Reply(data.AppendStateError(nil, req.ID, nobodys))
+	case b.claim():
+		var body []byte
+		s.head, body = b.answer(s.head[:0], req)
+		s.stream.Reply(s.head, body)
+		b.released()
+	default:
 		select {
 		case s.slots <- struct{}{}:
-		case <-s.Context().Done():
-			return nil
-		}
-		call := stateCall{req, s}
-		b := h.bundle([]byte(req.GetInstructionId()))
-		var err error
-		switch {
-		case b == nil:
-			call.refuse(nobodys)
-		case b.claim(call):
-			err = s.reply(b.answer(call))
-			b.released()
-		}
-		if err != nil {
-			return err
+			b.enqueue(stateCall{bytes.Clone(message), s})
+		case <-s.closed:
+		case <-s.harness.done:
 		}
 	}
-}
-
-// reply writes an answer at once, or leaves it to the writer where it might have to wait.
-func (s *stateStream) reply(resp *fnpb.StateResponse) error {
-	if len(s.answers) > 0 || len(resp.GetGet().GetData()) > atOnce || !s.sending.TryLock() {
-		s.answers <- resp
-		return nil
-	}
-	defer s.sending.Unlock()
-	return s.send(resp)
-}
-
-func (s *stateStream) send(resp *fnpb.StateResponse) error {
-	<-s.slots
-	return s.Send(resp)
-}
-
-func (s *stateStream) write() error {
-	for {
-		select {
-		case resp := <-s.answers:
-			s.sending.Lock()
-			err := s.send(resp)
-			s.sending.Unlock()
-			if err != nil {
-				return err
-			}
-		case <-s.Context().Done():
-			return nil
-		}
-	}
+	return nil
 }
 
 const nobodys = "the bundle has ended, or never was"
 
-func (c stateCall) refuse(format string, args ...any) { c.stream.answers <- c.refusal(format, args...) }
-
-func (c stateCall) refusal(format string, args ...any) *fnpb.StateResponse {
-	return &fnpb.StateResponse{Id: c.request.GetId(), Error: fmt.Sprintf(format, args...)}
-}
-
 // claim tells whether the caller is to answer a call at once, and to say when it has done so.
-// Otherwise the call is answered behind the earlier ones of the bundle.
-func (b *Bundle) claim(call stateCall) bool {
+// Otherwise the call is to be answered behind the earlier ones of the bundle.
+func (b *Bundle) claim() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.answering && !b.slowState.Load() {
-		b.answering = true
-		return true
+	if b.answering || b.slowState.Load() {
+		return false
 	}
-	b.calls = append(b.calls, call)
-	if !b.answering {
-		b.answering = true
-		b.harness.server.loops.Go(b.answerCalls)
-	}
-	return false
+	b.answering = true
+	return true
 }
 
 // released ends a claim.
@@ -175,8 +138,20 @@ func (b *Bundle) released() {
 	}
 }
 
+// enqueue leaves a call to a goroutine.
+func (b *Bundle) enqueue(call stateCall) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.calls = append(b.calls, call)
+	if !b.answering {
+		b.answering = true
+		b.harness.server.loops.Go(b.answerCalls)
+	}
+}
+
 // answerCalls works through the calls of the bundle until there are none.
 func (b *Bundle) answerCalls() {
+	var reader data.StateReader
 	for {
 		b.mu.Lock()
 		if len(b.calls) == 0 {
@@ -188,46 +163,49 @@ func (b *Bundle) answerCalls() {
 		call := b.calls[0]
 		b.calls = b.calls[1:]
 		b.mu.Unlock()
-		call.stream.answers <- b.answer(call)
+		if req, err := reader.Read(call.request); err == nil { // as it was when it was received
+			head, body := b.answer(nil, req)
+			call.stream.stream.Send(head, body)
+		}
+		<-call.stream.slots
 	}
 }
 
-// answer answers a call of the bundle. Only one goroutine at a time does.
-func (b *Bundle) answer(call stateCall) *fnpb.StateResponse {
+// answer appends the answer to a call of the bundle to head, up to the body that is to
+// follow. Only one goroutine at a time does.
+func (b *Bundle) answer(head []byte, req *data.StateRequest) (_, body []byte) {
 	switch {
 	case b.isOver():
-		return call.refusal(nobodys)
+		return data.AppendStateError(head, req.ID, nobodys), nil
 	case b.spec.State == nil:
-		return call.refusal("the descriptor %s has no state", b.spec.Descriptor)
+		return data.AppendStateError(head, req.ID, fmt.Sprintf("the descriptor %s has no state", b.spec.Descriptor)), nil
 	}
 	began := time.Now()
-	resp := answer(b.spec.State, call.request)
-	b.slowState.Store(time.Since(began) > slow)
-	return resp
+	head, body = answer(head, b.spec.State, req)
+	if now := time.Since(began) > slow; now != b.slowState.Load() {
+		b.slowState.Store(now)
+	}
+	return head, body
 }
 
-func answer(state StateHandler, req *fnpb.StateRequest) *fnpb.StateResponse {
-	resp := &fnpb.StateResponse{Id: req.GetId()}
+func answer(head []byte, state StateHandler, req *data.StateRequest) (_, body []byte) {
+	var next []byte
 	var err error
-	switch r := req.GetRequest().(type) {
-	case *fnpb.StateRequest_Get:
-		get := &fnpb.StateGetResponse{}
-		get.Data, get.ContinuationToken, err = state.Get(req.GetStateKey(), r.Get.GetContinuationToken())
-		resp.Response = &fnpb.StateResponse_Get{Get: get}
-	case *fnpb.StateRequest_Append:
-		err = state.Append(req.GetStateKey(), r.Append.GetData())
-		resp.Response = &fnpb.StateResponse_Append{Append: &fnpb.StateAppendResponse{}}
-	case *fnpb.StateRequest_Clear:
-		err = state.Clear(req.GetStateKey())
-		resp.Response = &fnpb.StateResponse_Clear{Clear: &fnpb.StateClearResponse{}}
+	switch req.Kind {
+	case data.StateGet:
+		body, next, err = state.Get(req.Key, req.Payload)
+	case data.StateAppend:
+		err = state.Append(req.Key, req.Payload)
+	case data.StateClear:
+		err = state.Clear(req.Key)
 	default:
-		err = fmt.Errorf("state request of a kind unknown here (%T)", r)
+		err = fmt.Errorf("state request of a kind unknown here")
 	}
-	if err != nil {
-		resp.Response, resp.Error = nil, err.Error()
-		if resp.Error == "" {
-			resp.Error = "state request failed"
-		}
+	switch {
+	case err != nil:
+		return data.AppendStateError(head, req.ID, cmp.Or(err.Error(), "state request failed")), nil
+	case req.Kind == data.StateGet:
+		return data.AppendStatePage(head, req.ID, len(body), next), body
 	}
-	return resp
+	return data.AppendStateDone(head, req.ID, req.Kind), nil
 }

@@ -1,7 +1,6 @@
 package data
 
 import (
-	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
@@ -18,16 +17,10 @@ type Codec struct{ encoding.CodecV2 }
 // NewCodec returns a codec for grpc.ForceServerCodecV2.
 func NewCodec() Codec { return Codec{encoding.GetCodecV2(proto.Name)} }
 
-// Marshal is that of encoding.CodecV2. The payload of a Message, and the data of a page of
-// state, are referred to, not copied.
+// Marshal is that of encoding.CodecV2. The payload of a Message is referred to, not copied.
 func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
-	switch m := v.(type) {
-	case *Message:
+	if m, ok := v.(*Message); ok {
 		return m.appendTo(make(mem.BufferSlice, 0, 2*(1+len(m.more)))), nil
-	case *fnpb.StateResponse:
-		if header, ok := pageHeader(m); ok {
-			return mem.BufferSlice{mem.SliceBuffer(header), mem.SliceBuffer(m.GetGet().GetData())}, nil
-		}
 	}
 	return c.CodecV2.Marshal(v)
 }

@@ -101,7 +101,7 @@ func readField(b []byte) (field, int, error) {
 }
 
 func malformed(code int) error {
-	return fault.New(fault.Invalid, "malformed Elements message: %w", protowire.ParseError(code))
+	return fault.New(fault.Invalid, "malformed message: %w", protowire.ParseError(code))
 }
 
 func readData(outer field) (Part, error) {
@@ -180,5 +180,5 @@ func (f field) intoBool(to *bool) error {
 }
 
 func (f field) wrongType() error {
-	return fault.New(fault.Invalid, "malformed Elements message: field %d has wire type %d", f.number, f.kind)
+	return fault.New(fault.Invalid, "malformed message: field %d has wire type %d", f.number, f.kind)
 }

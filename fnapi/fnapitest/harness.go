@@ -53,9 +53,9 @@ type Harness struct {
 	responds sync.Mutex // one sender on a stream at a time
 	data     fnpb.BeamFnData_DataClient
 	sends    sync.Mutex
-	states   *stateClient
 
 	mu      sync.Mutex
+	states  map[string]*stateClient // by endpoint
 	bundles map[string]*Bundle
 	asked   []*fnpb.InstructionRequest
 	inputs  int
@@ -78,7 +78,7 @@ func start(endpoint, workerID string, script Script) (*Harness, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Harness{id: workerID, script: script, conn: conn, bundles: map[string]*Bundle{}}
+	h := &Harness{id: workerID, script: script, conn: conn, bundles: map[string]*Bundle{}, states: map[string]*stateClient{}}
 	h.ctx, h.cancel = context.WithCancel(WithWorkerID(context.Background(), workerID))
 	if err := h.open(); err != nil {
 		h.Kill()
@@ -109,12 +109,8 @@ func (h *Harness) open() (err error) {
 	if h.data, err = fnpb.NewBeamFnDataClient(h.conn).Data(h.ctx); err != nil {
 		return err
 	}
-	if h.states, err = openState(h.ctx, h.conn); err != nil {
-		return err
-	}
 	h.loops.Go(h.readControl)
 	h.loops.Go(h.readData)
-	h.loops.Go(h.states.read)
 	return nil
 }
 
@@ -127,6 +123,9 @@ func (h *Harness) Kill() {
 	h.mu.Lock()
 	for _, b := range h.bundles {
 		b.input.fail(context.Canceled)
+	}
+	for _, s := range h.states {
+		s.conn.Close()
 	}
 	h.mu.Unlock()
 	h.loops.Wait()

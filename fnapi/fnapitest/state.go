@@ -1,7 +1,6 @@
 package fnapitest
 
 import (
-	"context"
 	"errors"
 	"strconv"
 	"sync"
@@ -12,20 +11,36 @@ import (
 
 // stateClient matches the answers on a state stream to their requests.
 type stateClient struct {
+	conn   *grpc.ClientConn
 	stream fnpb.BeamFnState_StateClient
-	ctx    context.Context
 
 	mu      sync.Mutex
 	next    int
 	waiting map[string]chan *fnpb.StateResponse
 }
 
-func openState(ctx context.Context, conn *grpc.ClientConn) (*stateClient, error) {
-	stream, err := fnpb.NewBeamFnStateClient(conn).State(ctx)
+// stateAt returns the state stream to an endpoint, which all bundles share.
+func (h *Harness) stateAt(endpoint string) (*stateClient, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c := h.states[endpoint]; c != nil {
+		return c, nil
+	}
+	if err := h.ctx.Err(); err != nil { // Kill has closed all
+		return nil, err
+	}
+	conn, err := Dial(endpoint)
 	if err != nil {
 		return nil, err
 	}
-	return &stateClient{stream: stream, ctx: ctx, waiting: map[string]chan *fnpb.StateResponse{}}, nil
+	stream, err := fnpb.NewBeamFnStateClient(conn).State(h.ctx)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	c := &stateClient{conn: conn, stream: stream, waiting: map[string]chan *fnpb.StateResponse{}}
+	h.states[endpoint] = c
+	h.loops.Go(c.read)
+	return c, nil
 }
 
 func (c *stateClient) read() {
@@ -68,8 +83,21 @@ func (c *stateClient) send(req *fnpb.StateRequest) (func() (*fnpb.StateResponse,
 	}, nil
 }
 
+// states is the stream for the bundle's state.
+func (b *Bundle) states() (*stateClient, error) {
+	endpoint := b.Descriptor.GetStateApiServiceDescriptor().GetUrl()
+	if endpoint == "" {
+		return nil, errors.New("fnapitest: the descriptor names no endpoint for state")
+	}
+	return b.harness.stateAt(endpoint)
+}
+
 func (b *Bundle) state(req *fnpb.StateRequest) (*fnpb.StateResponse, error) {
-	wait, err := b.harness.states.send(req)
+	states, err := b.states()
+	if err != nil {
+		return nil, err
+	}
+	wait, err := states.send(req)
 	if err != nil {
 		return nil, err
 	}
@@ -115,12 +143,16 @@ func (b *Bundle) StateClear(key *fnpb.StateKey) error {
 // StateReplace clears state and appends to it without waiting in between, as
 // SDKs do, then waits for both answers.
 func (b *Bundle) StateReplace(key *fnpb.StateKey, data []byte) error {
-	clear, err := b.harness.states.send(&fnpb.StateRequest{InstructionId: b.ID, StateKey: key,
+	states, err := b.states()
+	if err != nil {
+		return err
+	}
+	clear, err := states.send(&fnpb.StateRequest{InstructionId: b.ID, StateKey: key,
 		Request: &fnpb.StateRequest_Clear{Clear: &fnpb.StateClearRequest{}}})
 	if err != nil {
 		return err
 	}
-	add, err := b.harness.states.send(&fnpb.StateRequest{InstructionId: b.ID, StateKey: key,
+	add, err := states.send(&fnpb.StateRequest{InstructionId: b.ID, StateKey: key,
 		Request: &fnpb.StateRequest_Append{Append: &fnpb.StateAppendRequest{Data: data}}})
 	if err != nil {
 		return err

@@ -276,7 +276,7 @@ func (e *execution) complete(of *fnpb.ProcessBundleDescriptor, descriptor string
 	d := proto.Clone(of).(*fnpb.ProcessBundleDescriptor)
 	at := &pipepb.ApiServiceDescriptor{Url: e.cfg.Server.Endpoint()}
 	d.Id = descriptor
-	d.StateApiServiceDescriptor = at
+	d.StateApiServiceDescriptor = &pipepb.ApiServiceDescriptor{Url: e.cfg.Server.StateEndpoint()}
 	d.TimerApiServiceDescriptor = at
 	for _, id := range ports {
 		spec := d.Transforms[id].GetSpec()
