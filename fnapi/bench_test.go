@@ -1,7 +1,15 @@
 package fnapi_test
 
 import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
 	"testing"
+	"time"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	"google.golang.org/grpc"
@@ -92,7 +100,8 @@ func BenchmarkDataIn(b *testing.B) {
 	bundle.Abort(nil)
 }
 
-// BenchmarkState asks for a small value and waits for the answer, as SDKs do.
+// BenchmarkState has another process ask for a small value and wait for the answer, as SDKs do. It reports
+// the processor time that a request costs this process.
 func BenchmarkState(b *testing.B) {
 	s := newServer(b, fnapi.Config{})
 	h, err := s.Expect("worker", fnapi.Worker{})
@@ -100,32 +109,77 @@ func BenchmarkState(b *testing.B) {
 		b.Fatal(err)
 	}
 	addDescriptors(b, s, h)
-	conn, err := fnapitest.Dial(s.StateEndpoint())
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { conn.Close() })
-	stream, err := fnpb.NewBeamFnStateClient(conn).State(fnapitest.WithWorkerID(b.Context(), "worker"))
-	if err != nil {
-		b.Fatal(err)
-	}
 	spec := plain
 	spec.State = &memory{bags: map[string]string{"a": "xyz"}}
 	bundle := newBundle(b, h, spec)
-	request := &fnpb.StateRequest{
-		Id: "1", InstructionId: bundle.ID(), StateKey: bag("a"),
-		Request: &fnpb.StateRequest_Get{Get: &fnpb.StateGetRequest{}},
+	b.Cleanup(func() { bundle.Abort(nil) })
+	self, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	asker := exec.Command(self)
+	asker.Env = append(os.Environ(), askState+"="+s.StateEndpoint()+" "+bundle.ID()+" "+strconv.Itoa(b.N))
+	asker.Stderr = os.Stderr
+	ready, err := asker.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := asker.Start(); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := io.ReadFull(ready, make([]byte, 1)); err != nil {
+		b.Fatal(err)
 	}
 	b.ReportAllocs()
 	b.ResetTimer()
-	for range b.N {
+	before := processorTime(b)
+	if err := asker.Wait(); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64((processorTime(b)-before).Microseconds())/float64(b.N), "cpu-us/op")
+}
+
+// askState in the environment makes the test's program the one that asks.
+const askState = "LINTEL_TEST_ASK_STATE"
+
+// ask asks for state so many times, one after another.
+func ask(text string) error {
+	var endpoint, bundle string
+	var n int
+	if _, err := fmt.Sscan(text, &endpoint, &bundle, &n); err != nil {
+		return err
+	}
+	conn, err := fnapitest.Dial(endpoint)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stream, err := fnpb.NewBeamFnStateClient(conn).State(fnapitest.WithWorkerID(context.Background(), "worker"))
+	if err != nil {
+		return err
+	}
+	request := &fnpb.StateRequest{
+		Id: "1", InstructionId: bundle, StateKey: bag("a"),
+		Request: &fnpb.StateRequest_Get{Get: &fnpb.StateGetRequest{}},
+	}
+	for i := range n + 1 {
 		if err := stream.Send(request); err != nil {
-			b.Fatal(err)
+			return err
 		}
 		if resp, err := stream.Recv(); err != nil || len(resp.GetGet().GetData()) != 3 {
-			b.Fatal(resp, err)
+			return fmt.Errorf("%v, %w", resp, err)
+		}
+		if i == 0 {
+			fmt.Print(".") // it begins
 		}
 	}
-	b.StopTimer()
-	bundle.Abort(nil)
+	return nil
+}
+
+func processorTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
