@@ -78,24 +78,24 @@ type Server struct {
 	handler Handler
 	running sync.WaitGroup
 
+	stopping chan struct{} // closed by Stop, under mu
+
 	mu       sync.Mutex
-	stopped  bool
 	listener net.Listener
 	conns    map[*conn]struct{}
 }
 
 // NewServer returns a server that serves nothing before Serve.
 func NewServer(cfg Config, h Handler) *Server {
-	return &Server{config: cfg.withDefaults(), handler: h, conns: map[*conn]struct{}{}}
+	return &Server{config: cfg.withDefaults(), handler: h, stopping: make(chan struct{}), conns: map[*conn]struct{}{}}
 }
 
 // Serve serves the connections of l until Stop, which closes it, and then returns nil. It is called once.
 func (s *Server) Serve(l net.Listener) error {
 	s.mu.Lock()
 	s.listener = l
-	stopped := s.stopped
 	s.mu.Unlock()
-	if stopped {
+	if stopped(s.stopping) {
 		l.Close()
 		return nil
 	}
@@ -105,13 +105,16 @@ func (s *Server) Serve(l net.Listener) error {
 		case err == nil:
 			pause = 0
 			s.begin(nc)
-		case s.isStopped():
+		case stopped(s.stopping):
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("h2: %w", err)
 		default: // out of file descriptors, for example
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			time.Sleep(pause)
+			select {
+			case <-time.After(pause):
+			case <-s.stopping:
+			}
 		}
 	}
 }
@@ -119,7 +122,7 @@ func (s *Server) Serve(l net.Listener) error {
 func (s *Server) begin(nc net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped {
+	if stopped(s.stopping) {
 		nc.Close()
 		return
 	}
@@ -133,16 +136,19 @@ func (s *Server) begin(nc net.Conn) {
 	})
 }
 
-func (s *Server) isStopped() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.stopped
+func stopped(stopping <-chan struct{}) bool {
+	select {
+	case <-stopping:
+		return true
+	default:
+		return false
+	}
 }
 
-// Stop closes the listener and all connections, and returns once no goroutine of the server runs any more.
+// Stop, called once, closes the listener and all connections, and returns once no goroutine of the server runs any more.
 func (s *Server) Stop() {
 	s.mu.Lock()
-	s.stopped = true
+	close(s.stopping)
 	if s.listener != nil {
 		s.listener.Close()
 	}
