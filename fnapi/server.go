@@ -36,7 +36,7 @@ const (
 
 // Config configures a Server. The zero value is usable.
 type Config struct {
-	// Listen is the TCP address to listen on; default 127.0.0.1:0.
+	// Listen is the TCP address to listen on; default 127.0.0.1:0. Its port is 0, as a second one is taken for state.
 	Listen string
 	// AdvertisedHost is the host by which harnesses reach us, if it is another than that of Listen:
 	// in a container's network, for example.

@@ -1,4 +1,4 @@
-// Package data is the wire format of the Fn API's Data service without the
+// Package data is the wire format of the Fn API's Data and State services without the
 // objects: messages of elements are read in place and written around the
 // caller's payload, so that the runner touches each payload once on its way in
 // and never on its way out.

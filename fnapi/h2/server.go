@@ -145,7 +145,7 @@ func stopped(stopping <-chan struct{}) bool {
 	}
 }
 
-// Stop, called once, closes the listener and all connections, and returns once no goroutine of the server runs any more.
+// Stop closes the listener and all connections. It is called once, and returns when no goroutine of the server runs any more.
 func (s *Server) Stop() {
 	s.mu.Lock()
 	close(s.stopping)
