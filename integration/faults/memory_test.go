@@ -44,7 +44,6 @@ var longCases = []hard{
 	{"a key of ten million values", 64, "group", 8, 10 * mB, 1},
 	{"a key of ten million values", 512, "group", 100, 10 * mB, 1},
 	{"a pane of one key", 64, "group --stream", kB, 500 * kB, 1},
-	{"panes of ten thousand keys", 64, "group --stream", kB, 500 * kB, 10000},
 	{"an iterable larger than the budget", 512, "iterable", kB, 700 * kB, 1000},
 	{"a multimap larger than the budget", 512, "multimap", kB, 700 * kB, 1000},
 	{"elements of 10 MB, shuffled", 256, "reshuffle", 10 * mB, 50, 10},

@@ -101,7 +101,7 @@ func (s *spool) read(token, continuation []byte) (data, next []byte, err error) 
 	s.mu.Unlock()
 	page := uint64(0)
 	if len(continuation) > 0 {
-		n := 0
+		var n int
 		if page, n = binary.Uvarint(continuation); n != len(continuation) {
 			p = nil
 		}
