@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"github.com/lintelrun/lintel/runner/worker"
 )
@@ -35,6 +36,15 @@ func limitMemory(budget int64, log *slog.Logger) {
 func heapLimit(budget int64) int64 {
 	const small = 3 * programBytes
 	return max(budget-programBytes, min(budget/10*13-programBytes, small), programBytes)
+}
+
+// returnMemory returns what to call when no job runs any more: what the last ones took goes
+// back to the system, so long later that a row of small jobs doesn't pay for it each. By
+// itself Go collects garbage every other minute in an idle process, and returns it slowly.
+func returnMemory(after time.Duration) (idle func()) {
+	timer := time.AfterFunc(after, debug.FreeOSMemory)
+	timer.Stop()
+	return func() { timer.Reset(after) }
 }
 
 // queueBytes is how much output of a harness the Fn API holds: little of the budget, as

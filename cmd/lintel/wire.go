@@ -11,6 +11,7 @@ import (
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/types/known/structpb"
+	"time"
 
 	"github.com/lintelrun/lintel/fnapi"
 	"github.com/lintelrun/lintel/fnapi/environment"
@@ -88,7 +89,7 @@ func newExecutor(c serverConfig, spill string, fn *fnapi.Server, r *runner, m *m
 		Dir:         spill,
 		MemoryBytes: c.memoryBudget,
 		Logger:      c.log,
-		Hooks:       worker.Hooks{BundleDone: m.BundleDone, Spilled: m.Spilled},
+		Hooks:       worker.Hooks{BundleDone: m.BundleDone, Spilled: m.Spilled, Idle: returnMemory(time.Second)},
 
 		Tracer:       tracer,
 		TraceBundles: c.tracing.bundles,

@@ -205,6 +205,8 @@ def run(srv, case, a):
         if a.fresh:
             srv.down()
         srv.up()
+        if a.settle:  # the first job of a process is not what this is about
+            subprocess.run([BIN, "--pipeline=startup", f"--endpoint={srv.endpoint}", "--environment_type=LOOPBACK"], stdout=subprocess.DEVNULL)
         args += [f"--endpoint={srv.endpoint}"] + ([] if starts_harnesses else ["--environment_type=LOOPBACK"]) + a.arg
     pid = srv.pid if not srv.plain else None
     if pid:
@@ -243,6 +245,9 @@ def run(srv, case, a):
     if pid:
         if os.path.exists(f"/proc/{pid}"):
             r["cpu_s"] = round(cpu(pid) - c0, 3)
+            if a.settle:
+                time.sleep(a.settle)
+                r["settled_mb"] = round(rss(pid))
             if harnesses:
                 harnesses.look()
                 r["harness_cpu_s"] = round(harnesses.cpu_s(), 3)
@@ -307,6 +312,12 @@ def tables(rs):
         for c, s, v in H:
             if v:
                 print(f"| {c} | {s} | {f(med([r['harness_cpu_s'] for r in v]))} | {f(med([100 * r['cpu_s'] / r['harness_cpu_s'] for r in v]))} |")
+    M = [(c, s, [r for r in g.get((c, s), []) if r["ok"] and "settled_mb" in r]) for c in cases for s in servers]
+    if any(v for _, _, v in M):
+        print("\n| memory, MB | server | before | peak | after |\n|---|---|---|---|---|")
+        for c, s, v in M:
+            if v:
+                print(f"| {c} | {s} | " + " | ".join(f(med([r[k] for r in v]), 0) for k in ("rss0_mb", "rss_mb", "settled_mb")) + " |")
     if len(servers) > 1:
         a = servers[0]
         print(f"\nRatios to {a} (over 1: {a} is better), medians of paired runs:")
@@ -332,6 +343,7 @@ def main():
     ap.add_argument("--timeout", type=float, default=120)
     ap.add_argument("--max-rss", type=float, default=6000, help="MB")
     ap.add_argument("--fresh", action="store_true")
+    ap.add_argument("--settle", type=float, default=0, help="seconds to wait after a run, and tell the memory that is left")
     ap.add_argument("--arg", action="append", default=[], help="more flags for the pipelines, e.g. --arg=--experiments=...")
     ap.add_argument("--warm", type=int, default=1, help="startup runs per server before measuring (JVM)")
     ap.add_argument("--json")
@@ -340,6 +352,7 @@ def main():
     if a.table:
         return tables([json.loads(l) for l in open(a.table)])
     os.makedirs(LOGS, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are stopped then, too
     servers = [Server(*s.split("=", 1)) for s in a.server]
     cases = a.case + [c.strip().replace("\n", "").replace(" ", "") for c in (SETS[a.set].split(";") if a.set else []) if not a.only or a.only in c]
     if a.scale:

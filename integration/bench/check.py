@@ -8,7 +8,7 @@ adds: the loss of a case is the lesser of the median of the pairs' ratios and th
 that lost more than is allowed is run again, as often as before and twice as often, and fails if it still has.
 --report only says. Cases are of half a second of processor time at least, where clocks that tick in 10 ms are good to 2 %.
 """
-import argparse, json, os, statistics, sys, tempfile, time
+import argparse, os, signal, statistics, sys, tempfile, time
 
 import bench
 
@@ -20,6 +20,7 @@ CASES = """gbk,n=1200000; wordcount,mb=40; stateful,n=4000; timers,n=600000,k=10
 class Options:
     """what bench.run wants to know"""
     fresh, arg, timeout, max_rss = True, [], 120, 6000
+    settle = 0
 
 
 class Case:
@@ -73,6 +74,7 @@ def main():
     ap.add_argument("--case", action="append", default=[])
     a = ap.parse_args()
     os.makedirs(bench.LOGS, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = a.case or [c.strip() for c in CASES.split(";")]
     if a.report and not a.case:
         names = names[:4]

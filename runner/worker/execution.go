@@ -85,7 +85,11 @@ func (e *execution) Metrics() (attempted, committed []*pipepb.MonitoringInfo) {
 
 func (e *execution) run(ctx context.Context) {
 	defer close(e.done)
-	defer e.jobs.Add(-1)
+	defer func() {
+		if e.jobs.Add(-1) == 0 {
+			e.cfg.Hooks.Idle()
+		}
+	}()
 	defer func() {
 		if err := os.RemoveAll(e.dir); err != nil {
 			e.log.Warn("spilled data not removed", "error", err)

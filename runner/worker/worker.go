@@ -112,6 +112,8 @@ type Hooks struct {
 	BundleDone func(ok bool, elements, inputBytes, outputBytes int, took time.Duration)
 	// Spilled is called with bytes written to disk.
 	Spilled func(bytes int64)
+	// Idle is called when the last running job has ended and let go of all that it had.
+	Idle func()
 }
 
 // Validate fills in the defaults, or says what is wrong.
@@ -153,6 +155,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Hooks.Spilled == nil {
 		c.Hooks.Spilled = func(int64) {}
+	}
+	if c.Hooks.Idle == nil {
+		c.Hooks.Idle = func() {}
 	}
 	return nil
 }
