@@ -34,7 +34,7 @@ if [ -z "$JOB_ENDPOINT" ]; then
   trap 'exit 130' INT TERM
   start_lintel
 fi
-export JOB_ENDPOINT PARALLELISM RESULTS=$out/results.json
+export LINTEL JOB_ENDPOINT PARALLELISM RESULTS=$out/results.json
 # The SDK's own switch: without it, its tests marked @ulr don't run.
 export BEAM_SERVICE_OVERRIDES="{\"python:apache_beam.runners.portability.local_job_service_main\":\"$JOB_ENDPOINT\"}"
 rm -f "$RESULTS"
@@ -42,7 +42,7 @@ rm -f "$RESULTS"
 tests=node_modules/apache-beam/dist/test
 (cd "$build" && timeout 1200 node node_modules/mocha/bin/_mocha --exit --timeout "$((timeout * 1000))" \
   --require "$here/preload.js" --reporter "$here/reporter.js" --grep "^(?!.*MultiLangauge).*($grep)" \
-  $tests/primitives_test.js $tests/combine_test.js $tests/wordcount.js $tests/docs/programming_guide.js) \
+  "$here/drain_test.js" $tests/primitives_test.js $tests/combine_test.js $tests/wordcount.js $tests/docs/programming_guide.js) \
   3>&1 >"$out/client.log" 2>&1 || true
 status=0
 [ -z "${SERVER_PID:-}" ] || kill -0 "$SERVER_PID" 2>/dev/null || { say "the server died: $out/server.log"; status=1; }
