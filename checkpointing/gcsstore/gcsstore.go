@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"cloud.google.com/go/storage"
@@ -112,7 +113,11 @@ func (s *Store) Create(ctx context.Context, name string, content io.ReadSeeker) 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // of what is under way nothing becomes an object then
-	w := s.object(name).If(storage.Conditions{DoesNotExist: true}).NewWriter(ctx)
+	failures := new(failures)
+	w := s.object(name).If(storage.Conditions{DoesNotExist: true}).
+		Retryer(storage.WithErrorFunc(func(err error) bool { return storage.ShouldRetry(err) && failures.more(s.cfg.Attempts) })).
+		NewWriter(ctx)
+	w.ProgressFunc = func(int64) { failures.n.Store(0) }
 	w.ChunkSize = s.cfg.ChunkBytes
 	w.ContentType = "application/octet-stream"
 	w.CRC32C, w.SendCRC32C = sum, true
@@ -127,6 +132,13 @@ func (s *Store) Create(ctx context.Context, name string, content io.ReadSeeker) 
 	}
 	return s.wrap("writing", name, w.Close())
 }
+
+// failures in a row of one upload. The client's own bound of attempts does not hold for uploads:
+// while the service is away they would be tried for ever.
+type failures struct{ n atomic.Int64 }
+
+// more notes a failure and tells whether there are attempts left.
+func (f *failures) more(attempts int) bool { return f.n.Add(1) < int64(attempts) }
 
 // measure reads what content has from where it is, and goes back there.
 func measure(content io.ReadSeeker) (size int64, sum uint32, err error) {

@@ -88,17 +88,17 @@ func TestClassesOfErrors(t *testing.T) {
 	for status, want := range map[int]fault.Class{
 		http.StatusServiceUnavailable: fault.Retryable, http.StatusTooManyRequests: fault.Retryable, http.StatusForbidden: fault.Internal,
 	} {
-		requests := 0
+		var requests atomic.Int64
 		s := fake(t, func(*http.Request) *http.Response {
-			requests++
+			requests.Add(1)
 			return answer(status)
 		})
 		err := s.Create(t.Context(), "x", strings.NewReader("x"))
 		if fault.ClassOf(err) != want {
 			t.Errorf("%d is of class %v: %v", status, fault.ClassOf(err), err)
 		}
-		if most := 5; requests > most {
-			t.Errorf("%d requests were made of one", requests)
+		if n := requests.Load(); n > 5 {
+			t.Errorf("%d requests were made of one", n)
 		}
 	}
 }

@@ -197,3 +197,13 @@ func DecodeBase(data []byte) (Base, error) {
 func corrupt(format string, args ...any) error {
 	return fault.New(fault.Corruption, "checkpointing: "+format, args...)
 }
+
+// NewestGeneration returns the highest that a listing has claims of, 0 if it has none.
+func NewestGeneration(listed []Object) (newest uint64) {
+	for _, o := range listed {
+		if n := splitName(o.Name); n.kind == generationClaim || n.kind == generationBase {
+			newest = max(newest, n.number)
+		}
+	}
+	return newest
+}

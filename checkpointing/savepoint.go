@@ -1,0 +1,105 @@
+package checkpointing
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/lintelrun/lintel/checkpointing/protocol"
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/internal/spillfile"
+)
+
+// Export makes a savepoint of a checkpoint, in a folder of its own that is empty: its files are copied and
+// checked, and its manifest is written last. From has to keep them meanwhile. Dir is for files on
+// their way. What an export that failed leaves DeleteSavepoint removes.
+func Export(ctx context.Context, from Store, m *protocol.Manifest, to Store, dir string) (*protocol.Manifest, error) {
+	s, copies := protocol.Detach(m)
+	for _, c := range copies {
+		if err := copyFile(ctx, from, to, c, dir); err != nil {
+			return nil, fmt.Errorf("savepoint: %w", err)
+		}
+	}
+	if err := to.Create(ctx, protocol.SavepointManifest, bytes.NewReader(s.Encode())); err != nil {
+		return nil, fmt.Errorf("savepoint: %w", err)
+	}
+	return s, nil
+}
+
+func copyFile(ctx context.Context, from, to Store, c protocol.Copy, dir string) (err error) {
+	in, err := openFile(ctx, from, c.From)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, in.Close()) }()
+	on, err := spillfile.Create(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, on.Close()) }()
+	if _, err = io.Copy(on, in); err != nil {
+		return err
+	}
+	if _, err = on.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	return to.Create(ctx, c.To.Name(), on)
+}
+
+// ReadSavepoint reads the manifest of a savepoint: an ErrAbsent if there is none.
+func ReadSavepoint(ctx context.Context, s Store) (*protocol.Manifest, error) {
+	in, err := s.Open(ctx, protocol.SavepointManifest)
+	if err != nil {
+		return nil, fmt.Errorf("savepoint: %w", err)
+	}
+	data, err := io.ReadAll(io.LimitReader(in, maxRecord+1))
+	if err = errors.Join(err, in.Close()); err != nil {
+		return nil, fmt.Errorf("savepoint: %w", err)
+	}
+	m, err := protocol.DecodeManifest(data)
+	if err != nil {
+		return nil, fmt.Errorf("savepoint: %w", err)
+	}
+	if !m.Savepoint {
+		return nil, fault.New(fault.Invalid, "this is checkpoint %d of job %s, which belongs to the job, and no savepoint", m.Epoch, m.Job.ID)
+	}
+	return m, nil
+}
+
+// Verify reads all files of a checkpoint or savepoint and returns what is wrong with each.
+func Verify(ctx context.Context, s Store, m *protocol.Manifest) error {
+	var wrong []error
+	for _, f := range m.Files {
+		err := check(ctx, s, f)
+		if ctx.Err() != nil {
+			return err
+		}
+		wrong = append(wrong, err)
+	}
+	return errors.Join(wrong...)
+}
+
+// OpenFile reads a file of a savepoint, as Repository.Open does one of a checkpoint.
+func OpenFile(ctx context.Context, s Store, f protocol.File) (io.ReadCloser, error) {
+	return openFile(ctx, s, f)
+}
+
+// DeleteSavepoint removes a savepoint from its folder, and nothing else that may be there.
+func DeleteSavepoint(ctx context.Context, s Store) error {
+	var listed []protocol.Object
+	err := s.List(ctx, "", func(name string, size int64) error {
+		listed = append(listed, protocol.Object{Name: name, Size: size})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, name := range protocol.SavepointObjects(listed) {
+		if err := s.Delete(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
