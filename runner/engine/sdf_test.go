@@ -48,7 +48,6 @@ type sdf struct {
 	now       time.Time
 	running   map[BundleID]*walk
 	asked     map[BundleID]SplitRequest
-	tries     map[BundleID]int
 	seen      map[span]int // by single positions, in committed output or truncated away
 	watermark int64
 	wants     map[span]time.Time
@@ -204,8 +203,7 @@ func (s *sdf) lose(w *walk) {
 func (s *sdf) finish(id BundleID) {
 	w := s.running[id]
 	delete(s.running, id)
-	if s.tries[id] < 3 && rapid.IntRange(0, 2).Draw(s.t, "fail") == 0 {
-		s.tries[id]++
+	if w.bundle.Attempt <= 3 && rapid.IntRange(0, 2).Draw(s.t, "fail") == 0 {
 		if err := s.task.Failed(id, errUser); err != nil {
 			s.t.Fatal(err)
 		}
@@ -243,7 +241,7 @@ func (s *sdf) finish(id BundleID) {
 func TestSplittableElementsAreProcessedOnce(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := &sdf{t: t, now: time.Unix(1e9, 0), running: map[BundleID]*walk{}, asked: map[BundleID]SplitRequest{},
-			tries: map[BundleID]int{}, seen: map[span]int{}, wants: map[span]time.Time{}, truncated: map[span]bool{}, watermark: frame.MinTimestamp}
+			seen: map[span]int{}, wants: map[span]time.Time{}, truncated: map[span]bool{}, watermark: frame.MinTimestamp}
 		s.task = NewTask(Config{Main: 1, Cut: cutSpans, Splittable: true, Attempts: 5,
 			InFlight:    rapid.IntRange(1, 4).Draw(t, "in flight"),
 			Limits:      Limits{First: rapid.IntRange(1, 5).Draw(t, "first")},
