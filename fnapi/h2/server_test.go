@@ -169,8 +169,8 @@ func TestManyMessagesOnManyStreams(t *testing.T) {
 			})
 		}
 		all.Wait()
-		if n := e.closed.Load(); n != streams {
-			t.Errorf("%d streams of %d were closed", n, streams)
+		for e.closed.Load() != streams && t.Context().Err() == nil { // the peer may hear of it before
+			<-time.After(time.Millisecond)
 		}
 	}
 }
