@@ -29,6 +29,9 @@ build: ## the binary: bin/lintel
 demo: build ## count the words of real text with the Go SDK, then with Python (DEMO_DIR=, DEMO_PY_DIR=)
 	@scripts/demo.sh
 
+# The profile of cmd/lintel makes builds slow and changes nothing that tests look at.
+test test-docker test-race lint faults-short faults: export GOFLAGS += -pgo=off
+
 .PHONY: test
 test: test-setup ## all quick tests, the examples end to end included
 	go vet ./...
