@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/lintelrun/lintel/fnapi/h2"
+	"github.com/lintelrun/lintel/internal/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -169,9 +170,8 @@ func TestManyMessagesOnManyStreams(t *testing.T) {
 			})
 		}
 		all.Wait()
-		for e.closed.Load() != streams && t.Context().Err() == nil { // the peer may hear of it before
-			<-time.After(time.Millisecond)
-		}
+		// The peer may hear of it before.
+		testkit.Eventually(t, 20*time.Second, "all streams are closed", func() bool { return e.closed.Load() == streams })
 	}
 }
 
