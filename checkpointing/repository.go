@@ -287,15 +287,11 @@ func (r *Repository) Begin(ctx context.Context, d protocol.Decision, savepoint s
 
 // replaced returns a fault.Fenced if there is a newer generation.
 func (r *Repository) replaced(ctx context.Context) error {
-	own, err := r.read(ctx, protocol.GenerationName(r.generation))
-	if err != nil {
-		return err
-	}
 	next, err := r.read(ctx, protocol.GenerationName(r.generation+1))
 	if err != nil {
 		return err
 	}
-	return protocol.Replaced(r.generation, own, next)
+	return protocol.Replaced(r.generation, next)
 }
 
 // Claim claims the next epoch.

@@ -157,7 +157,7 @@ func testFromWhereContentIs(t *testing.T, s checkpointing.Store) {
 
 // broken fails while it is read.
 type broken struct {
-	*bytes.Reader
+	io.ReadSeeker
 	left int
 }
 
@@ -167,7 +167,7 @@ func (b *broken) Read(p []byte) (int, error) {
 	if b.left -= len(p); b.left < 0 {
 		return 0, errBroken
 	}
-	return b.Reader.Read(p)
+	return b.ReadSeeker.Read(p)
 }
 
 func testWholeOrNothing(t *testing.T, s checkpointing.Store) {

@@ -31,19 +31,23 @@ func fake(t *testing.T, broken func(*http.Request) *http.Response) *Store {
 	t.Cleanup(server.Stop)
 	server.CreateBucketWithOpts(fakestorage.CreateBucketOpts{Name: bucket})
 	client := server.HTTPClient()
-	if broken != nil {
-		next := client.Transport
-		client.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
-			if answer := broken(r); answer != nil {
-				if r.Body != nil {
-					_, _ = io.Copy(io.Discard, r.Body)
-				}
-				answer.Request = r
-				return answer, nil
-			}
+	next := client.Transport
+	client.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+		if err := r.Context().Err(); err != nil {
+			return nil, err // which the fake does not look at
+		}
+		if broken == nil {
 			return next.RoundTrip(r)
-		})
-	}
+		}
+		if answer := broken(r); answer != nil {
+			if r.Body != nil {
+				_, _ = io.Copy(io.Discard, r.Body)
+			}
+			answer.Request = r
+			return answer, nil
+		}
+		return next.RoundTrip(r)
+	})
 	s, err := New(t.Context(), Config{Bucket: bucket, Prefix: "jobs", ChunkBytes: 1 << 20, Backoff: time.Millisecond, Options: []option.ClientOption{option.WithHTTPClient(client)}})
 	if err != nil {
 		t.Fatal(err)

@@ -128,17 +128,13 @@ type Claim struct {
 	Writer uint64
 }
 
-// Replaced tells whether a generation has been, by what was read just now of its own claim and then of
-// that of the next. Claims of old generations are removed, the oldest first, so that
-// whose own is gone was replaced too.
-func Replaced(generation uint64, own, next Read) error {
-	switch {
-	case !next.Absent:
-		return fault.New(fault.Fenced, "checkpointing: generation %d has been replaced by %d", generation, generation+1)
-	case own.Absent:
-		return fault.New(fault.Fenced, "checkpointing: generation %d has been replaced long since", generation)
+// Replaced tells whether a generation has been, by what was read just now of the next one's claim.
+// Claims of generations are never removed.
+func Replaced(generation uint64, next Read) error {
+	if next.Absent {
+		return nil
 	}
-	return nil
+	return fault.New(fault.Fenced, "checkpointing: generation %d has been replaced by %d", generation, generation+1)
 }
 
 // Base is what a generation begins with.

@@ -150,7 +150,7 @@ type recovery struct {
 	want  []string         // to read
 	find  []string
 	err   error
-	// oldest generation of which there are records.
+	// oldest generation that has a base.
 	oldest uint64
 }
 
@@ -169,31 +169,38 @@ func (r *recovery) refuse(format string, args ...any) {
 	}
 }
 
-// bases returns what generations before this one began with, the newest first. A
-// generation without a base has never begun an epoch. Records of the oldest generations are
-// removed once nothing is left of them.
+// bases returns what generations before this one began with, the newest first. A generation without
+// a base has never begun an epoch, or nothing is left of it. Those that the listing is too old to have are
+// looked for by their numbers.
 func (r *recovery) bases() []Base {
-	var all []Base
-	for r.oldest = r.Generation; r.oldest > 1; r.oldest-- {
-		g := r.oldest - 1
-		claim, ok := r.read(GenerationName(g))
-		if _, listed := r.sizes[GenerationName(g)]; claim.Absent || !ok && !listed {
-			break
+	known := uint64(0)
+	for name := range r.sizes {
+		if o := splitName(name); o.kind == generationClaim && o.number < r.Generation {
+			known = max(known, o.number)
 		}
-		got, ok := r.read(BaseName(g))
+	}
+	r.oldest = r.Generation
+	var all []Base
+	for g := r.Generation - 1; g > 0 && g < r.Generation; g-- {
+		name := BaseName(g)
+		if _, listed := r.sizes[name]; !listed && g < known {
+			continue
+		}
+		got, ok := r.read(name)
 		if !ok || got.Absent {
 			continue
 		}
 		b, err := DecodeBase(got.Data)
 		switch {
 		case got.Problem != "":
-			r.refuse("%s: %s", BaseName(g), got.Problem)
+			r.refuse("%s: %s", name, got.Problem)
 		case err != nil:
-			r.refuse("%s: %w", BaseName(g), err)
+			r.refuse("%s: %w", name, err)
 		case b.Generation != g:
-			r.refuse("%s is of generation %d", BaseName(g), b.Generation)
+			r.refuse("%s is of generation %d", name, b.Generation)
 		}
 		all = append(all, b)
+		r.oldest = g
 	}
 	return all
 }
@@ -223,10 +230,12 @@ func (r *recovery) candidate(epoch uint64) (m *Manifest, problem string) {
 	}
 	name := ManifestName(epoch)
 	got, ok := r.read(name)
-	if !ok || got.Absent {
+	switch {
+	case !ok:
 		return nil, ""
-	}
-	if got.Problem != "" {
+	case got.Absent && epoch == r.AtLeast:
+		return nil, "its manifest is missing"
+	case got.Absent || got.Problem != "":
 		return nil, got.Problem
 	}
 	m, err := DecodeManifest(got.Data)
@@ -307,9 +316,6 @@ func (r *recovery) choose(d *Decision, bases []Base) {
 	switch {
 	case len(d.Skipped) > 0:
 		d.Outcome, d.Err = Refuse, refusal(d.Skipped, false)
-	case r.AtLeast > 0:
-		d.Outcome = Refuse
-		d.Err = corrupt("checkpoint %d was complete, and its manifest is not there now", r.AtLeast)
 	case len(bases) > 0 && bases[0].Savepoint != "":
 		d.Outcome, d.Savepoint = RestoreSavepoint, bases[0].Savepoint
 	default:
@@ -343,7 +349,7 @@ func (r *recovery) epochs(last uint64) []uint64 {
 }
 
 // counts tells whether the manifests of a generation count up to an epoch: later generations went
-// on from it, or something newer. Of generations whose own records were removed none do.
+// on from it, or something newer. Of generations whose base was removed none do.
 func (r *recovery) counts(epoch, generation uint64, bases []Base) bool {
 	return generation >= r.oldest && !slices.ContainsFunc(bases, func(b Base) bool { return b.Generation > generation && epoch > b.Epoch })
 }

@@ -143,7 +143,12 @@ func TestRecovery(t *testing.T) {
 			f.complete(1, 1)
 			f[ManifestName(1)] = nil
 		}, "refuse: no checkpoint can be used: checkpoint 1:"},
-		{"one is known and gone", func(_ folder, facts *Facts) { facts.AtLeast = 7 }, "refuse: checkpoint 7 was complete"},
+		{"the newest is known and gone", func(f folder, facts *Facts) {
+			f.begin(1, 0)
+			f.complete(1, 1)
+			facts.AtLeast = 2
+		}, "restore 1, last 2, but not 2 (its manifest is missing)"},
+		{"one is known and gone", func(_ folder, facts *Facts) { facts.AtLeast = 7 }, "refuse: no checkpoint can be used: checkpoint 7: its manifest is missing"},
 		{"the listing is older than the last checkpoints", func(f folder, facts *Facts) {
 			f.begin(1, 0)
 			f.complete(1, 1)
@@ -261,7 +266,7 @@ func TestGarbage(t *testing.T) {
 	}
 	want = []string{
 		ClaimName(1), ClaimName(2), ClaimName(3), ClaimName(4),
-		one[0].Name(), orphan[0].Name(), lost, GenerationName(1), BaseName(1),
+		one[0].Name(), orphan[0].Name(), lost, BaseName(1),
 	}
 	slices.Sort(want)
 	if !slices.Equal(g.Others, want) {
@@ -320,7 +325,7 @@ type writer struct {
 }
 
 func (w *writer) replaced(f folder) bool {
-	w.stopped = Replaced(w.generation, f.get(GenerationName(w.generation)), f.get(GenerationName(w.generation+1))) != nil
+	w.stopped = Replaced(w.generation, f.get(GenerationName(w.generation+1))) != nil
 	return w.stopped
 }
 

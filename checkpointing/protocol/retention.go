@@ -51,7 +51,8 @@ type Garbage struct {
 }
 
 // Collect decides what to remove. It never returns what a retained checkpoint names, what is of an
-// epoch under way or later, or what a newer generation made, and leaves foreign objects alone. It
+// epoch under way or later, or what a newer generation made, and leaves foreign objects alone. Claims of
+// generations stay for good: they are small, and no number may be given twice. It
 // returns a fault.Fenced if there is a newer generation.
 func Collect(h Holdings) (Garbage, error) {
 	for _, o := range h.Listed {
@@ -68,7 +69,7 @@ func Collect(h Holdings) (Garbage, error) {
 			g.Manifests = append(g.Manifests, o.Name)
 		case n.kind == epochClaim && n.number < min(c.limit, c.newest) && !c.stays[n.number],
 			n.kind == file && c.isGarbage(n.file),
-			(n.kind == generationBase || n.kind == generationClaim) && n.number < c.leastGeneration:
+			n.kind == generationBase && n.number < c.leastGeneration:
 			g.Others = append(g.Others, o.Name)
 		}
 	}
@@ -103,7 +104,8 @@ type collector struct {
 	// shield is the newest epoch whose manifest stays though we don't know what it names: it
 	// may be any file up to that.
 	shield uint64
-	// newest claim of all: it stays, so that epochs go up.
+	// newest checkpoint. The claims after it stay: whoever knows of it finds all that came later by
+	// counting, however old a listing is.
 	newest uint64
 	// leastGeneration is the oldest of which a manifest stays. By what later ones began with
 	// recovery tells which manifests count.
@@ -124,6 +126,7 @@ func newCollector(h Holdings) *collector {
 			continue
 		}
 		c.stays[cp.Epoch] = true
+		c.newest = max(c.newest, cp.Epoch)
 		oldest = min(oldest, cp.Epoch)
 		c.leastGeneration = min(c.leastGeneration, cp.Generation)
 		for _, f := range cp.Files {
@@ -133,8 +136,6 @@ func newCollector(h Holdings) *collector {
 	for _, o := range h.Listed {
 		n := splitName(o.Name)
 		switch {
-		case n.kind == epochClaim:
-			c.newest = max(c.newest, n.number)
 		case n.kind != manifest || c.stays[n.number] || c.going[n.number]:
 		case n.number < c.limit && (slices.Contains(h.Orphaned, n.number) || len(complete) > 0 && n.number < oldest):
 			c.going[n.number] = true // it does not count, or is of no use to anybody any more
