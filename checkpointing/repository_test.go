@@ -325,10 +325,7 @@ func TestOutage(t *testing.T) {
 		r, _ := start(t, s, checkpointing.Wish{})
 		s.Set(checkpointingtest.Faults{Unavailable: 1})
 		before := s.Calls()
-		go func() {
-			time.Sleep(10 * time.Minute)
-			s.Set(checkpointingtest.Faults{})
-		}()
+		time.AfterFunc(10*time.Minute, func() { s.Set(checkpointingtest.Faults{}) })
 		began := time.Now()
 		if _, err := take(t.Context(), r, "state"); err != nil {
 			t.Fatal(err)

@@ -51,7 +51,10 @@ func CheckName(name string) error {
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		for i, c := range []byte(part) {
-			if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || i > 0 && (c == '-' || c == '_' || c == '.')) {
+			switch {
+			case c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9':
+			case i > 0 && (c == '-' || c == '_' || c == '.'):
+			default:
 				return fault.New(fault.Invalid, "checkpointing: the name %q has a %q where none may be", name, c)
 			}
 		}

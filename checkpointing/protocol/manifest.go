@@ -81,7 +81,7 @@ type Channel struct {
 // PartKind says what a part of a snapshot is.
 type PartKind uint8
 
-// The kinds of parts. What their bytes are says docs/format/snapshot.md.
+// The kinds of parts. What is in their bytes is up to those who write and read them.
 const (
 	// State is a range of the task's store, timers and expiries among it, as records.
 	State PartKind = iota + 1
@@ -263,8 +263,10 @@ func (m *Manifest) validateTask(t *Task) error {
 // isFileName holds for names that are safe in any folder.
 func isFileName(name string) bool {
 	for i := range len(name) {
-		c := name[i]
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.' && i > 0) {
+		switch c := name[i]; {
+		case c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_':
+		case c == '.' && i > 0:
+		default:
 			return false
 		}
 	}
