@@ -100,7 +100,7 @@ func (r *Repository) Generation() uint64 { return r.generation }
 // claim creates an object that only one can, and tells whether this one has.
 func (r *Repository) claim(ctx context.Context, name string) (bool, error) {
 	c := protocol.Claim{Generation: r.generation, Writer: r.writer}
-	err := r.create(ctx, name, c.Encode())
+	err := r.create(ctx, r.cfg.Store, name, c.Encode())
 	if errors.Is(err, errOther) {
 		return false, nil
 	}
@@ -111,12 +111,12 @@ func (r *Repository) claim(ctx context.Context, name string) (bool, error) {
 var errOther = errors.New("there is another object of that name")
 
 // create makes a small object, or finds that it did so before and didn't hear of it.
-func (r *Repository) create(ctx context.Context, name string, data []byte) error {
-	err := r.again(ctx, func() error { return r.cfg.Store.Create(ctx, name, bytes.NewReader(data)) })
+func (r *Repository) create(ctx context.Context, s Store, name string, data []byte) error {
+	err := r.again(ctx, func() error { return s.Create(ctx, name, bytes.NewReader(data)) })
 	if !errors.Is(err, ErrExists) {
 		return err
 	}
-	got, err := r.read(ctx, name)
+	got, err := r.read(ctx, s, name)
 	if err != nil {
 		return err
 	}
@@ -148,10 +148,10 @@ func (r *Repository) again(ctx context.Context, do func() error) error {
 const maxRecord = 256 << 20
 
 // read reads an object for a decision. An error is one of the context.
-func (r *Repository) read(ctx context.Context, name string) (protocol.Read, error) {
+func (r *Repository) read(ctx context.Context, s Store, name string) (protocol.Read, error) {
 	var data []byte
 	err := r.again(ctx, func() error {
-		in, err := r.cfg.Store.Open(ctx, name)
+		in, err := s.Open(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -223,7 +223,7 @@ func (r *Repository) Recover(ctx context.Context, w Wish) (protocol.Decision, er
 // lookUp adds what a decision asks for to the facts.
 func (r *Repository) lookUp(ctx context.Context, f protocol.Facts, read, find []string) error {
 	for _, name := range read {
-		got, err := r.read(ctx, name)
+		got, err := r.read(ctx, r.cfg.Store, name)
 		if err != nil {
 			return err
 		}
@@ -270,7 +270,7 @@ func (r *Repository) Begin(ctx context.Context, d protocol.Decision, savepoint s
 	case savepoint != "":
 		b.Savepoint = savepoint
 	}
-	if err := r.create(ctx, protocol.BaseName(r.generation), b.Encode()); err != nil {
+	if err := r.create(ctx, r.cfg.Store, protocol.BaseName(r.generation), b.Encode()); err != nil {
 		return err
 	}
 	// What is newer than that does not count any more.
@@ -287,7 +287,7 @@ func (r *Repository) Begin(ctx context.Context, d protocol.Decision, savepoint s
 
 // replaced returns a fault.Fenced if there is a newer generation.
 func (r *Repository) replaced(ctx context.Context) error {
-	next, err := r.read(ctx, protocol.GenerationName(r.generation+1))
+	next, err := r.read(ctx, r.cfg.Store, protocol.GenerationName(r.generation+1))
 	if err != nil {
 		return err
 	}
@@ -375,7 +375,7 @@ func (r *Repository) Commit(ctx context.Context, m *protocol.Manifest) error {
 	if err := m.Validate(); err != nil {
 		return err
 	}
-	if err := r.create(ctx, protocol.ManifestName(m.Epoch), m.Encode()); err != nil {
+	if err := r.create(ctx, r.cfg.Store, protocol.ManifestName(m.Epoch), m.Encode()); err != nil {
 		return err
 	}
 	if err := r.replaced(ctx); err != nil {

@@ -368,9 +368,13 @@ func TestSavepoints(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := checkpointing.Export(t.Context(), jobs, m, points, t.TempDir())
+	bad := checkpointingtest.NewFaulty(points, 1, checkpointingtest.Faults{Unavailable: 0.3, LostAck: 0.5, Partial: 0.3})
+	s, err := r.Export(t.Context(), m, bad, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if again, err := r.Export(t.Context(), m, points, t.TempDir()); err != nil || !cmp.Equal(s, again) {
+		t.Errorf("the same again: %v", err)
 	}
 	for _, name := range names(t, jobs) {
 		replace(t, jobs, name, nil) // it needs nothing of the job

@@ -1,7 +1,6 @@
 package checkpointing
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,16 +12,17 @@ import (
 )
 
 // Export makes a savepoint of a checkpoint, in a folder of its own that is empty: its files are copied and
-// checked, and its manifest is written last. From has to keep them meanwhile. Dir is for files on
-// their way. What an export that failed leaves DeleteSavepoint removes.
-func Export(ctx context.Context, from Store, m *protocol.Manifest, to Store, dir string) (*protocol.Manifest, error) {
+// checked, and its manifest is written last. The repository has to keep them meanwhile: the checkpoint's epoch
+// is to be among those under way. Dir is for files on their way. To go on with an export that broke off
+// is to call it again; what is left of it otherwise DeleteSavepoint removes.
+func (r *Repository) Export(ctx context.Context, m *protocol.Manifest, to Store, dir string) (*protocol.Manifest, error) {
 	s, copies := protocol.Detach(m)
 	for _, c := range copies {
-		if err := copyFile(ctx, from, to, c, dir); err != nil {
+		if err := r.again(ctx, func() error { return copyFile(ctx, r.cfg.Store, to, c, dir) }); err != nil {
 			return nil, fmt.Errorf("savepoint: %w", err)
 		}
 	}
-	if err := to.Create(ctx, protocol.SavepointManifest, bytes.NewReader(s.Encode())); err != nil {
+	if err := r.create(ctx, to, protocol.SavepointManifest, s.Encode()); err != nil {
 		return nil, fmt.Errorf("savepoint: %w", err)
 	}
 	return s, nil
@@ -45,7 +45,10 @@ func copyFile(ctx context.Context, from, to Store, c protocol.Copy, dir string) 
 	if _, err = on.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	return to.Create(ctx, c.To.Name(), on)
+	if err = to.Create(ctx, c.To.Name(), on); errors.Is(err, ErrExists) {
+		return check(ctx, to, c.To) // it was copied before
+	}
+	return err
 }
 
 // ReadSavepoint reads the manifest of a savepoint: an ErrAbsent if there is none.
