@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -130,6 +131,30 @@ func TestReplacedRunsStop(t *testing.T) {
 	_, d := start(t, s, checkpointing.Wish{})
 	if d.Outcome != protocol.Restore || d.Manifest.Generation != now.Generation() {
 		t.Errorf("%v %+v", d.Outcome, d.Manifest)
+	}
+}
+
+// However many begin at once, each has a generation of its own, and the highest is the one that counts.
+func TestGenerationsAreGivenOnce(t *testing.T) {
+	s := checkpointingtest.NewFaulty(new(memstore.Store), 1, checkpointingtest.Faults{LostAck: 0.3, StaleList: 0.5})
+	numbers := make([]uint64, 20)
+	var all sync.WaitGroup
+	for i := range numbers {
+		all.Go(func() {
+			r, err := checkpointing.NewGeneration(t.Context(), checkpointing.Config{Store: s, Pause: time.Microsecond})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			numbers[i] = r.Generation()
+		})
+	}
+	all.Wait()
+	slices.Sort(numbers)
+	for i, n := range numbers {
+		if n != uint64(i)+1 {
+			t.Fatalf("%v", numbers)
+		}
 	}
 }
 

@@ -101,10 +101,6 @@ func Recover(f Facts) Decision {
 		return Decision{Outcome: ReadMore, Read: r.want}
 	}
 	d := Decision{Last: last}
-	if r.err != nil {
-		d.Outcome, d.Err = Refuse, r.err
-		return d
-	}
 	r.choose(&d, bases)
 	return d
 }
@@ -126,7 +122,7 @@ func Survey(f Facts) (complete []Checkpoint, orphans []uint64, read []string) {
 		case g == 0:
 		case !r.counts(epoch, g, bases):
 			orphans = append(orphans, epoch)
-		case m != nil:
+		case m != nil && g >= r.vague:
 			complete = append(complete, m.Checkpoint())
 		}
 	}
@@ -149,7 +145,10 @@ type recovery struct {
 	sizes map[string]int64 // of listed objects
 	want  []string         // to read
 	find  []string
-	err   error
+	// vague is the newest generation whose base can't be read, 0 if none is, and why. Of generations
+	// before it nobody knows which manifests count.
+	vague    uint64
+	vagueWhy string
 	// oldest generation that has a base.
 	oldest uint64
 }
@@ -161,12 +160,6 @@ func (r *recovery) read(name string) (Read, bool) {
 		r.want = append(r.want, name)
 	}
 	return got, ok
-}
-
-func (r *recovery) refuse(format string, args ...any) {
-	if r.err == nil {
-		r.err = corrupt(format, args...)
-	}
 }
 
 // bases returns what generations before this one began with, the newest first. A generation without
@@ -190,17 +183,21 @@ func (r *recovery) bases() []Base {
 		if !ok || got.Absent {
 			continue
 		}
-		b, err := DecodeBase(got.Data)
-		switch {
-		case got.Problem != "":
-			r.refuse("%s: %s", name, got.Problem)
-		case err != nil:
-			r.refuse("%s: %w", name, err)
-		case b.Generation != g:
-			r.refuse("%s is of generation %d", name, b.Generation)
-		}
-		all = append(all, b)
 		r.oldest = g
+		b, err := DecodeBase(got.Data)
+		why := got.Problem
+		switch {
+		case why != "":
+		case err != nil:
+			why = err.Error()
+		case b.Generation != g:
+			why = fmt.Sprintf("it is of generation %d", b.Generation)
+		}
+		if why == "" {
+			all = append(all, b)
+		} else if r.vague == 0 {
+			r.vague, r.vagueWhy = g, fmt.Sprintf("%s: %s", name, why)
+		}
 	}
 	return all
 }
@@ -288,7 +285,9 @@ func (r *recovery) choose(d *Decision, bases []Base) {
 		counts := true
 		switch {
 		case m != nil:
-			if counts = r.counts(epoch, m.Generation, bases); counts {
+			if counts = r.counts(epoch, m.Generation, bases); counts && m.Generation < r.vague {
+				problem = r.vagueWhy
+			} else if counts {
 				problem = r.missing(m)
 			}
 		case problem != "":
@@ -316,6 +315,8 @@ func (r *recovery) choose(d *Decision, bases []Base) {
 	switch {
 	case len(d.Skipped) > 0:
 		d.Outcome, d.Err = Refuse, refusal(d.Skipped, false)
+	case r.vague > 0 && (len(bases) == 0 || bases[0].Generation < r.vague):
+		d.Outcome, d.Err = Refuse, corrupt("what the job began with can't be read: %s", r.vagueWhy)
 	case len(bases) > 0 && bases[0].Savepoint != "":
 		d.Outcome, d.Savepoint = RestoreSavepoint, bases[0].Savepoint
 	default:

@@ -200,11 +200,22 @@ func TestRecovery(t *testing.T) {
 			f[GenerationName(1)] = Claim{1, 0}.Encode()
 			f[BaseName(1)] = Base{Generation: 1, Savepoint: "file:///s"}.Encode()
 		}, "restore savepoint file:///s"},
-		{"a damaged base", func(f folder, _ *Facts) {
+		{"a damaged base of a run that has had checkpoints is of no consequence", func(f folder, _ *Facts) {
 			f.begin(1, 0)
 			f[BaseName(1)][9] ^= 1
 			f.complete(1, 1)
-		}, "refuse: generation-00000001.base: "},
+		}, "restore 1, last 1"},
+		{"a damaged base of a run that has had none", func(f folder, facts *Facts) {
+			f.begin(1, 0)
+			f.complete(1, 1)
+			f.begin(2, 1)
+			f[BaseName(2)][9] ^= 1
+			facts.Generation = 3
+		}, "refuse: no checkpoint can be used: checkpoint 1: generation-00000002.base: "},
+		{"a damaged base, which may have been a savepoint", func(f folder, _ *Facts) {
+			f.begin(1, 0)
+			f[BaseName(1)][9] ^= 1
+		}, "refuse: what the job began with can't be read: generation-00000001.base: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f, facts := folder{}, Facts{Generation: 2}
