@@ -1,0 +1,124 @@
+package engine
+
+import "github.com/lintelrun/lintel/internal/invariant"
+
+// Aligner says where barriers are in what comes on the channels of a task (DESIGN.md, rule 6). What follows
+// a barrier on a channel waits until all channels have delivered it: between the last thing before the
+// barrier and the first behind it the task is at one moment of its input, and takes its snapshot there.
+// Channels that have come to their end deliver no more barriers and are not waited for.
+//
+// All channels deliver the same barriers in the same order, until they end; several epochs may be on their way.
+// What comes are things of type T, messages. One owner.
+type Aligner[T any] struct {
+	channels []aligned[T]
+	epoch    uint64 // that is waited for, 0 for none
+	missing  int    // channels that have not delivered it
+}
+
+// aligned is a channel.
+type aligned[T any] struct {
+	ended, stopped bool // stopped at the barrier of the epoch
+	behind         []setAside[T]
+}
+
+// setAside is what has to wait: a thing, or a barrier.
+type setAside[T any] struct {
+	thing T
+	epoch uint64 // of a barrier, 0 of a thing
+	end   bool   // the thing ends the channel
+}
+
+// NewAligner returns one of n channels.
+func NewAligner[T any](n int) *Aligner[T] { return &Aligner[T]{channels: make([]aligned[T], n)} }
+
+// Take is told of a thing that has come on a channel, and reports whether the task may have it at once. Else the
+// Aligner keeps it for Next. End is true of the last thing of a channel: its final watermark.
+func (a *Aligner[T]) Take(channel int, thing T, end bool) (now bool) {
+	c := &a.channels[channel]
+	if c.stopped || len(c.behind) > 0 {
+		c.behind = append(c.behind, setAside[T]{thing: thing, end: end})
+		return false
+	}
+	if end {
+		a.ended(c)
+	}
+	return true
+}
+
+// Barrier is told of a barrier that has come on a channel.
+func (a *Aligner[T]) Barrier(channel int, epoch uint64) {
+	c := &a.channels[channel]
+	if c.stopped || len(c.behind) > 0 {
+		c.behind = append(c.behind, setAside[T]{epoch: epoch})
+		return
+	}
+	a.stop(c, epoch)
+}
+
+// Aligned returns the epoch whose barrier has come on all channels, if there is one: the task takes its snapshot
+// and passes the barrier on. Then it calls Next until that has no more, and asks again.
+func (a *Aligner[T]) Aligned() (epoch uint64, ok bool) {
+	if a.epoch == 0 || a.missing > 0 {
+		return 0, false
+	}
+	epoch, a.epoch = a.epoch, 0
+	for i := range a.channels {
+		a.channels[i].stopped = false
+	}
+	return epoch, true
+}
+
+// Next returns a thing whose waiting is over, in the order of its channel.
+func (a *Aligner[T]) Next() (channel int, thing T, ok bool) {
+	for i := range a.channels {
+		c := &a.channels[i]
+		for !c.stopped && len(c.behind) > 0 {
+			h := c.behind[0]
+			c.behind[0] = setAside[T]{}
+			c.behind = c.behind[1:]
+			if h.epoch != 0 {
+				a.stop(c, h.epoch)
+				continue
+			}
+			if h.end {
+				a.ended(c)
+			}
+			return i, h.thing, true
+		}
+	}
+	return 0, thing, false
+}
+
+// Waiting is how many things wait.
+func (a *Aligner[T]) Waiting() (n int) {
+	for i := range a.channels {
+		for _, h := range a.channels[i].behind {
+			if h.epoch == 0 {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+func (a *Aligner[T]) ended(c *aligned[T]) {
+	c.ended = true
+	if a.epoch != 0 && !c.stopped {
+		a.missing--
+	}
+}
+
+func (a *Aligner[T]) stop(c *aligned[T], epoch uint64) {
+	invariant.Check(epoch != 0 && (a.epoch == 0 || a.epoch == epoch), "the barrier of epoch %d where that of %d is to come", epoch, a.epoch)
+	if a.epoch == 0 {
+		a.epoch = epoch
+		a.missing = 0
+		for i := range a.channels {
+			if !a.channels[i].ended {
+				a.missing++
+			}
+		}
+	}
+	c.stopped = true
+	a.missing--
+}
