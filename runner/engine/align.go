@@ -35,7 +35,7 @@ func NewAligner[T any](n int) *Aligner[T] { return &Aligner[T]{channels: make([]
 // Aligner keeps it for Next. End is true of the last thing of a channel: its final watermark.
 func (a *Aligner[T]) Take(channel int, thing T, end bool) (now bool) {
 	c := &a.channels[channel]
-	if c.stopped || len(c.behind) > 0 {
+	if c.stopped {
 		c.behind = append(c.behind, setAside[T]{thing: thing, end: end})
 		return false
 	}
@@ -48,7 +48,7 @@ func (a *Aligner[T]) Take(channel int, thing T, end bool) (now bool) {
 // Barrier is told of a barrier that has come on a channel.
 func (a *Aligner[T]) Barrier(channel int, epoch uint64) {
 	c := &a.channels[channel]
-	if c.stopped || len(c.behind) > 0 {
+	if c.stopped {
 		c.behind = append(c.behind, setAside[T]{epoch: epoch})
 		return
 	}
@@ -56,7 +56,7 @@ func (a *Aligner[T]) Barrier(channel int, epoch uint64) {
 }
 
 // Aligned returns the epoch whose barrier has come on all channels, if there is one: the task takes its snapshot
-// and passes the barrier on. Then it calls Next until that has no more, and asks again.
+// and passes the barrier on. Then it calls Next until that has no more, before anything else, and asks again.
 func (a *Aligner[T]) Aligned() (epoch uint64, ok bool) {
 	if a.epoch == 0 || a.missing > 0 {
 		return 0, false
@@ -103,7 +103,7 @@ func (a *Aligner[T]) Waiting() (n int) {
 
 func (a *Aligner[T]) ended(c *aligned[T]) {
 	c.ended = true
-	if a.epoch != 0 && !c.stopped {
+	if a.epoch != 0 {
 		a.missing--
 	}
 }
