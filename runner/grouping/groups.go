@@ -79,7 +79,7 @@ func (g *Groups) room(maxBytes int) []byte {
 
 // own returns what is in a block's memory, and keeps the memory if it is much more.
 func (g *Groups) own(block []byte) []byte {
-	if len(block) > cap(block)/4*3 {
+	if len(block) > cap(block)/2 {
 		return block
 	}
 	g.spare = block

@@ -49,9 +49,9 @@ type Config struct {
 
 // Limits of the values that travel with their key, in bytes.
 const (
-	// DefaultInline is small, as SDKs decode what travels all at once, and large
-	// enough for what it takes to leave values behind and to be asked for them to be little.
-	DefaultInline = 512 << 10
+	// DefaultInline is small, as SDKs decode what travels all at once, and
+	// large enough for what it takes to ask for values not to count.
+	DefaultInline = 64 << 10
 	// MaxInline is the most that is allowed: messages hold less than 2 GiB.
 	MaxInline = 1 << 30
 )

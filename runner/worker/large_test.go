@@ -22,7 +22,6 @@ import (
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/portable/portabletest"
 	"github.com/lintelrun/lintel/portable/urns"
-	"github.com/lintelrun/lintel/runner/grouping"
 	"github.com/lintelrun/lintel/statebackend/pebblestate"
 	"github.com/lintelrun/lintel/statebackend/tieredstate"
 )
@@ -139,12 +138,9 @@ func groupStage(p *program) *plan.Stage {
 }
 
 func TestLargeGroupsAreReadByAllAndAgain(t *testing.T) {
-	for name, size := range map[string]int{"in memory": 1500, "on disk": 10_000} {
+	for name, size := range map[string]int{"in memory": 300, "on disk": 10_000} {
 		t.Run(name, func(t *testing.T) {
 			const n = 600
-			if n*9/10*size < grouping.DefaultInline {
-				t.Fatal("the values of a group travel with their key")
-			}
 			p := largeShuffle(t, n, size)
 			if !groupStage(p).Group.StateBacked {
 				t.Fatal("groups are not state-backed")
@@ -255,7 +251,7 @@ func awaitSpools(spools []*spool) error {
 }
 
 func TestForgedTokensFailTheBundle(t *testing.T) {
-	p := largeShuffle(t, 600, 1500)
+	p := largeShuffle(t, 600, 300)
 	group := groupStage(p).Index
 	p.fns["again"] = func(c *call) error {
 		for _, token := range [][]byte{
@@ -274,7 +270,7 @@ func TestForgedTokensFailTheBundle(t *testing.T) {
 
 // Groups are freed when all who read them have ended, though the job goes on.
 func TestLargeGroupsAreFreed(t *testing.T) {
-	p := largeShuffle(t, 600, 1500)
+	p := largeShuffle(t, 600, 300)
 	deployed := make(chan struct{})
 	var e *execution
 	p.before = func(_ *fnapitest.Bundle, s *plan.Stage) error {
