@@ -201,7 +201,6 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 		return nil
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	err := f.ForeachSetting(func(s http2.Setting) error {
 		if err := s.Valid(); err != nil {
 			return err
@@ -215,7 +214,12 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 		return nil
 	})
 	c.out = appendFrame(c.out, http2.FrameSettings, http2.FlagSettingsAck, 0, 0)
-	return err
+	if err != nil {
+		c.mu.Unlock()
+		return err
+	}
+	c.pumpAndUnlock()
+	return nil
 }
 
 func (c *conn) ping(f *http2.PingFrame) error {
@@ -353,12 +357,17 @@ func (c *conn) windowUpdate(f *http2.WindowUpdateFrame) error {
 			return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeFlowControl}
 		}
 	}
+	c.pumpAndUnlock()
+	return nil
+}
+
+// pumpAndUnlock moves on what larger windows permit, and lets go of mu.
+func (c *conn) pumpAndUnlock() {
 	resume := c.pumpAll()
 	c.mu.Unlock()
 	for _, s := range resume {
 		s.resume()
 	}
-	return nil
 }
 
 // reset ends a stream that broke the protocol.

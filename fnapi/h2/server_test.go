@@ -374,6 +374,36 @@ func TestViolationsEndTheConnection(t *testing.T) {
 	}
 }
 
+// gRPC's Go client makes its windows larger by its settings alone.
+func TestSettingsOpenTheWindow(t *testing.T) {
+	_, at := serve(t, h2.Config{})
+	r := dialRaw(t, at, http2.ClientPreface)
+	message := append([]byte{0, 0, 0, 0, 20}, "twenty bytes of text"...)
+	if err := r.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 10}); err != nil {
+		t.Fatal(err)
+	}
+	r.begin(t, 1)
+	if err := r.WriteData(1, false, message); err != nil {
+		t.Fatal(err)
+	}
+	var got []byte
+	for len(got) < len(message) {
+		f, err := r.until(http2.FrameData)
+		if err != nil {
+			t.Fatalf("after %q: %v", got, err)
+		}
+		got = append(got, f.(*http2.DataFrame).Data()...)
+		if len(got) == 10 {
+			if err := r.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1000}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if !bytes.Equal(got, message) {
+		t.Errorf("got %q", got)
+	}
+}
+
 func (r raw) settle(t *testing.T) {
 	t.Helper()
 	if err := r.WriteSettings(); err != nil {
