@@ -401,6 +401,9 @@ func (a *assembler) specifyExecutable(n *node) error {
 		return err
 	}
 	a.addDraining(n, spec)
+	if err := a.addEmpty(n, spec); err != nil {
+		return err
+	}
 	n.stage.Exec = spec
 	return nil
 }

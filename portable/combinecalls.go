@@ -39,10 +39,7 @@ func (a *assembler) combining(n *node) (*plan.Call, error) {
 	if t == nil {
 		return nil, nil
 	}
-	var merged string
-	for merged = range t.Outputs() {
-		break
-	}
+	merged := only(t)
 	env := t.Environment
 	d := &descriptor{a: a, d: &fnpb.ProcessBundleDescriptor{
 		Transforms:          map[string]*pipepb.PTransform{},
@@ -74,4 +71,12 @@ func (a *assembler) combining(n *node) (*plan.Call, error) {
 	a.plan.Environments[env] = a.g.Components.Environments[env]
 	a.plan.Calls = append(a.plan.Calls, c)
 	return c, nil
+}
+
+// only returns the output of a transform that has one.
+func only(t *graph.Transform) string {
+	for out := range t.Outputs() {
+		return out
+	}
+	return ""
 }

@@ -46,7 +46,8 @@ func Compile(ctx context.Context, p *pipepb.Pipeline, opts Options) (*plan.Plan,
 		stages = fusion.Fuse(g, fusion.Options{Separate: opts.SeparateStages, Together: opts.OneTask})
 		return nil
 	}
-	for _, step := range []func() error{g.LiftCombines, g.ExpandSDFs, g.Encode, fuse, g.TraceSources} {
+	lift := func() error { return g.LiftCombines(opts.SeparateStages) }
+	for _, step := range []func() error{lift, g.ExpandSDFs, g.Encode, fuse, g.TraceSources} {
 		if err := interrupted(ctx); err != nil {
 			return nil, err
 		}

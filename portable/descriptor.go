@@ -18,6 +18,7 @@ type endpointIDs struct {
 	source         string
 	sinkPrefix     string
 	truncatePrefix string
+	emptyPrefix    string
 }
 
 func newEndpointIDs(g *graph.Graph) endpointIDs {
@@ -30,7 +31,10 @@ func newEndpointIDs(g *graph.Graph) endpointIDs {
 			}
 		}
 	}
-	return endpointIDs{source: prefix + "source", sinkPrefix: prefix + "sink/", truncatePrefix: prefix + "truncate/"}
+	return endpointIDs{
+		source: prefix + "source", sinkPrefix: prefix + "sink/",
+		truncatePrefix: prefix + "truncate/", emptyPrefix: prefix + "empty/",
+	}
 }
 
 // describe writes what a harness needs to run a stage. PCollections keep the

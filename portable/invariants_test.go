@@ -38,7 +38,11 @@ func checkPlan(t failer, p *plan.Plan) {
 			if p.Environments[s.Exec.Environment] == nil {
 				t.Errorf("%s: environment %q is missing", s.ID, s.Exec.Environment)
 			}
-			checkDescriptor(t, s)
+			for _, d := range []*fnpb.ProcessBundleDescriptor{s.Exec.Descriptor, s.Exec.Draining, s.Exec.Empty} {
+				if d != nil {
+					checkDescriptor(t, s, d)
+				}
+			}
 		}
 	}
 	for i, e := range p.Edges {
@@ -101,11 +105,10 @@ func inputLayout(s *plan.Stage) any {
 	return s.In[0].Coder
 }
 
-// checkDescriptor checks that a descriptor is complete, and that its transforms
+// checkDescriptor checks that a descriptor of a stage is complete, and that its transforms
 // form a graph without cycles that the source reaches all of.
-func checkDescriptor(t failer, s *plan.Stage) {
+func checkDescriptor(t failer, s *plan.Stage, d *fnpb.ProcessBundleDescriptor) {
 	t.Helper()
-	d := s.Exec.Descriptor
 	fail := func(format string, args ...any) { t.Errorf("%s: %s", s.ID, fmt.Sprintf(format, args...)) }
 	for id, p := range d.GetPcollections() {
 		if d.Coders[p.GetCoderId()] == nil {
@@ -152,7 +155,7 @@ func checkDescriptor(t failer, s *plan.Stage) {
 	for id := range left {
 		fail("transform %q isn't reached from the source", id)
 	}
-	checkPorts(fail, s)
+	checkPorts(fail, s, d)
 }
 
 func ready(id string, tr *pipepb.PTransform, sides, reached map[string]bool) bool {
@@ -164,8 +167,7 @@ func ready(id string, tr *pipepb.PTransform, sides, reached map[string]bool) boo
 	return true
 }
 
-func checkPorts(fail func(string, ...any), s *plan.Stage) {
-	d := s.Exec.Descriptor
+func checkPorts(fail func(string, ...any), s *plan.Stage, d *fnpb.ProcessBundleDescriptor) {
 	var sinks []string
 	for id, tr := range d.GetTransforms() {
 		urn := tr.GetSpec().GetUrn()

@@ -1,8 +1,10 @@
 package portable_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -358,6 +360,18 @@ s3 executable combine/Merge,combine/ExtractOutputs <forward s2
 `)
 	wantAccumulatorsInPanes(t, "count", pl, "combine/Convert")
 
+	// Also where panes discard, and may be empty.
+	discarding := New()
+	discarding.Combine("combine", Env, discarding.ParDo("a", Env, KV, discarding.Impulse("i1")))
+	for name, trigger := range map[string]*pipepb.Trigger{"two": two, "after all": {Trigger: &pipepb.Trigger_AfterAll_{AfterAll: &pipepb.Trigger_AfterAll{}}}} {
+		discarding.Proto.Components.WindowingStrategies[Global].Trigger = trigger
+		made := compile(t, discarding)
+		wantAccumulatorsInPanes(t, name, made, "combine/Convert")
+		if stageOf(t, made, "combine/Merge").Exec.Empty == nil {
+			t.Errorf("%s: no accumulators are merged in empty panes", name)
+		}
+	}
+
 	// In place of what the SDK makes of it.
 	q := New()
 	grouped := q.GroupByKey("gbk", q.ParDo("a", Env, KV, q.Impulse("i1")))
@@ -403,8 +417,9 @@ func wantAccumulatorsInPanes(t *testing.T, what string, pl *plan.Plan, maker str
 	}
 }
 
-// TestEmptyPanesAreOfElements pins that no SDK is asked to merge no accumulators at all.
-func TestEmptyPanesAreOfElements(t *testing.T) {
+// TestEmptyPanesCombineNothing pins that no SDK is asked to merge no accumulators at all: groups
+// without values are combined as elements are that were not made accumulators of.
+func TestEmptyPanesCombineNothing(t *testing.T) {
 	one := &pipepb.Trigger{Trigger: &pipepb.Trigger_ElementCount_{ElementCount: &pipepb.Trigger_ElementCount{ElementCount: 1}}}
 	early := &pipepb.Trigger{Trigger: &pipepb.Trigger_AfterEndOfWindow_{AfterEndOfWindow: &pipepb.Trigger_AfterEndOfWindow{EarlyFirings: one}}}
 	for name, change := range map[string]func(ws *pipepb.WindowingStrategy){
@@ -412,13 +427,62 @@ func TestEmptyPanesAreOfElements(t *testing.T) {
 		"closing": func(ws *pipepb.WindowingStrategy) { ws.ClosingBehavior = pipepb.ClosingBehavior_EMIT_ALWAYS },
 	} {
 		p := New()
-		p.Combine("combine", Env, p.ParDo("a", Env, KV, p.Impulse("i1")))
+		p.ParDo("b", Env, KV, p.Combine("combine", Env, p.ParDo("a", Env, KV, p.Impulse("i1"))))
 		for _, pc := range p.Proto.Components.Pcollections {
 			pc.IsBounded = pipepb.IsBounded_UNBOUNDED
 		}
 		change(p.Proto.Components.WindowingStrategies[Global])
-		if s := stageOf(t, compile(t, p), "combine/Combine"); s.In[0].From.Group.Combine != nil {
+		made := compile(t, p)
+		wantAccumulatorsInPanes(t, name, made, "combine/Precombine")
+		wantCombinesNothing(t, name, made, stageOf(t, made, "combine/Merge").Exec)
+
+		ws := p.Proto.Components.WindowingStrategies[Global]
+		ws.AccumulationMode = pipepb.AccumulationMode_ACCUMULATING
+		if stageOf(t, compile(t, p), "combine/Merge").Exec.Empty != nil {
+			t.Errorf("%s: panes that accumulate are never empty", name)
+		}
+		ws.AccumulationMode = pipepb.AccumulationMode_DISCARDING
+		apart, err := portable.Compile(t.Context(), p.Proto, portable.Options{SeparateStages: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := stageOf(t, apart, "combine/Combine"); s.In[0].From.Group.Combine != nil {
 			t.Errorf("%s: elements are merged as if they were accumulators", name)
+		}
+	}
+}
+
+// wantCombinesNothing checks that a stage which merges, extracts and goes on has a descriptor
+// that combines in place of the first two.
+func wantCombinesNothing(t *testing.T, what string, pl *plan.Plan, x *plan.ExecutableSpec) {
+	t.Helper()
+	if x.Empty == nil {
+		t.Fatalf("%s: nothing is combined where there are no accumulators", what)
+	}
+	was, is := x.Descriptor.Transforms, maps.Clone(x.Empty.Transforms)
+	merge, extract := was["combine/Merge"], was["combine/ExtractOutputs"]
+	for id, tr := range was {
+		switch same := proto.Equal(is[id], tr); {
+		case tr == merge || tr == extract:
+			if is[id] != nil {
+				t.Errorf("%s: %s is there still", what, id)
+			}
+		case !same:
+			t.Errorf("%s: %s is %v, was %v", what, id, is[id], tr)
+		}
+		delete(is, id)
+	}
+	if len(is) != 1 {
+		t.Fatalf("%s: new are %v", what, is)
+	}
+	for id, tr := range is {
+		if tr.GetSpec().GetUrn() != urns.TransformCombineGroupedValues || !bytes.Equal(tr.GetSpec().GetPayload(), merge.GetSpec().GetPayload()) ||
+			tr.GetEnvironmentId() != merge.GetEnvironmentId() ||
+			!maps.Equal(tr.GetInputs(), merge.GetInputs()) || !maps.Equal(tr.GetOutputs(), extract.GetOutputs()) {
+			t.Errorf("%s: %v is to be both of %v and %v", what, tr, merge, extract)
+		}
+		if pl.Origins[id] != "combine" {
+			t.Errorf("%s: %s is of %q", what, id, pl.Origins[id])
 		}
 	}
 }
@@ -446,19 +510,6 @@ s1 executable a <forward s0
 s2 group-by-key <keyed s1
 s3 executable combine/Combine <forward s2
 `
-	t.Run("trigger that counts", func(t *testing.T) {
-		for name, trigger := range map[string]*pipepb.Trigger{
-			"count 2":   {Trigger: &pipepb.Trigger_ElementCount_{ElementCount: &pipepb.Trigger_ElementCount{ElementCount: 2}}},
-			"after all": {Trigger: &pipepb.Trigger_AfterAll_{AfterAll: &pipepb.Trigger_AfterAll{}}},
-		} {
-			p := New()
-			p.Combine("combine", Env, p.ParDo("a", Env, KV, p.Impulse("i1")))
-			p.Proto.Components.WindowingStrategies[Global].Trigger = trigger
-			if diff := cmp.Diff(grouped[1:], shape(compile(t, p))); diff != "" {
-				t.Errorf("%s: %s", name, diff)
-			}
-		}
-	})
 	t.Run("no accumulator coder", func(t *testing.T) {
 		p := New()
 		p.Combine("combine", Env, p.ParDo("a", Env, KV, p.Impulse("i1")))

@@ -10,10 +10,12 @@ from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.testing.test_stream import TestStream
 from apache_beam.testing.util import assert_that
 from apache_beam.testing.util import equal_to
+from apache_beam.transforms import trigger
 from apache_beam.transforms import window
 from apache_beam.transforms.window import BoundedWindow
 from apache_beam.transforms.window import IntervalWindow
 from apache_beam.transforms.window import TimestampedValue
+from apache_beam.utils import windowed_value
 from apache_beam.utils.timestamp import MAX_TIMESTAMP
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.timestamp import Timestamp
@@ -181,6 +183,44 @@ class WindowsTests:
           | beam.GroupByKey()
           | beam.MapTuple(lambda k, vs, w=beam.DoFn.WindowParam: (k, sorted(vs), w.key())))
       assert_that(got, equal_to([('a', [1, 2], (1, 2)), ('a', [3, 4], (3, 4)), ('a', [8, 9, 10], (8, 10))]))
+
+  def test_empty_panes_of_a_mean(self):
+    """MeanCombineFn can't merge no accumulators at all."""
+    events = (
+        TestStream(coder=coders.FastPrimitivesCoder())
+        .add_elements([TimestampedValue(('a', 1), 1), TimestampedValue(('b', 5), 2)])
+        .add_elements([TimestampedValue(('a', 4), 3)])
+        .advance_watermark_to(11)
+        .add_elements([TimestampedValue(('a', 8), 4), TimestampedValue(('c', 6), 12)])
+        .advance_watermark_to_infinity())
+    options = self.create_options()
+    options.view_as(StandardOptions).streaming = True
+    with beam.Pipeline(self.get_runner(), options=options) as p:
+      got = (
+          p | events
+          | beam.WindowInto(
+              window.FixedWindows(10),
+              trigger=trigger.AfterWatermark(early=trigger.AfterCount(1), late=trigger.AfterCount(1)),
+              accumulation_mode=trigger.AccumulationMode.DISCARDING,
+              allowed_lateness=10)
+          | beam.CombinePerKey(beam.combiners.MeanCombineFn())
+          | beam.MapTuple(
+              lambda k, mean, w=beam.DoFn.WindowParam, t=beam.DoFn.TimestampParam, pane=beam.DoFn.PaneInfoParam:
+              (k, str(mean), int(w.start), t.micros // 1000 == w.max_timestamp().micros // 1000, pane.timing, pane.index)))
+      early, on_time, late = (
+          windowed_value.PaneInfoTiming.EARLY, windowed_value.PaneInfoTiming.ON_TIME, windowed_value.PaneInfoTiming.LATE)
+      assert_that(got, equal_to([
+          ('a', '1.0', 0, True, early, 0),
+          ('a', '4.0', 0, True, early, 1),
+          ('a', 'nan', 0, True, on_time, 2),
+          ('a', '8.0', 0, True, late, 3),
+          ('a', 'nan', 0, True, late, 4),
+          ('b', '5.0', 0, True, early, 0),
+          ('b', 'nan', 0, True, on_time, 1),
+          ('b', 'nan', 0, True, late, 2),
+          ('c', '6.0', 10, True, early, 0),
+          ('c', 'nan', 10, True, on_time, 1),
+      ]))
 
   def test_side_input_in_windows_of_another_function(self):
     with self.create_pipeline() as p:

@@ -29,7 +29,9 @@ func (g *Graph) convertible(t *pipepb.PTransform) bool {
 	return g.accumulable(t) && g.live(only(t.GetInputs()))
 }
 
-// accumulable tells whether a combine_per_key can be done by way of accumulators.
+// accumulable tells whether a combine_per_key can be done by way of accumulators, even where a
+// pane may have none: then what makes its outputs of accumulators has to make them of nothing too,
+// in the same stage (EmptyPanes).
 func (g *Graph) accumulable(t *pipepb.PTransform) bool {
 	id := only(t.GetInputs())
 	in := g.PCollection(id)
@@ -45,17 +47,19 @@ func (g *Graph) accumulable(t *pipepb.PTransform) bool {
 			return false // the SDK did it already
 		}
 	}
-	if g.live(id) && emptyPanes(g.Strategy(id)) {
+	if g.separate && g.EmptyPanes(id) {
 		return false
 	}
 	payload, err := combinePayload(t)
 	return err == nil && g.Components.Coders[payload.GetAccumulatorCoderId()] != nil
 }
 
-// emptyPanes tells whether a pane may have no elements. Not all CombineFns can merge no
-// accumulators at all (Python's mean can't), but all can combine no elements.
-func emptyPanes(ws *pipepb.WindowingStrategy) bool {
-	if ws.GetAccumulationMode() == pipepb.AccumulationMode_ACCUMULATING {
+// EmptyPanes tells whether groups of a PCollection may leave in panes that have no elements. Not
+// all CombineFns can merge no accumulators at all (Python's mean can't), but all can combine no
+// elements.
+func (g *Graph) EmptyPanes(pcollection string) bool {
+	ws := g.Strategy(pcollection)
+	if !g.live(pcollection) || ws.GetAccumulationMode() == pipepb.AccumulationMode_ACCUMULATING {
 		return false // there are those of the panes before
 	}
 	return ws.GetClosingBehavior() == pipepb.ClosingBehavior_EMIT_ALWAYS ||
@@ -100,8 +104,10 @@ func triggerAllowsLifting(t *pipepb.Trigger, depth int) bool {
 // LiftCombines turns each combine_per_key into its parts: precombine, GroupByKey,
 // merge_accumulators and extract_outputs. Where combining early isn't legal, and groups leave in
 // panes, elements become accumulators one by one instead, as triggers that count want; else
-// there are GroupByKey and combine_grouped_values.
-func (g *Graph) LiftCombines() error {
+// there are GroupByKey and combine_grouped_values. With separate no two transforms will share a
+// stage.
+func (g *Graph) LiftCombines(separate bool) error {
+	g.separate = separate
 	return g.rewrite(func(t *Transform) ([]*Transform, error) {
 		switch {
 		case t.Kind != Combine:

@@ -140,6 +140,11 @@ type ExecutableSpec struct {
 	// a Splittable stage are truncated before they are processed. Nil in other stages
 	// and where the SDK can't.
 	Draining *fnpb.ProcessBundleDescriptor
+	// Empty takes the place of Descriptor for groups that have no values, where groups are of
+	// accumulators and panes of them may be empty: it combines no values, in place of merging
+	// no accumulators, which not all CombineFns can. Such elements share bundles with no others.
+	// Nil in other stages.
+	Empty *fnpb.ProcessBundleDescriptor
 	// FewBundles is true where a transform writes a file for each bundle, so that input
 	// which is bounded should go into few and large ones (WriteFilesPayload).
 	FewBundles bool

@@ -241,7 +241,7 @@ func (t *Task) slice(b *Bundle, from, to int) ([]piece, error) {
 		if err != nil {
 			return nil, err
 		}
-		p := piece{frame: frame.Frame{Data: f.Data[begin:end:end], Elements: hi - lo, MinTimestamp: f.MinTimestamp}, origin: unheld}
+		p := piece{frame: frame.Frame{Data: f.Data[begin:end:end], Elements: hi - lo, MinTimestamp: f.MinTimestamp, Empty: f.Empty}, origin: unheld}
 		if i < len(b.sentOrigins) {
 			p.origin = b.sentOrigins[i]
 		}

@@ -311,6 +311,9 @@ func (t *Task) next(now time.Time) (*Bundle, error) {
 	most := t.share(t.inbox.elements)
 	for t.inbox.len() > 0 && b.Elements < most && int64(b.Bytes)+b.Remote < int64(t.sizer.limits.Bytes) {
 		f := t.inbox.front()
+		if b.Elements > 0 && f.Empty != b.Empty() {
+			break
+		}
 		room := most - b.Elements
 		if f.Elements <= room {
 			f := t.inbox.pop()
@@ -322,8 +325,8 @@ func (t *Task) next(now time.Time) (*Bundle, error) {
 			return nil, fmt.Errorf("cut %d elements off a frame: %w", room, err)
 		}
 		remote := f.Remote / int64(f.Elements) * int64(room)
-		b.add(frame.Frame{Data: f.Data[:n:n], Elements: room, MinTimestamp: f.MinTimestamp, Remote: remote}, f.hold)
-		t.inbox.shrink(frame.Frame{Data: f.Data[n:], Elements: f.Elements - room, Remote: f.Remote - remote})
+		b.add(frame.Frame{Data: f.Data[:n:n], Elements: room, MinTimestamp: f.MinTimestamp, Remote: remote, Empty: f.Empty}, f.hold)
+		t.inbox.shrink(frame.Frame{Data: f.Data[n:], Elements: f.Elements - room, Remote: f.Remote - remote, Empty: f.Empty})
 	}
 	return b, nil
 }
@@ -347,6 +350,9 @@ func (t *Task) newBundle() *Bundle {
 	t.nextID++
 	return &Bundle{ID: t.nextID, Attempt: 1, hold: frame.MaxTimestamp, inputHold: frame.MaxTimestamp}
 }
+
+// Empty tells whether the bundle is of frames that are Empty: all are, or none.
+func (b *Bundle) Empty() bool { return len(b.Frames) > 0 && b.Frames[0].Empty }
 
 func (b *Bundle) add(f frame.Frame, hold int64) {
 	b.Frames = append(b.Frames, f)

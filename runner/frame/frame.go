@@ -20,6 +20,9 @@ type Frame struct {
 	// Remote is about how many bytes the elements refer to that travel apart from them: the
 	// values of state-backed iterables. Whoever processes the frame reads them.
 	Remote int64
+	// Empty is true where all elements are groups of no values and are processed in another way
+	// than those that have some, so that they share bundles only with their like.
+	Empty bool
 }
 
 // Bytes returns the size of the frame's data.

@@ -56,7 +56,7 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, l *live, r *ou
 	}
 	r.pins = x.e.pinSides(spec)
 	fb, err := h.NewBundle(fnapi.BundleSpec{
-		Descriptor:  x.e.descriptorID(x.stage, b.Truncate),
+		Descriptor:  x.e.descriptorID(x.stage, variantOf(b)),
 		Source:      spec.Source,
 		Sinks:       spec.Sinks,
 		Timers:      x.families(),

@@ -19,6 +19,7 @@ import (
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/portable/urns"
+	"github.com/lintelrun/lintel/runner/engine"
 	"github.com/lintelrun/lintel/runner/rpc"
 )
 
@@ -257,18 +258,25 @@ func (h *harness) explain(ctx context.Context, err error) error {
 
 // descriptors completes the plan's descriptors of a stage.
 func (e *execution) descriptors(s *plan.Stage) ([]*fnpb.ProcessBundleDescriptor, error) {
-	d, err := e.descriptor(s, s.Exec.Descriptor, false)
-	if err != nil || s.Exec.Draining == nil {
-		return []*fnpb.ProcessBundleDescriptor{d}, err
+	var out []*fnpb.ProcessBundleDescriptor
+	for _, v := range []variant{wholeStage, truncating, ofNothing} {
+		of := v.descriptor(s.Exec)
+		if of == nil {
+			continue
+		}
+		d, err := e.descriptor(s, of, v)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, d)
 	}
-	draining, err := e.descriptor(s, s.Exec.Draining, true)
-	return []*fnpb.ProcessBundleDescriptor{d, draining}, err
+	return out, nil
 }
 
 // descriptor completes a descriptor with its id and our endpoints. The id holds
 // the job's, since harnesses cache descriptors for ever.
-func (e *execution) descriptor(s *plan.Stage, of *fnpb.ProcessBundleDescriptor, draining bool) (*fnpb.ProcessBundleDescriptor, error) {
-	return e.complete(of, e.descriptorID(s, draining), append([]string{s.Exec.Source}, s.Exec.Sinks...))
+func (e *execution) descriptor(s *plan.Stage, of *fnpb.ProcessBundleDescriptor, v variant) (*fnpb.ProcessBundleDescriptor, error) {
+	return e.complete(of, e.descriptorID(s, v), append([]string{s.Exec.Source}, s.Exec.Sinks...))
 }
 
 // complete returns a plan's descriptor with an id and our endpoints, also in its ports.
@@ -294,11 +302,40 @@ func (e *execution) complete(of *fnpb.ProcessBundleDescriptor, descriptor string
 	return d, nil
 }
 
-func (e *execution) descriptorID(s *plan.Stage, draining bool) string {
-	if draining {
-		return e.d.JobID + "/draining/" + s.ID
+// variant says which descriptor of its stage a bundle is of: a part of the descriptor's id.
+type variant string
+
+const (
+	wholeStage variant = "/"
+	truncating variant = "/draining/" // plan.ExecutableSpec.Draining
+	ofNothing  variant = "/empty/"    // plan.ExecutableSpec.Empty
+)
+
+func variantOf(b *engine.Bundle) variant {
+	switch {
+	case b.Truncate:
+		return truncating
+	case b.Empty():
+		return ofNothing
+	default:
+		return wholeStage
 	}
-	return e.d.JobID + "/" + s.ID
+}
+
+// descriptor returns the plan's, nil if the stage has none of this variant.
+func (v variant) descriptor(x *plan.ExecutableSpec) *fnpb.ProcessBundleDescriptor {
+	switch v {
+	case truncating:
+		return x.Draining
+	case ofNothing:
+		return x.Empty
+	default:
+		return x.Descriptor
+	}
+}
+
+func (e *execution) descriptorID(s *plan.Stage, v variant) string {
+	return e.d.JobID + string(v) + s.ID
 }
 
 // harnessLog hands a harness's log entries to the job's log.
