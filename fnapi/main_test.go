@@ -65,7 +65,7 @@ func newHarness(t testing.TB, s *fnapi.Server, w fnapi.Worker, script fnapitest.
 	return h, sdk
 }
 
-// addDescriptors adds "plain" (source, sink) and "timers" (source, sink, two
+// addDescriptors adds "plain" (source, sink), "go", which asks for state where its data is, and "timers" (source, sink, two
 // sinks, a ParDo with two timer families).
 func addDescriptors(t testing.TB, s *fnapi.Server, h *fnapi.Harness) {
 	t.Helper()
@@ -80,6 +80,8 @@ func addDescriptors(t testing.TB, s *fnapi.Server, h *fnapi.Harness) {
 	state := &pipepb.ApiServiceDescriptor{Url: s.StateEndpoint()}
 	h.AddDescriptor(&fnpb.ProcessBundleDescriptor{Id: "plain", StateApiServiceDescriptor: state, Transforms: map[string]*pipepb.PTransform{
 		"source": source, "sink": sink}})
+	h.AddDescriptor(&fnpb.ProcessBundleDescriptor{Id: "go", StateApiServiceDescriptor: &pipepb.ApiServiceDescriptor{Url: s.Endpoint()},
+		Transforms: map[string]*pipepb.PTransform{"source": source, "sink": sink}})
 	h.AddDescriptor(&fnpb.ProcessBundleDescriptor{Id: "timers", StateApiServiceDescriptor: state, Transforms: map[string]*pipepb.PTransform{
 		"source": source, "sink": sink, "sink2": sink, "pardo": transform("beam:transform:pardo:v1", parDo)}})
 }

@@ -133,6 +133,7 @@ func NewServer(cfg Config) (*Server, error) {
 	fnpb.RegisterBeamFnControlServer(s.grpc, controlService{s: s})
 	fnpb.RegisterBeamFnLoggingServer(s.grpc, loggingService{s: s})
 	data.Register(s.grpc, dataService{s})
+	data.RegisterState(s.grpc, stateService{s}.State)
 	s.state = h2.NewServer(h2.Config{}, stateService{s})
 	return s, nil
 }

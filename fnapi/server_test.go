@@ -326,9 +326,10 @@ func TestLogging(t *testing.T) {
 
 func TestMalformedMessagesLoseTheHarness(t *testing.T) {
 	for name, method := range map[string]string{
-		"control": "BeamFnControl/Control",
-		"data":    "BeamFnData/Data",
-		"state":   "BeamFnState/State",
+		"control":             "BeamFnControl/Control",
+		"data":                "BeamFnData/Data",
+		"state":               "BeamFnState/State",
+		"state where data is": "BeamFnState/State",
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t, fnapi.Config{})

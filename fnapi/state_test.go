@@ -83,9 +83,10 @@ func TestState(t *testing.T) {
 		},
 	})
 	var all sync.WaitGroup
-	for range 8 {
+	for i := range 8 {
 		state := &memory{bags: map[string]string{}}
 		spec := plain
+		spec.Descriptor = []string{"plain", "go"}[i%2]
 		spec.State = state
 		b := newBundle(t, h, spec)
 		all.Go(func() {

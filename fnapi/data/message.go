@@ -12,6 +12,10 @@ type Message struct {
 	more            []Message
 }
 
+// Encoded makes a message of one that is encoded already. The bytes are referred to until gRPC
+// has written them and must not be changed before.
+func Encoded(message []byte) Message { return Message{payload: message} }
+
 // Join makes one message of several, in their order: serialised protobuf messages
 // in a row are their merge.
 func Join(messages ...Message) Message { return Message{more: messages} }

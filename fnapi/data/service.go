@@ -10,22 +10,29 @@ type Handler interface {
 
 // Register adds the service BeamFnData to a server whose codec is NewCodec's.
 func Register(s grpc.ServiceRegistrar, h Handler) {
+	register(s, "BeamFnData", "Data", h.Data)
+}
+
+// RegisterState adds the service BeamFnState to a server whose codec is NewCodec's: serve serves
+// one stream until it returns. What it receives is for a StateReader.
+func RegisterState(s grpc.ServiceRegistrar, serve func(*Stream) error) {
+	register(s, "BeamFnState", "State", serve)
+}
+
+func register(s grpc.ServiceRegistrar, service, method string, serve func(*Stream) error) {
 	s.RegisterService(&grpc.ServiceDesc{
-		ServiceName: "org.apache.beam.model.fn_execution.v1.BeamFnData",
-		HandlerType: (*Handler)(nil),
+		ServiceName: "org.apache.beam.model.fn_execution.v1." + service,
 		Streams: []grpc.StreamDesc{{
-			StreamName: "Data",
-			Handler: func(srv any, stream grpc.ServerStream) error {
-				return srv.(Handler).Data(&Stream{stream})
-			},
+			StreamName:    method,
+			Handler:       func(_ any, stream grpc.ServerStream) error { return serve(&Stream{stream}) },
 			ServerStreams: true,
 			ClientStreams: true,
 		}},
 		Metadata: "beam_fn_api.proto",
-	}, h)
+	}, nil)
 }
 
-// Stream is the server's end of one data stream. One goroutine may send while another receives.
+// Stream is the server's end of one stream. One goroutine may send while another receives.
 type Stream struct{ grpc.ServerStream }
 
 // Send queues a message for writing and waits while gRPC's flow control asks for it.
