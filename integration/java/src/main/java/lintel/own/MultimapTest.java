@@ -48,16 +48,16 @@ public final class MultimapTest {
       switch (this) {
         case FILL:
         case FILL_AGAIN:
-          for (int i = 0; i < 3000; i++) { // keys of 1.2 MB in all
+          for (int i = 0; i < 300; i++) { // keys of 1.2 MB in all
             m.put(key(i), i + VALUE);
             m.put(key(i), i + VALUE);
           }
-          for (int i = 0; i < 6000; i++) { // values of one key: 1.2 MB
+          for (int i = 0; i < 600; i++) { // values of one key: 1.2 MB
             m.put("many", i + VALUE);
           }
           break;
         case REMOVE_SOME:
-          for (int i = 1; i < 3000; i += 2) {
+          for (int i = 1; i < 300; i += 2) {
             m.remove(key(i));
           }
           m.remove("none");
@@ -86,10 +86,10 @@ public final class MultimapTest {
     }
   }
 
-  private static final String VALUE = " value".repeat(33);
+  private static final String VALUE = " value".repeat(330);
 
   private static String key(int i) {
-    return i + " key".repeat(100);
+    return i + " key".repeat(1000);
   }
 
   /** What state and a plain map have in common. */
