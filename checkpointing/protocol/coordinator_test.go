@@ -3,8 +3,6 @@ package protocol
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/internal/testkit"
 )
 
 // TestScripts runs testdata/*.script: what happens to the coordinator, line by line, and indented
@@ -30,55 +29,22 @@ import (
 //	savepoint ID
 //	wait D                              time passes
 func TestScripts(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.script")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scripts: %v", err)
-	}
-	for _, name := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(name), ".script"), func(t *testing.T) {
-			want, err := os.ReadFile(name)
-			if err != nil {
-				t.Fatal(err)
+	testkit.Scripts(t, *update, func(out *strings.Builder) func([]string) error {
+		s := &script{now: time.Unix(0, 0), out: out}
+		return func(words []string) error {
+			if err := s.line(words); err != nil {
+				return err
 			}
-			got, err := runScript(string(want))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if *update {
-				if err := os.WriteFile(name, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Errorf("(-want +got); -update accepts it:\n%s", diff)
-			}
-		})
-	}
+			s.print()
+			return nil
+		}
+	})
 }
 
 type script struct {
 	c   *Coordinator
 	now time.Time
-	out strings.Builder
-}
-
-func runScript(text string) (string, error) {
-	s := &script{now: time.Unix(0, 0)}
-	for i, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
-		if strings.HasPrefix(line, "\t") {
-			continue // what was put out before
-		}
-		s.out.WriteString(line + "\n")
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		if err := s.line(strings.Fields(line)); err != nil {
-			return "", fmt.Errorf("line %d: %s: %w", i+1, line, err)
-		}
-		s.print()
-	}
-	return s.out.String(), nil
+	out *strings.Builder
 }
 
 func (s *script) line(words []string) error {
@@ -158,7 +124,7 @@ func (b Begun) String() string {
 
 // print prints what the coordinator wants.
 func (s *script) print() {
-	line := func(format string, args ...any) { fmt.Fprintf(&s.out, "\t"+format+"\n", args...) }
+	line := func(format string, args ...any) { fmt.Fprintf(s.out, "\t"+format+"\n", args...) }
 	a := s.c.Ready(s.now)
 	for _, e := range a.Abort {
 		line("abort %v: %v", e.Begun, e.Reason)

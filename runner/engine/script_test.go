@@ -4,15 +4,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/lintelrun/lintel/internal/testkit"
 	"github.com/lintelrun/lintel/runner/frame"
 )
 
@@ -33,54 +30,15 @@ var update = flag.Bool("update", false, "write what scripts put out as what to e
 //
 // A TIME is in ms, or "begin" or "end", or "end-1".
 func TestScripts(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.script")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scripts: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".script"), func(t *testing.T) {
-			want, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := runScript(string(want))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if *update {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Errorf("(-want +got); -update accepts it:\n%s", diff)
-			}
-		})
-	}
+	testkit.Scripts(t, *update, func(out *strings.Builder) func([]string) error {
+		return (&script{now: time.Unix(0, 0), out: out}).line
+	})
 }
 
 type script struct {
 	task *Task
 	now  time.Time
-	out  strings.Builder
-}
-
-func runScript(text string) (string, error) {
-	s := &script{now: time.Unix(0, 0)}
-	for i, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
-		if strings.HasPrefix(line, "\t") {
-			continue // what was put out before
-		}
-		s.out.WriteString(line + "\n")
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		if err := s.line(strings.Fields(line)); err != nil {
-			return "", fmt.Errorf("line %d: %s: %w", i+1, line, err)
-		}
-	}
-	return s.out.String(), nil
+	out  *strings.Builder
 }
 
 func (s *script) line(words []string) error {
@@ -120,7 +78,7 @@ func (s *script) line(words []string) error {
 }
 
 func (s *script) print(format string, args ...any) {
-	fmt.Fprintf(&s.out, "\t"+format+"\n", args...)
+	fmt.Fprintf(s.out, "\t"+format+"\n", args...)
 }
 
 func (s *script) newTask(args []string) error {
