@@ -2,12 +2,10 @@ package engine
 
 import "github.com/lintelrun/lintel/runner/frame"
 
-// pending is a queue of frames that knows the least of what they hold the watermark at:
-// mins is the increasing sequence of minima still in the queue, so that both ends
-// cost O(1) amortised.
+// pending is a queue of frames that knows the least of what they hold the watermark at.
 type pending struct {
 	frames   []held
-	mins     []stamped
+	mins     Minima
 	first    uint64 // sequence number of frames[0]
 	elements int
 	bytes    int
@@ -19,9 +17,41 @@ type held struct {
 	hold int64
 }
 
+// Minima is the least of a queue of timestamps: the increasing sequence of minima still in the
+// queue, so that both ends cost O(1) amortised. The zero value is empty.
+type Minima struct {
+	entries     []stamped
+	first, next uint64 // sequence numbers: of the front, and of what is pushed next
+}
+
 type stamped struct {
 	seq uint64
 	ts  int64
+}
+
+// Push adds a timestamp behind the others.
+func (m *Minima) Push(ts int64) {
+	for len(m.entries) > 0 && m.entries[len(m.entries)-1].ts >= ts {
+		m.entries = m.entries[:len(m.entries)-1]
+	}
+	m.entries = append(m.entries, stamped{m.next, ts})
+	m.next++
+}
+
+// Pop removes the timestamp at the front. There must be one.
+func (m *Minima) Pop() {
+	if m.entries[0].seq == m.first {
+		m.entries = m.entries[1:]
+	}
+	m.first++
+}
+
+// Least is the least of all, frame.MaxTimestamp if there are none.
+func (m *Minima) Least() int64 {
+	if len(m.entries) == 0 {
+		return frame.MaxTimestamp
+	}
+	return m.entries[0].ts
 }
 
 func (p *pending) len() int { return len(p.frames) }
@@ -30,14 +60,10 @@ func (p *pending) len() int { return len(p.frames) }
 func (p *pending) end() uint64 { return p.first + uint64(p.len()) }
 
 func (p *pending) push(f frame.Frame, hold int64) {
-	seq := p.end()
 	p.frames = append(p.frames, held{f, hold})
 	p.elements += f.Elements
 	p.bytes += f.Bytes()
-	for len(p.mins) > 0 && p.mins[len(p.mins)-1].ts >= hold {
-		p.mins = p.mins[:len(p.mins)-1]
-	}
-	p.mins = append(p.mins, stamped{seq, hold})
+	p.mins.Push(hold)
 }
 
 func (p *pending) front() *held { return &p.frames[0] }
@@ -46,9 +72,7 @@ func (p *pending) pop() held {
 	f := p.frames[0]
 	p.frames[0] = held{}
 	p.frames = p.frames[1:] // append moves what is left once the room behind is used up
-	if p.mins[0].seq == p.first {
-		p.mins = p.mins[1:]
-	}
+	p.mins.Pop()
 	p.first++
 	p.elements -= f.Elements
 	p.bytes -= f.Bytes()
@@ -66,9 +90,4 @@ func (p *pending) shrink(tail frame.Frame) {
 }
 
 // hold is the least of all, MaxTimestamp if there are none.
-func (p *pending) hold() int64 {
-	if len(p.mins) == 0 {
-		return frame.MaxTimestamp
-	}
-	return p.mins[0].ts
-}
+func (p *pending) hold() int64 { return p.mins.Least() }

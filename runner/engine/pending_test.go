@@ -69,7 +69,7 @@ func TestPendingForgetsWhatWasTaken(t *testing.T) {
 		p.push(frame.Frame{Elements: 1}, int64(i))
 		p.pop()
 	}
-	if cap(p.frames) > 16 || cap(p.mins) > 16 {
-		t.Errorf("room for %d frames and %d minima, to hold one", cap(p.frames), cap(p.mins))
+	if cap(p.frames) > 16 || cap(p.mins.entries) > 16 {
+		t.Errorf("room for %d frames and %d minima, to hold one", cap(p.frames), cap(p.mins.entries))
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/portable/windowing"
+	"github.com/lintelrun/lintel/runner/engine"
 	"github.com/lintelrun/lintel/runner/exchange"
 	"github.com/lintelrun/lintel/runner/frame"
 	"github.com/lintelrun/lintel/runner/sideinput"
@@ -55,6 +56,7 @@ type mainWindow struct {
 
 	// What waits: whole frames, and one in the making.
 	frames []waitingFrame
+	holds  engine.Minima // of frames
 	block  frame.Frame
 	hold   int64 // of block
 }
@@ -229,6 +231,7 @@ func (w *waiting) store(m *mainWindow) error {
 		return err
 	}
 	m.frames = append(m.frames, waitingFrame{s, m.hold})
+	m.holds.Push(m.hold)
 	m.block = frame.Frame{}
 	return nil
 }
@@ -308,6 +311,7 @@ func (w *waiting) take() (f frame.Frame, hold int64, ok bool, err error) {
 	if len(m.frames) > 0 {
 		f, err = m.frames[0].Load()
 		hold, m.frames = m.frames[0].hold, m.frames[1:]
+		m.holds.Pop()
 	} else {
 		f, hold, m.block = m.block, m.hold, frame.Frame{}
 	}
@@ -324,8 +328,8 @@ func (w *waiting) hold() int64 {
 		if m.block.Elements > 0 {
 			least = min(least, m.hold)
 		}
-		for i := range m.frames {
-			least = min(least, m.frames[i].hold)
+		if len(m.frames) > 0 {
+			least = min(least, m.holds.Least())
 		}
 	}
 	return least
