@@ -1,9 +1,6 @@
 package portable
 
 import (
-	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
-	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
-
 	"github.com/lintelrun/lintel/portable/graph"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/portable/urns"
@@ -41,14 +38,7 @@ func (a *assembler) combining(n *node) (*plan.Call, error) {
 	}
 	merged := only(t)
 	env := t.Environment
-	d := &descriptor{a: a, d: &fnpb.ProcessBundleDescriptor{
-		Transforms:          map[string]*pipepb.PTransform{},
-		Pcollections:        map[string]*pipepb.PCollection{},
-		WindowingStrategies: map[string]*pipepb.WindowingStrategy{},
-		Coders:              map[string]*pipepb.Coder{},
-		Environments:        map[string]*pipepb.Environment{},
-	}}
-	d.addEnvironment(env)
+	d := a.newDescriptor(env)
 	d.addTransform(t)
 	c := &plan.Call{
 		ID: a.callID(), Environment: env, Name: t.Proto.GetUniqueName(),

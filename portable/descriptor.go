@@ -43,14 +43,7 @@ func newEndpointIDs(g *graph.Graph) endpointIDs {
 // is the one on the wire: for side inputs, for splits of restrictions, and for
 // the keys of state and timers.
 func (a *assembler) describe(n *node, spec *plan.ExecutableSpec) (*fnpb.ProcessBundleDescriptor, error) {
-	d := &descriptor{a: a, d: &fnpb.ProcessBundleDescriptor{
-		Transforms:          map[string]*pipepb.PTransform{},
-		Pcollections:        map[string]*pipepb.PCollection{},
-		WindowingStrategies: map[string]*pipepb.WindowingStrategy{},
-		Coders:              map[string]*pipepb.Coder{},
-		Environments:        map[string]*pipepb.Environment{},
-	}}
-	d.addEnvironment(spec.Environment)
+	d := a.newDescriptor(spec.Environment)
 	if err := d.addPort(spec.Source, urns.TransformSource, n.input, n.source); err != nil {
 		return nil, err
 	}
@@ -82,6 +75,19 @@ func (a *assembler) describe(n *node, spec *plan.ExecutableSpec) (*fnpb.ProcessB
 type descriptor struct {
 	a *assembler
 	d *fnpb.ProcessBundleDescriptor
+}
+
+// newDescriptor begins one of an environment.
+func (a *assembler) newDescriptor(env string) *descriptor {
+	d := &descriptor{a: a, d: &fnpb.ProcessBundleDescriptor{
+		Transforms:          map[string]*pipepb.PTransform{},
+		Pcollections:        map[string]*pipepb.PCollection{},
+		WindowingStrategies: map[string]*pipepb.WindowingStrategy{},
+		Coders:              map[string]*pipepb.Coder{},
+		Environments:        map[string]*pipepb.Environment{},
+	}}
+	d.addEnvironment(env)
+	return d
 }
 
 // addPort adds the source or a sink of a PCollection, encoded by a windowed coder.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 
-	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/proto"
 
@@ -88,20 +87,15 @@ func (a *assembler) windowCall(urn, env string, fn *pipepb.FunctionSpec, in, out
 	}
 	const strategy = "global" // no clash: the descriptor has nothing of the pipeline's
 	global := a.wire.add("call:global", urns.CoderGlobalWindow, nil)
-	d := &descriptor{a: a, d: &fnpb.ProcessBundleDescriptor{
-		Transforms: map[string]*pipepb.PTransform{"call": {
-			UniqueName:    strings.TrimSuffix(strings.TrimPrefix(urn, "beam:transform:"), ":v1"),
-			Spec:          &pipepb.FunctionSpec{Urn: urn, Payload: payload},
-			Inputs:        map[string]string{"i0": "in"},
-			Outputs:       map[string]string{"o0": "out"},
-			EnvironmentId: env,
-		}},
-		Pcollections:        map[string]*pipepb.PCollection{},
-		WindowingStrategies: map[string]*pipepb.WindowingStrategy{strategy: globalWindows(global, env)},
-		Coders:              map[string]*pipepb.Coder{},
-		Environments:        map[string]*pipepb.Environment{},
-	}}
-	d.addEnvironment(env)
+	d := a.newDescriptor(env)
+	d.d.Transforms["call"] = &pipepb.PTransform{
+		UniqueName:    strings.TrimSuffix(strings.TrimPrefix(urn, "beam:transform:"), ":v1"),
+		Spec:          &pipepb.FunctionSpec{Urn: urn, Payload: payload},
+		Inputs:        map[string]string{"i0": "in"},
+		Outputs:       map[string]string{"o0": "out"},
+		EnvironmentId: env,
+	}
+	d.d.WindowingStrategies[strategy] = globalWindows(global, env)
 	d.addCoder(global)
 	nonce := a.wire.add("call:nonce", urns.CoderBytes, nil)
 	port := func(id, urn, pcollection, coder string) (*coders.Windowed, error) {

@@ -33,8 +33,7 @@ func (g *Graph) convertible(t *pipepb.PTransform) bool {
 // pane may have none: then what makes its outputs of accumulators has to make them of nothing too,
 // in the same stage (EmptyPanes).
 func (g *Graph) accumulable(t *pipepb.PTransform) bool {
-	id := only(t.GetInputs())
-	in := g.PCollection(id)
+	in := g.PCollection(only(t.GetInputs()))
 	out := g.PCollection(only(t.GetOutputs()))
 	if in == nil || out == nil || g.Components.Environments[t.GetEnvironmentId()] == nil {
 		return false // several inputs: side inputs of the CombineFn can't be lifted
@@ -46,9 +45,6 @@ func (g *Graph) accumulable(t *pipepb.PTransform) bool {
 		if g.Components.Transforms[sub].GetSpec().GetUrn() == urns.TransformCombinePrecombine {
 			return false // the SDK did it already
 		}
-	}
-	if g.separate && g.EmptyPanes(id) {
-		return false
 	}
 	payload, err := combinePayload(t)
 	return err == nil && g.Components.Coders[payload.GetAccumulatorCoderId()] != nil
@@ -107,11 +103,12 @@ func triggerAllowsLifting(t *pipepb.Trigger, depth int) bool {
 // there are GroupByKey and combine_grouped_values. With separate no two transforms will share a
 // stage.
 func (g *Graph) LiftCombines(separate bool) error {
-	g.separate = separate
 	return g.rewrite(func(t *Transform) ([]*Transform, error) {
 		switch {
 		case t.Kind != Combine:
 			return []*Transform{t}, nil
+		case separate && g.EmptyPanes(t.Main[0].PCollection):
+			return g.groupThenCombine(t)
 		case g.liftable(t.Proto):
 			return g.lift(t, "Precombine", urns.TransformCombinePrecombine), nil
 		case g.convertible(t.Proto):

@@ -105,7 +105,6 @@ type Graph struct {
 	// one that stands for it now.
 	Stands map[string]string
 
-	separate         bool            // no two transforms will share a stage
 	fileWriters      map[string]bool // parts of transforms that write as many files as we like, by id
 	coders           *coderIndex
 	made             map[int]string    // coders made by planning, by shape
