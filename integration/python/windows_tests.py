@@ -103,6 +103,12 @@ def days(key, *days_):
 
 class WindowsTests:
   """A mixin of FnApiRunnerTest's kind."""
+  def streaming_pipeline(self):
+    """A pipeline with a TestStream is one in streaming, whatever the suite."""
+    options = self.create_options()
+    options.view_as(StandardOptions).streaming = True
+    return beam.Pipeline(self.get_runner(), options=options)
+
   def test_own_merging_windows_of_many_keys(self):
     many = [e for k in range(100) for e in days('k%d' % k, 1, 2, 3, 7, 8, 20)]
     with self.create_pipeline() as p:
@@ -153,9 +159,7 @@ class WindowsTests:
         .add_elements([TimestampedValue(112, 16)], tag='side')
         .advance_watermark_to_infinity(tag='main')
         .advance_watermark_to_infinity(tag='side'))
-    options = self.create_options()
-    options.view_as(StandardOptions).streaming = True
-    with beam.Pipeline(self.get_runner(), options=options) as p:
+    with self.streaming_pipeline() as p:
       streams = p | events
       side = streams['side'] | 'tens too' >> beam.WindowInto(Tens())
       view = beam.pvalue.AsList(side)
@@ -174,9 +178,7 @@ class WindowsTests:
         .advance_watermark_to(8)
         .add_elements([TimestampedValue(*e) for e in days('a', 8, 10)])
         .advance_watermark_to_infinity())
-    options = self.create_options()
-    options.view_as(StandardOptions).streaming = True
-    with beam.Pipeline(self.get_runner(), options=options) as p:
+    with self.streaming_pipeline() as p:
       got = (
           p | events
           | beam.WindowInto(Seasons()).with_output_types(tuple[str, int])
@@ -193,9 +195,7 @@ class WindowsTests:
         .advance_watermark_to(11)
         .add_elements([TimestampedValue(('a', 8), 4), TimestampedValue(('c', 6), 12)])
         .advance_watermark_to_infinity())
-    options = self.create_options()
-    options.view_as(StandardOptions).streaming = True
-    with beam.Pipeline(self.get_runner(), options=options) as p:
+    with self.streaming_pipeline() as p:
       got = (
           p | events
           | beam.WindowInto(
