@@ -344,7 +344,7 @@ func TestViolationsEndTheConnection(t *testing.T) {
 		}, http2.ErrCodeProtocol},
 		"large frame": {func(r raw) error {
 			r.settle(t)
-			_, err := r.Conn.Write([]byte{0, 0x40, 1, 0, 0, 0, 0, 0, 1}) // its header
+			_, err := r.Write([]byte{0, 0x40, 1, 0, 0, 0, 0, 0, 1}) // its header
 			return err
 		}, http2.ErrCodeFrameSize},
 		"large window": {func(r raw) error { r.settle(t); return r.WriteWindowUpdate(0, math.MaxInt32) }, http2.ErrCodeFlowControl},
