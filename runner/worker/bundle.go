@@ -20,13 +20,12 @@ const plentyBytes = 4 << 20
 
 // attempt runs one attempt of a bundle and reports its outcome. It owns nothing
 // of the task but what it is given.
-func (x *execTask) attempt(ctx context.Context, b engine.Bundle, turn int, keyed *keyedAttempt) {
+func (x *execTask) attempt(ctx context.Context, b engine.Bundle, l *live, turn int, keyed *keyedAttempt) {
 	defer x.bundles.Done()
 	began := time.Now()
 	x.e.spans.began(x.stage, began)
 	out := newStaging(x.routes, x.stage.Exec.Sinks, turn, spiller{dir: x.e.dir, budget: x.e.staging})
 	r := outcome{bundle: b.ID, attempt: b.Attempt, out: out, keyed: keyed}
-	l := x.enter(b.ID)
 	r.err = x.process(ctx, &b, l, &r)
 	if err := x.leave(b.ID, l); r.err == nil {
 		r.err = err

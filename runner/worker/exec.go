@@ -221,7 +221,8 @@ func (x *execTask) act(ctx context.Context, wake *alarm) (done bool, err error) 
 		}
 		x.bundles.Add(1)
 		running.Add(1)
-		go x.attempt(ctx, *b, x.turn, a)
+		// Entered at once: a split may be asked for before the attempt's goroutine runs.
+		go x.attempt(ctx, *b, x.enter(b.ID), x.turn, a)
 	}
 	for _, s := range ready.Splits {
 		x.bundles.Add(1)
