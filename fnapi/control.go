@@ -7,6 +7,7 @@ import (
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/lintelrun/lintel/fnapi/data"
@@ -26,6 +27,9 @@ func (c controlService) Control(stream fnpb.BeamFnControl_ControlServer) error {
 	}
 	if !h.connected.CompareAndSwap(false, true) {
 		return status.Errorf(codes.AlreadyExists, "worker %q has a control stream already", h.id)
+	}
+	if p, ok := peer.FromContext(stream.Context()); ok {
+		h.peer = p.Addr
 	}
 	close(h.ready)
 	err = c.s.serve(h.done,

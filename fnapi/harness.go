@@ -3,6 +3,7 @@ package fnapi
 import (
 	"context"
 	"errors"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,7 @@ type Harness struct {
 	worker Worker
 
 	connected  atomic.Bool   // the control stream has come
+	peer       net.Addr      // of the control stream; set before ready is closed
 	ready      chan struct{} // closed by the control stream
 	done       chan struct{} // closed when the harness is lost
 	closed     chan struct{} // closed by Close
@@ -110,6 +112,16 @@ func (s *Server) Expect(workerID string, w Worker) (*Harness, error) {
 		h.logging.Go(h.deliverLogs)
 	}
 	return h, nil
+}
+
+// Peer is the harness's end of the connection of its control stream, nil before Ready.
+func (h *Harness) Peer() net.Addr {
+	select {
+	case <-h.ready:
+		return h.peer
+	default:
+		return nil
+	}
 }
 
 // ID is the worker id.

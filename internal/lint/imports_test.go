@@ -57,6 +57,7 @@ var owners = map[string]string{
 	"github.com/docker":             "fnapi/environment/docker",
 	"github.com/moby":               "fnapi/environment/docker",
 	"golang.org/x/net/http2":        "fnapi/h2",
+	"github.com/prometheus/procfs":  "internal/machine",
 
 	// All others have a Tracer of go.opentelemetry.io/otel/trace, which does nothing by default.
 	"go.opentelemetry.io/otel/sdk":       "internal/tracing",

@@ -1,11 +1,12 @@
 package worker
 
 import (
-	"os"
-	"strconv"
-	"strings"
+	"net"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/lintelrun/lintel/internal/machine"
 )
 
 // crowdBundles is how many bundles that wait for something outside a harness runs at once.
@@ -15,63 +16,95 @@ const crowdBundles = 100
 // for. A bundle may take long because it computes, and then more of them take memory and
 // gain nothing; or because it waits, for a service or until it is time, and then they only
 // help. Harnesses don't tell which. But if bundles take long and the machine has nothing to
-// do, they wait. The number doubles from one look to the next as long as that is so.
+// do, or it has and the harnesses' processes don't ask for it, they wait. The number doubles
+// from one look to the next as long as that is so.
 type crowd struct {
-	mu          sync.Mutex // the tasks of the stage ask
-	looked      time.Time
-	idle, total int64
-	allowed     int
+	mu      sync.Mutex // the tasks of the stage ask
+	looked  time.Time
+	load    load
+	allowed int
 }
 
-// room returns how many more bundles may start where running ones of the stage, which may
-// have most, take long.
-func (c *crowd) room(running, most int, now time.Time, cfg *Config) int {
+// load is what processors have done until a moment.
+type load struct {
+	idle, total time.Duration // of the machine's
+	// wanted is how long the processes of harnesses have run or waited for a processor;
+	// harnesses is their number, 0 if that is not known of all.
+	wanted    time.Duration
+	harnesses int
+}
+
+const (
+	// idleProcessors: the machine has nothing to do if one in so many of its processors has not.
+	idleProcessors = 8
+	// restingHarness: a harness waits if its process wants less than one in so many parts of one
+	// processor. Bundles that compute want one at least, however many a Python interpreter has.
+	restingHarness = 2
+)
+
+// room returns how many more bundles may start where running ones of the stage take long.
+func (c *crowd) room(running int, p *pool, now time.Time, cfg *Config) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if since := now.Sub(c.looked); since >= cfg.Splits.LookEvery {
-		idle, total := cfg.Processors()
-		unused, all := idle-c.idle, total-c.total
+		before := c.load
+		c.looked, c.load, c.allowed = now, loadOf(p, cfg), 0
 		// After a longer time the figures say little of these bundles: it is the first look.
-		waiting := since <= 4*cfg.Splits.LookEvery && all > 0 && unused*idleProcessors >= all
-		c.looked, c.idle, c.total, c.allowed = now, idle, total, 0
-		if waiting {
-			c.allowed = min(2*running, most)
+		if since <= 4*cfg.Splits.LookEvery && c.load.waits(before, since) {
+			c.allowed = min(2*running, p.most())
 		}
 	}
 	return max(0, c.allowed-running)
 }
 
-// idleProcessors: the machine has nothing to do if one in so many of its processors has not.
-const idleProcessors = 8
-
-// processors reads how long the machine's processors could have worked for us, and have been
-// there, in a unit of its own. It returns zeros where the system doesn't tell.
-func processors() (idle, total int64) {
-	b, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return 0, 0
+// waits reports whether nothing has been computed since the moment of before.
+func (l load) waits(before load, since time.Duration) bool {
+	if all := l.total - before.total; all > 0 && idleProcessors*(l.idle-before.idle) >= all {
+		return true
 	}
-	return parseProcessors(string(b))
+	wanted := l.wanted - before.wanted
+	return l.harnesses > 0 && l.harnesses == before.harnesses && wanted >= 0 && restingHarness*wanted < since*time.Duration(l.harnesses)
 }
 
-// parseProcessors reads the first line of /proc/stat (proc(5)). Processors that wait for a
-// disk are idle, and those that work for processes of low priority as good as idle: these
-// give way.
-func parseProcessors(stat string) (idle, total int64) {
-	line, _, _ := strings.Cut(stat, "\n")
-	// cpu user nice system idle iowait irq softirq steal; guests are in user.
-	for i, s := range strings.Fields(line) {
-		if i == 0 || i > 8 {
-			continue
-		}
-		n, err := strconv.ParseInt(s, 10, 64)
+func loadOf(p *pool, cfg *Config) load {
+	l := load{}
+	if idle, total, err := cfg.Processors(); err == nil {
+		l.idle, l.total = idle, total
+	}
+	p.mu.Lock()
+	harnesses := slices.Clone(p.harnesses)
+	p.mu.Unlock()
+	for _, h := range harnesses {
+		wanted, err := h.wants(cfg)
 		if err != nil {
-			return 0, 0
+			return load{idle: l.idle, total: l.total}
 		}
-		total += n
-		if i == 2 || i == 4 || i == 5 {
-			idle += n
-		}
+		l.wanted += wanted
 	}
-	return idle, total
+	l.harnesses = len(harnesses)
+	return l
 }
+
+// wants returns how long the harness's process has run or waited for a processor. The process is
+// looked for once: by the connection, since launched programs start others.
+func (h *harness) wants(cfg *Config) (time.Duration, error) {
+	h.finding.Do(func() {
+		if h.process, h.unknown = cfg.Process(h.Peer()); h.unknown != nil {
+			cfg.Logger.Debug("what processors a harness wants is not known", "harness", h.ID(), "error", h.unknown)
+		}
+	})
+	if h.unknown != nil {
+		return 0, h.unknown
+	}
+	return h.process.Wanted()
+}
+
+// Process is a process that has a harness.
+type Process interface {
+	// Wanted returns for how long its threads have run on a processor or waited for one, all
+	// together, since some moment.
+	Wanted() (time.Duration, error)
+}
+
+// processOf is the default of Config.Process.
+func processOf(peer net.Addr) (Process, error) { return machine.Peer(peer) }

@@ -1,6 +1,8 @@
 package worker
 
 import (
+	"errors"
+	"net"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -11,9 +13,9 @@ import (
 )
 
 // crowded runs a job of n redistributed elements, each of them a bundle that lasts until wait
-// returns, on a machine whose processors are idle for a share of their time, in percent. It
-// returns the most bundles that ran at once.
-func crowded(t *testing.T, n int, idle int64, wait func(running int64)) int64 {
+// returns, on a machine whose processors are idle for a share of their time, in percent; the
+// harness's process wants so many percent of one. It returns the most bundles that ran at once.
+func crowded(t *testing.T, n int, idle, wanted time.Duration, wait func(running int64)) int64 {
 	t.Helper()
 	pipeline := portabletest.New()
 	numbers := pipeline.ParDo("split", pEnv, pBytes, pipeline.Impulse("impulse"))
@@ -33,10 +35,19 @@ func crowded(t *testing.T, n int, idle int64, wait func(running int64)) int64 {
 	}
 	r := newRig(t, p.script)
 	r.cfg.Splits = Splits{LookEvery: 5 * time.Millisecond, StuckAfter: 10 * time.Millisecond}
-	var looks atomic.Int64
-	r.cfg.Processors = func() (int64, int64) {
-		at := looks.Add(1)
-		return at * idle, at * 100
+	began := time.Now()
+	r.cfg.Processors = func() (time.Duration, time.Duration, error) {
+		passed := time.Since(began)
+		return passed * idle / 100, passed, nil
+	}
+	r.cfg.Process = func(peer net.Addr) (Process, error) {
+		if peer == nil {
+			t.Error("a harness without an address")
+		}
+		if wanted < 0 {
+			return nil, errors.New("on another machine")
+		}
+		return wanting(func() time.Duration { return time.Since(began) * wanted / 100 }), nil
 	}
 	r.mustRun(p.plan)
 	if got := len(p.got("write")); got != n {
@@ -45,48 +56,44 @@ func crowded(t *testing.T, n int, idle int64, wait func(running int64)) int64 {
 	return top.Load()
 }
 
+// wanting is a process that wants processors.
+type wanting func() time.Duration
+
+func (w wanting) Wanted() (time.Duration, error) { return w(), nil }
+
+const elsewhere = -1 // what a process of another machine wants
+
 // Bundles that wait for something outside don't hold up others: here for each other.
 func TestBundlesThatWaitGetCompany(t *testing.T) {
-	const n = 60
-	all := make(chan struct{})
-	crowded(t, n, 50, func(running int64) {
-		if running == n {
-			close(all)
-		}
-		select {
-		case <-all:
-		case <-time.After(patience):
-			t.Error("waited in vain")
-		}
-	})
+	for name, c := range map[string]struct{ idle, wanted time.Duration }{
+		"idle machine":            {50, 100},
+		"idle machine, elsewhere": {50, elsewhere},
+		"busy with other things":  {0, 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const n = 60
+			all := make(chan struct{})
+			crowded(t, n, c.idle, c.wanted, func(running int64) {
+				if running == n {
+					close(all)
+				}
+				select {
+				case <-all:
+				case <-time.After(patience):
+					t.Error("waited in vain")
+				}
+			})
+		})
+	}
 }
 
 // Bundles that keep the processors busy get none: it would only take memory.
 func TestBundlesThatComputeGetNoCompany(t *testing.T) {
-	if top := crowded(t, 60, 3, func(int64) { <-time.After(50 * time.Millisecond) }); top > 8 {
-		t.Errorf("%d bundles ran at once", top)
-	}
-}
-
-func TestProcessors(t *testing.T) {
-	idle, total := processors()
-	if idle <= 0 || total <= idle {
-		t.Errorf("idle %d of %d", idle, total)
-	}
-}
-
-func TestProcessorTime(t *testing.T) {
-	for _, c := range []struct {
-		stat        string
-		idle, total int64
-	}{
-		{"cpu  10 200 30 4000 5000 6 7 8 9 9\ncpu0 1 2 3\n", 9200, 9261}, // guests are in user
-		{"cpu  1 2\n", 2, 3},
-		{"cpu  1 2 x 4\n", 0, 0},
-		{"", 0, 0},
-	} {
-		if idle, total := parseProcessors(c.stat); idle != c.idle || total != c.total {
-			t.Errorf("%q: %d idle of %d, want %d of %d", c.stat, idle, total, c.idle, c.total)
-		}
+	for name, wanted := range map[string]time.Duration{"here": 100, "elsewhere": elsewhere} {
+		t.Run(name, func(t *testing.T) {
+			if top := crowded(t, 60, 3, wanted, func(int64) { <-time.After(50 * time.Millisecond) }); top > 8 {
+				t.Errorf("%d bundles ran at once", top)
+			}
+		})
 	}
 }

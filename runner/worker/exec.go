@@ -269,7 +269,7 @@ func (x *execTask) spare(running int, now time.Time) int {
 	if x.e.clock.virtual || x.core.Longest(now) <= x.e.cfg.Splits.StuckAfter {
 		return 0
 	}
-	return x.e.crowds[x.stage.Index].room(running, x.pool.most(), now, &x.e.cfg)
+	return x.e.crowds[x.stage.Index].room(running, x.pool, now, &x.e.cfg)
 }
 
 // repay gives back the credit of committed input, unless that has been done.

@@ -50,6 +50,10 @@ type harness struct {
 	worker  environment.Worker
 	bundles int // in flight
 
+	finding sync.Once // sets process, or unknown
+	process Process
+	unknown error // why there is no process
+
 	gone  chan struct{} // closed once cause is known
 	cause error         // why it was lost
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"github.com/lintelrun/lintel/fnapi"
 	"github.com/lintelrun/lintel/fnapi/environment"
 	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/internal/machine"
 	"github.com/lintelrun/lintel/runner/rpc"
 	"github.com/lintelrun/lintel/statebackend"
 )
@@ -49,9 +51,13 @@ type Config struct {
 	// Checkpoints says when bundles of unbounded splittable DoFns are interrupted.
 	Checkpoints Checkpoints
 	// Processors returns how long the machine's processors have been idle and have been
-	// there, both in all, in any unit: stages run more bundles at once when processors are
-	// idle while their bundles take long. Default: what Linux says; zeros are unknown.
-	Processors func() (idle, total int64)
+	// there, both in all: stages run more bundles at once when processors are idle while
+	// their bundles take long. Default: what Linux says; after errors nothing is known.
+	Processors func() (idle, total time.Duration, err error)
+	// Process finds the process of a harness by its end of a connection: where it asks for
+	// little while bundles take long, stages run more of them too. Default: what Linux says
+	// of processes of this machine; after errors nothing is known.
+	Process func(peer net.Addr) (Process, error)
 	// Logger for the operator; default slog.Default.
 	Logger *slog.Logger
 	// Hooks watch the work.
@@ -145,7 +151,10 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("worker: one bundle in %d can't be traced", c.TraceBundles)
 	}
 	if c.Processors == nil {
-		c.Processors = processors
+		c.Processors = machine.Processors
+	}
+	if c.Process == nil {
+		c.Process = processOf
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
