@@ -72,11 +72,11 @@ func Peer(addr net.Addr) (*Process, error) {
 
 // socketOf returns the inode of the socket with a local address.
 func socketOf(fs procfs.FS, addr *net.TCPAddr) (uint64, error) {
-	four, err := fs.NetTCP()
+	four, err := fs.NetTCP() //nolint:staticcheck // deprecated for netlink, which is faster and takes far more
 	if err != nil {
 		return 0, err
 	}
-	six, err := fs.NetTCP6() // IPv4 connections too, of those who listen to both
+	six, err := fs.NetTCP6() //nolint:staticcheck // IPv4 connections too, of those who listen to both
 	if err != nil {
 		six = nil // a kernel without
 	}
