@@ -17,6 +17,7 @@ type Machine struct {
 	words   int    // of finished bits, which a State begins with
 	slots   int    // of counts and targets, which follow
 	merging bool
+	lag     int64 // ms
 }
 
 type kind uint8
@@ -55,16 +56,17 @@ type Moment struct {
 	End int64
 	// Watermark is the input watermark.
 	Watermark int64
-	// Now is processing time; synchronized processing time is taken to be the same.
+	// Now is processing time.
 	Now int64
 }
 
 func (m *Moment) pastEnd() bool { return m.Watermark > m.End }
 
-// Compile compiles a trigger. merging tells whether windows merge. A trigger that is
-// malformed is a fault.Invalid.
-func Compile(t *pipepb.Trigger, merging bool) (*Machine, error) {
-	m := &Machine{merging: merging}
+// Compile compiles a trigger. merging tells whether windows merge; lag is how far, in ms,
+// synchronized processing time, that of the slowest task upstream, is behind processing time.
+// A trigger that is malformed is a fault.Invalid.
+func Compile(t *pipepb.Trigger, merging bool, lag int64) (*Machine, error) {
+	m := &Machine{merging: merging, lag: lag}
 	if _, err := m.add(t); err != nil {
 		return nil, err
 	}
@@ -111,7 +113,7 @@ func (m *Machine) add(t *pipepb.Trigger) (int, error) {
 		n.kind = afterDelay
 		n.delay, err = steps(v.AfterProcessingTime.GetTimestampTransforms())
 	case *pipepb.Trigger_AfterSynchronizedProcessingTime_:
-		n.kind = afterDelay
+		n.kind, n.delay = afterDelay, []step{{delay: m.lag}}
 	case *pipepb.Trigger_Always_:
 		n.kind = always
 	case *pipepb.Trigger_Default_:

@@ -145,7 +145,7 @@ func TestTriggers(t *testing.T) {
 		{"main finishes", until(count(2), count(5)), []string{"e", "e"}, ".X"},
 		{"forever of each", forever(each(count(1), count(2))), []string{"e", "e", "e", "e", "e", "e"}, "F.FF.F"},
 	} {
-		m, err := Compile(test.trigger, false)
+		m, err := Compile(test.trigger, false, 0)
 		if err != nil {
 			t.Errorf("%s: %v", test.name, err)
 			continue
@@ -153,6 +153,17 @@ func TestTriggers(t *testing.T) {
 		if got := script(t, m, test.steps...); got != test.want {
 			t.Errorf("%s: %v: %s, not %s", test.name, test.steps, got, test.want)
 		}
+	}
+}
+
+// Synchronized processing time is that of the slowest task upstream.
+func TestSynchronizedTimeLags(t *testing.T) {
+	m, err := Compile(either(synchronized(), delay(plusDelay(30))), false, 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := script(t, m, "p4", "e", "p23", "p24"), "...X"; got != want {
+		t.Errorf("%s, not %s", got, want)
 	}
 }
 
@@ -167,7 +178,7 @@ func TestCompileRefuses(t *testing.T) {
 		"no kind of transform": delay(&pipepb.TimestampTransform{}),
 		"below":                end(nil, each(count(1), nil)),
 	} {
-		if m, err := Compile(trigger, false); fault.ClassOf(err) != fault.Invalid {
+		if m, err := Compile(trigger, false, 0); fault.ClassOf(err) != fault.Invalid {
 			t.Errorf("%s: %v, %v", name, m, err)
 		}
 	}
@@ -189,7 +200,7 @@ func state(t *testing.T, m *Machine, elements int, at Moment) State {
 func TestMerge(t *testing.T) {
 	before, after := Moment{End: 9, Watermark: 0}, Moment{End: 9, Watermark: 10}
 	compile := func(trigger proto) *Machine {
-		m, err := Compile(trigger, true)
+		m, err := Compile(trigger, true, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -266,7 +277,7 @@ func drawTrigger(t *rapid.T, depth int) proto {
 
 func TestStatesAreReadAsWritten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m, err := Compile(drawTrigger(t, 3), rapid.Bool().Draw(t, "merging"))
+		m, err := Compile(drawTrigger(t, 3), rapid.Bool().Draw(t, "merging"), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -307,7 +318,7 @@ func TestStatesAreReadAsWritten(t *testing.T) {
 
 // The states are state format: a failure here means that old checkpoints are lost.
 func TestEncodedState(t *testing.T) {
-	m, err := Compile(end(either(count(9), delay(plusDelay(64))), count(1)), true)
+	m, err := Compile(end(either(count(9), delay(plusDelay(64))), count(1)), true, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,7 +334,7 @@ func TestEncodedState(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	m, err := Compile(forever(end(either(count(9), delay(plusDelay(64))), each(count(1), synchronized()))), true)
+	m, err := Compile(forever(end(either(count(9), delay(plusDelay(64))), each(count(1), synchronized()))), true, 0)
 	if err != nil {
 		f.Fatal(err)
 	}

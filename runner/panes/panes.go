@@ -36,6 +36,9 @@ type Config struct {
 	// Triggers are asked when the watermark moves, and when a delay is over before that: whoever
 	// waits for early results of a long batch gets them.
 	Bounded bool
+	// Lag is how far synchronized processing time is taken to be behind processing time: what
+	// tasks upstream put out at the same moment arrives within that, and so in one pane.
+	Lag time.Duration
 	// Scope is the transform's unique name in the pipeline, under which state is kept.
 	Scope string
 	// Store has what doesn't fit in memory, and all of it after Flush. Panes commits to it
@@ -160,7 +163,7 @@ func New(cfg Config) (*Panes, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	machine, err := trigger.Compile(cfg.Windowing.Trigger, cfg.Windowing.Merging)
+	machine, err := trigger.Compile(cfg.Windowing.Trigger, cfg.Windowing.Merging, cfg.Lag.Milliseconds())
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +215,7 @@ func (p *Panes) Add(block []byte, now time.Time) error {
 
 // Advance says how far the input watermark (ms) and processing time are; neither goes back.
 // What triggers wait for and windows that expire so leave panes behind, to be read
-// with Next. Synchronized processing time is taken to be now.
+// with Next.
 func (p *Panes) Advance(watermark int64, now time.Time) error {
 	p.outputWatermark()
 	p.watermark = max(p.watermark, watermark)

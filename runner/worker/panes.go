@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/engine"
@@ -12,6 +13,11 @@ import (
 	"github.com/lintelrun/lintel/runner/keygroup"
 	"github.com/lintelrun/lintel/runner/panes"
 )
+
+// upstreamLag is how much later than one task upstream another may put out what belongs to the same
+// moment, as a rule: AfterSynchronizedProcessingTime waits for it. Without, a group that fires twice in
+// two tasks gives the next one two panes, and an early one before the final watermark.
+const upstreamLag = 20 * time.Millisecond
 
 // grouped is what a task groups, and what becomes of it.
 type grouped struct {
@@ -54,8 +60,12 @@ func (t *task) runGrouping(ctx context.Context, g grouped) (err error) {
 	if spools := t.e.large[t.stage.Index].spools; spools != nil {
 		spool = spools[t.index].put
 	}
+	lag := upstreamLag
+	if t.e.clock.virtual {
+		lag = 0 // time stands still until all is there
+	}
 	p, err := panes.New(panes.Config{
-		Input: g.spec.Input, Windowing: g.spec.Windowing, Bounded: g.spec.Bounded, Scope: g.spec.Name, Store: store,
+		Input: g.spec.Input, Windowing: g.spec.Windowing, Bounded: g.spec.Bounded, Lag: lag, Scope: g.spec.Name, Store: store,
 		MemoryBytes: t.e.tableBytes(t.e.share(tablesShare)), FirstGroup: first, EndGroup: end,
 		Merge: t.e.mergeKeys(ctx, g.spec.Merge), Spool: spool, Combine: t.e.combine(ctx, g.spec.Combine),
 	})
@@ -71,7 +81,7 @@ func (x *paneTask) loop(ctx context.Context) error {
 	wake := x.e.clock.newAlarm()
 	defer wake.stop()
 	for {
-		if err := x.act(ctx); err != nil {
+		if err := x.act(ctx, x.e.clock.Now()); err != nil {
 			return err
 		}
 		if x.out >= frame.MaxTimestamp {
@@ -99,26 +109,27 @@ func (x *paneTask) loop(ctx context.Context) error {
 
 // receive groups what has arrived. A watermark is acted on before the elements behind it.
 func (x *paneTask) receive(ctx context.Context) error {
+	now := x.e.clock.Now() // of all: a delay of elements isn't over by the watermark that came with them
 	for _, m := range x.take() {
-		if err := x.message(ctx, m); err != nil {
+		if err := x.message(ctx, m, now); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (x *paneTask) message(ctx context.Context, m exchange.Message) error {
+func (x *paneTask) message(ctx context.Context, m exchange.Message, now time.Time) error {
 	if !m.Data {
-		if at, ok := x.groups.NextClock(); ok && !at.After(x.e.clock.Now()) {
+		if at, ok := x.groups.NextClock(); ok && !at.After(now) {
 			// A delay that was over when the watermark came gives an early pane.
-			if err := x.act(ctx); err != nil {
+			if err := x.act(ctx, now); err != nil {
 				return err
 			}
 		}
 		if !x.in.Advance(m.Channel, m.Watermark) {
 			return nil
 		}
-		return x.act(ctx)
+		return x.act(ctx, now)
 	}
 	x.e.spans.input(x.stage)
 	data := m.Frame.Data
@@ -128,7 +139,7 @@ func (x *paneTask) message(ctx context.Context, m exchange.Message) error {
 			return err
 		}
 	}
-	if err := x.groups.Add(data, x.e.clock.Now()); err != nil {
+	if err := x.groups.Add(data, now); err != nil {
 		return err
 	}
 	x.inbox.Consumed(m.Frame.Bytes())
@@ -136,8 +147,8 @@ func (x *paneTask) message(ctx context.Context, m exchange.Message) error {
 }
 
 // act sends what fires by now, and how far it is complete.
-func (x *paneTask) act(ctx context.Context) error {
-	if err := x.groups.Advance(x.in.Min(), x.e.clock.Now()); err != nil {
+func (x *paneTask) act(ctx context.Context, now time.Time) error {
+	if err := x.groups.Advance(x.in.Min(), now); err != nil {
 		return err
 	}
 	fired := false

@@ -83,8 +83,27 @@ func TestGroupsLeaveInPanes(t *testing.T) {
 }
 
 // A delay that was over before a watermark came gives an early pane, even if the task comes
-// to both at once.
+// to both at once. One that began with what came together with the watermark does not, however
+// long the task takes over it.
 func TestTimeComesBeforeTheWatermark(t *testing.T) {
+	for name, c := range map[string]struct {
+		later time.Duration // that the watermark comes
+		want  []int
+	}{
+		"later":    {time.Hour, []int{int(coders.Early), int(coders.OnTime)}},
+		"together": {0, []int{int(coders.OnTime)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := timings(t, c.later); !slices.Equal(got, c.want) {
+				t.Errorf("panes of timings %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+// timings returns those of the panes of an element whose trigger waits for a minute, and of the
+// final watermark, which comes later or with it; the task takes an hour over each.
+func timings(t *testing.T, later time.Duration) (out []int) {
 	p := portabletest.New()
 	ws := proto.Clone(p.Proto.Components.WindowingStrategies[portabletest.Global]).(*pipepb.WindowingStrategy)
 	ws.Trigger = early(time.Minute)
@@ -109,7 +128,6 @@ func TestTimeComesBeforeTheWatermark(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var timings []int
 	x := &paneTask{groups: g, in: engine.NewWatermarks(1), out: frame.MinTimestamp,
 		task: &task{e: e, stage: stage, inbox: exchange.NewInbox(1 << 20), outbox: exchange.NewOutbox(nil)},
 		grouped: grouped{spec: stage.Group, panes: func(f frame.Frame) error {
@@ -119,7 +137,7 @@ func TestTimeComesBeforeTheWatermark(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				timings = append(timings, int(pane.Timing))
+				out = append(out, int(pane.Timing))
 				if err := stage.Out[0].Coder.Next(rest, &el); err != nil {
 					return err
 				}
@@ -130,13 +148,13 @@ func TestTimeComesBeforeTheWatermark(t *testing.T) {
 		{Data: true, Frame: frame.Frame{Data: windowed(0, kvOf("k", "v")), Elements: 1}},
 		{Watermark: frame.MaxTimestamp},
 	}
+	at := clock.now
 	for _, m := range messages {
-		if err := x.message(t.Context(), m); err != nil {
+		if err := x.message(t.Context(), m, at); err != nil {
 			t.Fatal(err)
 		}
+		at = at.Add(later)
 		clock.now = clock.now.Add(time.Hour)
 	}
-	if want := []int{int(coders.Early), int(coders.OnTime)}; !slices.Equal(timings, want) {
-		t.Errorf("panes of timings %v, want %v", timings, want)
-	}
+	return out
 }
