@@ -15,8 +15,8 @@ import (
 )
 
 // upstreamLag is how much later than one task upstream another may put out what belongs to the same
-// moment, as a rule: AfterSynchronizedProcessingTime waits for it. Without, a group that fires twice in
-// two tasks gives the next one two panes, and an early one before the final watermark.
+// moment, as a rule: AfterSynchronizedProcessingTime waits for it. Without, a group that fires in two
+// tasks gives the next one two panes, and an early one before the final watermark.
 const upstreamLag = 20 * time.Millisecond
 
 // grouped is what a task groups, and what becomes of it.
@@ -61,8 +61,10 @@ func (t *task) runGrouping(ctx context.Context, g grouped) (err error) {
 		spool = spools[t.index].put
 	}
 	lag := upstreamLag
-	if t.e.clock.virtual {
-		lag = 0 // time stands still until all is there
+	if t.e.clock.virtual || g.reached != nil {
+		// Time stands still until all is there; or it is a side input, of which the latest pane
+		// counts: one that took in two of a group upstream would be no singleton any more.
+		lag = 0
 	}
 	p, err := panes.New(panes.Config{
 		Input: g.spec.Input, Windowing: g.spec.Windowing, Bounded: g.spec.Bounded, Lag: lag, Scope: g.spec.Name, Store: store,
