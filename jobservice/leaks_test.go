@@ -150,12 +150,17 @@ func TestManyJobsAtOnceLeaveNothing(t *testing.T) {
 	for range 4 {
 		round()
 	}
-	before := r.usage(t, dir)
-	round()
-	round()
-	if what := r.usage(t, dir).exceeds(before); len(what) > 0 {
-		t.Errorf("after %d jobs more there are %s", 2*jobs, strings.Join(what, "; "))
+	// What is left behind grows each time; a step, as of a pool or a map, is made once.
+	var what []string
+	for range 3 {
+		before := r.usage(t, dir)
+		round()
+		round()
+		if what = r.usage(t, dir).exceeds(before); len(what) == 0 {
+			return
+		}
 	}
+	t.Errorf("after each %d jobs more there are %s", 2*jobs, strings.Join(what, "; "))
 }
 
 // BenchmarkPrepareAndRun is a job from its submission to the answer of Run, with
