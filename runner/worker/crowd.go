@@ -1,12 +1,11 @@
 package worker
 
 import (
-	"net"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/lintelrun/lintel/internal/machine"
+	"github.com/lintelrun/lintel/fnapi"
 )
 
 // crowdBundles is how many bundles that wait for something outside a harness runs at once.
@@ -75,7 +74,11 @@ func loadOf(p *pool, cfg *Config) load {
 	harnesses := slices.Clone(p.harnesses)
 	p.mu.Unlock()
 	for _, h := range harnesses {
-		wanted, err := h.wants(cfg)
+		process, err := h.process()
+		if err != nil {
+			return load{idle: l.idle, total: l.total}
+		}
+		wanted, err := process.Wanted()
 		if err != nil {
 			return load{idle: l.idle, total: l.total}
 		}
@@ -85,18 +88,13 @@ func loadOf(p *pool, cfg *Config) load {
 	return l
 }
 
-// wants returns how long the harness's process has run or waited for a processor. The process is
-// looked for once: by the connection, since launched programs start others.
-func (h *harness) wants(cfg *Config) (time.Duration, error) {
-	h.finding.Do(func() {
-		if h.process, h.unknown = cfg.Process(h.Peer()); h.unknown != nil {
-			cfg.Logger.Debug("what processors a harness wants is not known", "harness", h.ID(), "error", h.unknown)
-		}
-	})
-	if h.unknown != nil {
-		return 0, h.unknown
+// processOf finds the process that has a harness: by the connection, since launched programs start others.
+func (e *execution) processOf(h *fnapi.Harness) (Process, error) {
+	p, err := e.cfg.Process(h.Peer())
+	if err != nil {
+		e.log.Debug("what processors a harness wants is not known", "harness", h.ID(), "error", err)
 	}
-	return h.process.Wanted()
+	return p, err
 }
 
 // Process is a process that has a harness.
@@ -105,6 +103,3 @@ type Process interface {
 	// together, since some moment.
 	Wanted() (time.Duration, error)
 }
-
-// processOf is the default of Config.Process.
-func processOf(peer net.Addr) (Process, error) { return machine.Peer(peer) }

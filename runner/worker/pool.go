@@ -50,9 +50,7 @@ type harness struct {
 	worker  environment.Worker
 	bundles int // in flight
 
-	finding sync.Once // sets process, or unknown
-	process Process
-	unknown error // why there is no process
+	process func() (Process, error) // that has it: looked for once
 
 	gone  chan struct{} // closed once cause is known
 	cause error         // why it was lost
@@ -180,7 +178,7 @@ func (e *execution) launch(ctx context.Context, p *pool) (*harness, error) {
 		fn.Close()
 		return nil, fmt.Errorf("environment %s: %w", p.name, err)
 	}
-	return &harness{Harness: fn, worker: w, gone: make(chan struct{})}, nil
+	return &harness{Harness: fn, worker: w, process: sync.OnceValues(func() (Process, error) { return e.processOf(fn) }), gone: make(chan struct{})}, nil
 }
 
 // acquire returns the harness with the fewest bundles in flight. If there is none, or

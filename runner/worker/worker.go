@@ -154,7 +154,7 @@ func (c *Config) Validate() error {
 		c.Processors = machine.Processors
 	}
 	if c.Process == nil {
-		c.Process = processOf
+		c.Process = func(peer net.Addr) (Process, error) { return machine.Peer(peer) }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
