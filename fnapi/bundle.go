@@ -65,8 +65,10 @@ type Bundle struct {
 	sealed     bool  // CloseSend was called, or end has done its work
 	answered   bool  // the harness has responded, well or not
 	splitAsked bool
-	held       []data.Message // input that goes out as a whole
+	held       []data.Message // input that has not been sent
+	heldBytes  int
 	response   *fnpb.ProcessBundleResponse
+	monitoring []data.MonitoringData // of the response
 	outputs    []output
 	open       int // outputs not yet terminated
 	queue      chunks
@@ -112,7 +114,7 @@ func (h *Harness) NewBundle(spec BundleSpec) (*Bundle, error) {
 	h.bundles[b.id] = b
 	h.mu.Unlock()
 
-	err := h.instruct(context.Background(), &fnpb.InstructionRequest{
+	err := h.instruct(&fnpb.InstructionRequest{
 		InstructionId: b.id,
 		Request: &fnpb.InstructionRequest_ProcessBundle{ProcessBundle: &fnpb.ProcessBundleRequest{
 			ProcessBundleDescriptorId: spec.Descriptor,
@@ -128,8 +130,13 @@ func (h *Harness) NewBundle(spec BundleSpec) (*Bundle, error) {
 // ID is the instruction id, unique in the life of the server.
 func (b *Bundle) ID() string { return b.id }
 
+// BatchBytes is up to how much input of a bundle is kept by Send, so that it goes out at once. A bundle
+// with less is fed without waiting for anything.
+const BatchBytes = 64 << 10
+
 // Send passes a chunk of input to the source: whole encoded elements, 64 KB to
-// 2 MB of them where possible. It waits while the harness takes no more, and
+// 2 MB of them where possible. Up to BatchBytes are kept until more comes or CloseSend is called; then
+// it waits while the harness takes no more, and
 // returns the error of the bundle once that has failed. The chunk is not
 // copied: it must not be changed before the bundle has ended, and after a
 // failure or Abort not at all, as it may still be on its way out. Input that
@@ -154,22 +161,27 @@ func (b *Bundle) send(to data.Target, chunk []byte) error {
 		return b.failure()
 	}
 	message := data.NewMessage(b.id, to, chunk)
-	if b.harness.worker.WholeBundles {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.held = append(b.held, message)
-		return b.err
-	}
-	select {
-	case b.harness.sends <- send{b, message, false}:
-		return nil
-	case <-b.over:
+	b.mu.Lock()
+	if b.ended {
+		b.mu.Unlock()
 		return b.failure()
 	}
+	b.held = append(b.held, message)
+	if b.heldBytes += len(chunk); b.heldBytes < BatchBytes || b.harness.worker.WholeBundles {
+		b.mu.Unlock()
+		return nil
+	}
+	held := b.held
+	b.held, b.heldBytes = nil, 0
+	b.mu.Unlock()
+	if !b.harness.input.send(b, held...) {
+		return b.failure()
+	}
+	return nil
 }
 
 // CloseSend ends the input: the terminators of the source and of every timer
-// family go out together, after the input that Worker.WholeBundles has held back.
+// family go out together, after the input that has been kept. It does not wait.
 func (b *Bundle) CloseSend() error {
 	b.mu.Lock()
 	sealed, held := b.sealed, b.held
@@ -178,17 +190,16 @@ func (b *Bundle) CloseSend() error {
 	if sealed {
 		return b.failure()
 	}
-	last := b.terminators()
-	if len(held) > 0 {
-		last = data.Join(append(held, last)...)
+	last := append(held, b.terminators())
+	if b.harness.worker.WholeBundles {
+		last = []data.Message{data.Join(last...)}
 	}
-	select {
-	case b.harness.sends <- send{b, last, true}:
-		return nil
-	case <-b.over:
+	if b.isOver() {
 		b.releaseHarness()
 		return b.failure()
 	}
+	b.harness.input.sendLast(last...)
+	return nil
 }
 
 // terminators is the message that ends the input.
@@ -207,7 +218,7 @@ func (b *Bundle) releaseHarness() {
 	answered := b.answered
 	b.mu.Unlock()
 	if !answered {
-		b.harness.leftovers.add(b.terminators())
+		b.harness.input.sendLast(b.terminators())
 	}
 }
 
@@ -226,7 +237,7 @@ func (b *Bundle) failure() error {
 	return b.err
 }
 
-// Recv returns the next chunk of output. The order of chunks is kept within a
+// Recv returns the next chunk of output, of which some may be kept back until the bundle has ended. The order of chunks is kept within a
 // sink and within a timer family. After the last chunk comes io.EOF: the
 // response and every terminator have arrived, and Response is set. A bundle
 // that fails returns its error, and what was still queued is dropped: class
@@ -256,8 +267,8 @@ func (b *Bundle) Recv(ctx context.Context) (Output, error) {
 	}
 }
 
-// Response is the harness's response once Recv has returned io.EOF; the
-// elements embedded in it have gone to Recv. Nil before.
+// Response is the harness's response once Recv has returned io.EOF, without what Recv has returned of
+// it and what Metrics does. Nil before.
 func (b *Bundle) Response() *fnpb.ProcessBundleResponse {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -277,11 +288,13 @@ func (b *Bundle) Abort(err error) {
 		err = errors.New("bundle aborted")
 	}
 	b.mu.Lock()
+	dropped := 0
 	if b.ended && !b.queue.empty() { // it went well, but nobody will read it
-		b.drop()
+		dropped = b.drop()
 		b.err = err
 	}
 	b.mu.Unlock()
+	b.harness.unqueue(dropped)
 	b.end(err)
 }
 
@@ -293,13 +306,15 @@ func (b *Bundle) end(err error) {
 		return
 	}
 	b.ended, b.err, b.held = true, err, nil
+	dropped := 0
 	if err != nil {
-		b.drop()
+		dropped = b.drop()
 	}
 	release := err != nil && !b.sealed
 	b.sealed = true
 	close(b.over)
 	b.mu.Unlock()
+	b.harness.unqueue(dropped)
 	if release {
 		b.releaseHarness()
 	}

@@ -228,7 +228,7 @@ func TestAbortWhileDataFloods(t *testing.T) {
 		},
 	})
 	flood := newBundle(t, h, plain)
-	if err := flood.Send([]byte("flood")); err != nil {
+	if err := errors.Join(flood.Send([]byte("flood")), flood.Send(make([]byte, 64<<10))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := flood.Recv(deadline(t)); err != nil {
@@ -263,7 +263,7 @@ func TestAbortFreesSendThatWaits(t *testing.T) {
 	failed := make(chan error)
 	go func() {
 		for {
-			if err := b.Send([]byte("x")); err != nil {
+			if err := b.Send(make([]byte, 1000)); err != nil {
 				failed <- err
 				return
 			}

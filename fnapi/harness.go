@@ -11,7 +11,6 @@ import (
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 
-	"github.com/lintelrun/lintel/fnapi/data"
 	"github.com/lintelrun/lintel/internal/fault"
 )
 
@@ -52,14 +51,12 @@ type Harness struct {
 	// logsWaiting is the length in bytes of the entries that wait in logs.
 	logsWaiting atomic.Int64
 
-	instructions chan *fnpb.InstructionRequest
-	dataStream   atomic.Bool   // one is connected
-	sends        chan send     // input of bundles
-	leftovers    leftoverList  // terminators of failed bundles
-	queued       atomic.Int64  // bytes of output that wait for Bundle.Recv
-	room         chan struct{} // for the data stream: queued has shrunk
+	instructions instructions
+	hasData      atomic.Bool // a data stream has come
+	input        inputStream
+	queued       atomic.Int64 // bytes of output that wait for Bundle.Recv
 
-	infosMu sync.Mutex
+	infosMu sync.RWMutex
 	infos   map[string]*pipepb.MonitoringInfo // by short id, without payload
 
 	mu          sync.RWMutex // held for map accesses only
@@ -69,13 +66,6 @@ type Harness struct {
 	calls       map[string]chan *fnpb.InstructionResponse // other instructions under way
 }
 
-// send is a message of a bundle on its way to the data stream.
-type send struct {
-	bundle  *Bundle
-	message data.Message
-	final   bool // the terminators, which go out even if the bundle is over
-}
-
 // Expect announces a harness before its process is launched. Its worker id
 // must not be in use. Calls with worker ids nobody expects are refused.
 func (s *Server) Expect(workerID string, w Worker) (*Harness, error) {
@@ -83,21 +73,18 @@ func (s *Server) Expect(workerID string, w Worker) (*Harness, error) {
 		return nil, fault.New(fault.Internal, "fnapi: a harness needs a worker id")
 	}
 	h := &Harness{
-		server:       s,
-		id:           workerID,
-		worker:       w,
-		ready:        make(chan struct{}),
-		done:         make(chan struct{}),
-		closed:       make(chan struct{}),
-		logs:         make(chan *fnpb.LogEntry, logQueue),
-		instructions: make(chan *fnpb.InstructionRequest, 64),
-		sends:        make(chan send, 4),
-		leftovers:    leftoverList{wake: make(chan struct{}, 1)},
-		room:         make(chan struct{}, 1),
-		infos:        map[string]*pipepb.MonitoringInfo{},
-		descriptors:  map[string]*fnpb.ProcessBundleDescriptor{},
-		bundles:      map[string]*Bundle{},
-		calls:        map[string]chan *fnpb.InstructionResponse{},
+		server:      s,
+		id:          workerID,
+		worker:      w,
+		ready:       make(chan struct{}),
+		done:        make(chan struct{}),
+		closed:      make(chan struct{}),
+		logs:        make(chan *fnpb.LogEntry, logQueue),
+		input:       inputStream{opened: make(chan struct{})},
+		infos:       map[string]*pipepb.MonitoringInfo{},
+		descriptors: map[string]*fnpb.ProcessBundleDescriptor{},
+		bundles:     map[string]*Bundle{},
+		calls:       map[string]chan *fnpb.InstructionResponse{},
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

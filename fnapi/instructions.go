@@ -4,13 +4,14 @@ import (
 	"context"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
-	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+
+	"github.com/lintelrun/lintel/fnapi/data"
 )
 
 // Progress is how far a running bundle is.
 type Progress struct {
-	// Infos are its monitoring infos so far, as Bundle.Metrics gives them.
-	Infos []*pipepb.MonitoringInfo
+	// Metrics are its metrics so far, as Bundle.Metrics gives them.
+	Metrics []Metric
 	// Consuming says that the harness is working on input it has received, not
 	// waiting for more; true as well if the SDK doesn't say.
 	Consuming bool
@@ -38,11 +39,15 @@ func (b *Bundle) Progress(ctx context.Context) (*Progress, error) {
 	if p == nil || len(p.GetMonitoringInfos()) == 0 && len(p.GetMonitoringData()) == 0 && p.ConsumingReceivedData == nil {
 		return nil, nil
 	}
-	infos, err := b.harness.resolve(ctx, p.GetMonitoringInfos(), p.GetMonitoringData())
+	var monitoring []data.MonitoringData
+	for id, payload := range p.GetMonitoringData() {
+		monitoring = append(monitoring, data.MonitoringData{ID: []byte(id), Payload: payload})
+	}
+	metrics, err := b.harness.resolve(ctx, p.GetMonitoringInfos(), monitoring)
 	if err != nil {
 		return nil, err
 	}
-	return &Progress{Infos: infos, Consuming: p.ConsumingReceivedData == nil || p.GetConsumingReceivedData()}, nil
+	return &Progress{Metrics: metrics, Consuming: p.ConsumingReceivedData == nil || p.GetConsumingReceivedData()}, nil
 }
 
 // Split asks the harness to give back a part of the bundle's input: it keeps

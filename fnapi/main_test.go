@@ -58,7 +58,7 @@ func newHarness(t testing.TB, s *fnapi.Server, w fnapi.Worker, script fnapitest.
 		t.Fatal(err)
 	}
 	addDescriptors(t, s, h)
-	sdk := fnapitest.Start(t, s.Endpoint(), "worker", script)
+	sdk := fnapitest.Start(t, s.BundleEndpoint(), s.Endpoint(), "worker", script)
 	if err := h.Ready(deadline(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func addDescriptors(t testing.TB, s *fnapi.Server, h *fnapi.Harness) {
 	state := &pipepb.ApiServiceDescriptor{Url: s.StateEndpoint()}
 	h.AddDescriptor(&fnpb.ProcessBundleDescriptor{Id: "plain", StateApiServiceDescriptor: state, Transforms: map[string]*pipepb.PTransform{
 		"source": source, "sink": sink}})
-	h.AddDescriptor(&fnpb.ProcessBundleDescriptor{Id: "go", StateApiServiceDescriptor: &pipepb.ApiServiceDescriptor{Url: s.Endpoint()},
+	h.AddDescriptor(&fnpb.ProcessBundleDescriptor{Id: "go", StateApiServiceDescriptor: &pipepb.ApiServiceDescriptor{Url: s.BundleEndpoint()},
 		Transforms: map[string]*pipepb.PTransform{"source": source, "sink": sink}})
 	h.AddDescriptor(&fnpb.ProcessBundleDescriptor{Id: "timers", StateApiServiceDescriptor: state, Transforms: map[string]*pipepb.PTransform{
 		"source": source, "sink": sink, "sink2": sink, "pardo": transform("beam:transform:pardo:v1", parDo)}})

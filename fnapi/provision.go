@@ -30,9 +30,15 @@ func (p provisionService) GetProvisionInfo(ctx context.Context, _ *fnpb.GetProvi
 		info = proto.CloneOf(h.worker.Provision)
 	}
 	here := &pipepb.ApiServiceDescriptor{Url: p.s.Endpoint()}
-	for _, endpoint := range []**pipepb.ApiServiceDescriptor{&info.LoggingEndpoint, &info.ArtifactEndpoint, &info.ControlEndpoint} {
-		if *endpoint == nil {
-			*endpoint = here
+	for _, e := range []struct {
+		is  **pipepb.ApiServiceDescriptor
+		def *pipepb.ApiServiceDescriptor
+	}{
+		{&info.LoggingEndpoint, here}, {&info.ArtifactEndpoint, here},
+		{&info.ControlEndpoint, &pipepb.ApiServiceDescriptor{Url: p.s.BundleEndpoint()}},
+	} {
+		if *e.is == nil {
+			*e.is = e.def
 		}
 	}
 	info.RunnerCapabilities = append(info.RunnerCapabilities, shortIDs, responseEmbedding)

@@ -1,7 +1,6 @@
 package fnapi
 
 import (
-	"math"
 	"slices"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
@@ -38,29 +37,35 @@ func (c *chunks) pop() (Output, bool) {
 
 func (c *chunks) empty() bool { return c.next == len(c.list) }
 
-// unqueue notes that so many bytes of output are queued no more.
+// unqueue notes that so many bytes of output are queued no more. No lock of a bundle may be held.
 func (h *Harness) unqueue(bytes int) {
-	h.queued.Add(-int64(bytes))
-	signal(h.room)
+	limit, now := int64(h.server.config.QueueBytes), h.queued.Add(-int64(bytes))
+	if now < limit && now+int64(bytes) >= limit {
+		h.input.resume()
+	}
 }
 
-// drop empties the queue, under the bundle's lock.
-func (b *Bundle) drop() {
-	b.harness.unqueue(b.queue.bytes)
+// drop empties the queue, under the bundle's lock, and returns how many bytes are to be unqueued.
+func (b *Bundle) drop() int {
+	bytes := b.queue.bytes
 	b.queue = chunks{}
+	return bytes
 }
 
-// receive takes a part of the bundle's output. It waits while limit bytes or
-// more are queued, those of the harness's other bundles included.
-func (b *Bundle) receive(p data.Part, limit int64) {
-	if err := b.accept(p, limit); err != nil {
+// receive takes a part of the bundle's output, of whose payload keep returns what may be kept.
+func (b *Bundle) receive(p data.Part, keep func([]byte) []byte) {
+	if err := b.accept(p, keep); err != nil {
 		b.end(err)
 		return
 	}
 	b.settle()
 }
 
-func (b *Bundle) accept(p data.Part, limit int64) error {
+// wakeBytes is how much output a bundle has ready before its end, and before those of the harness have
+// half of what may be queued, that wakes its receiver.
+const wakeBytes = 256 << 10
+
+func (b *Bundle) accept(p data.Part, keep func([]byte) []byte) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	out := b.output(p)
@@ -71,20 +76,14 @@ func (b *Bundle) accept(p data.Part, limit int64) error {
 		if out.ended {
 			return b.broken("output of transform %q, timer family %q, after its terminator", p.Transform, p.Family)
 		}
-		for b.harness.queued.Load() >= limit && !b.ended {
-			b.mu.Unlock()
-			select {
-			case <-b.harness.room:
-			case <-b.over:
-			}
-			b.mu.Lock()
-		}
 		if b.ended {
 			return nil
 		}
-		b.harness.queued.Add(int64(len(p.Payload)))
-		b.queue.push(Output{Transform: out.Transform, Timer: out.Family, Data: p.Payload})
-		signal(b.wake)
+		b.queue.push(Output{Transform: out.Transform, Timer: out.Family, Data: keep(p.Payload)})
+		queued := b.harness.queued.Add(int64(len(p.Payload)))
+		if b.queue.bytes >= wakeBytes || queued >= int64(b.harness.server.config.QueueBytes/2) {
+			signal(b.wake)
+		}
 	}
 	if p.Last {
 		b.terminate(out)
@@ -120,15 +119,15 @@ func (b *Bundle) settle() {
 }
 
 // respond takes the response to the ProcessBundleRequest.
-func (b *Bundle) respond(resp *fnpb.InstructionResponse) {
-	if err := b.acceptResponse(resp); err != nil {
+func (b *Bundle) respond(resp *fnpb.InstructionResponse, monitoring []data.MonitoringData) {
+	if err := b.acceptResponse(resp, monitoring); err != nil {
 		b.end(err)
 		return
 	}
 	b.settle()
 }
 
-func (b *Bundle) acceptResponse(resp *fnpb.InstructionResponse) error {
+func (b *Bundle) acceptResponse(resp *fnpb.InstructionResponse, monitoring []data.MonitoringData) error {
 	b.mu.Lock()
 	b.answered = true
 	b.mu.Unlock()
@@ -149,25 +148,26 @@ func (b *Bundle) acceptResponse(resp *fnpb.InstructionResponse) error {
 		// Only a split lets a harness leave input unread; anything else would lose it.
 		return b.broken("a response before the end of its input")
 	}
-	b.response = pb
+	b.response, b.monitoring = pb, monitoring
 	return nil
 }
 
 // acceptEmbedded takes output embedded in the response. It is all the bundle
-// has, terminators included, and is in memory already, so it never waits.
+// has, terminators included.
 func (b *Bundle) acceptEmbedded(elements *fnpb.Elements) error {
 	if elements == nil {
 		return nil
 	}
+	whole := func(payload []byte) []byte { return payload }
 	for _, d := range elements.GetData() {
 		p := data.Part{Transform: []byte(d.GetTransformId()), Payload: d.GetData(), Last: d.GetIsLast()}
-		if err := b.accept(p, math.MaxInt64); err != nil {
+		if err := b.accept(p, whole); err != nil {
 			return err
 		}
 	}
 	for _, t := range elements.GetTimers() {
 		p := data.Part{Transform: []byte(t.GetTransformId()), Family: []byte(t.GetTimerFamilyId()), Payload: t.GetTimers(), Last: t.GetIsLast()}
-		if err := b.accept(p, math.MaxInt64); err != nil {
+		if err := b.accept(p, whole); err != nil {
 			return err
 		}
 	}

@@ -26,17 +26,17 @@ import (
 )
 
 const (
-	// The flow control window of a stream in bytes, unless QueueBytes is less: large and
-	// fixed, so that a message of usual size never waits for a round trip.
+	// The flow control window of a data stream in bytes, unless QueueBytes is less: large, so
+	// that a message of usual size never waits for a round trip.
 	streamWindow = 16 << 20
-	ioBuffer     = 128 << 10
+	readBuffer   = 128 << 10
 
 	defaultQueueBytes = 32 << 20
 )
 
 // Config configures a Server. The zero value is usable.
 type Config struct {
-	// Listen is the TCP address to listen on; default 127.0.0.1:0. Its port is 0, as a second one is taken for state.
+	// Listen is the TCP address to listen on; default 127.0.0.1:0. Its port is 0, as two more are taken.
 	Listen string
 	// AdvertisedHost is the host by which harnesses reach us, if it is another than that of Listen:
 	// in a container's network, for example.
@@ -44,7 +44,7 @@ type Config struct {
 	// Logger gets what concerns no single bundle; default slog.Default().
 	Logger *slog.Logger
 	// QueueBytes bounds the received bytes of one harness that wait for Bundle.Recv, and
-	// what gRPC holds of a stream besides; default 32 MiB. A single larger message is
+	// what may have been received besides; default 32 MiB. A single larger message is
 	// still accepted.
 	QueueBytes int
 }
@@ -78,11 +78,13 @@ type Server struct {
 	listener net.Listener
 	grpc     *grpc.Server
 
-	stateListener net.Listener
-	state         *h2.Server // of state requests, which are many and small
+	bundleListener, stateListener net.Listener
+
+	bundles *h2.Server // of instructions and data
+	state   *h2.Server // of state requests, which are many and small
 
 	ids   atomic.Uint64  // of instructions; never used twice
-	loops sync.WaitGroup // readers, writers and state calls
+	loops sync.WaitGroup // log readers, state calls and what ends streams
 
 	mu        sync.RWMutex
 	stopped   bool
@@ -95,30 +97,28 @@ func NewServer(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	listener, err := net.Listen("tcp", cfg.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("fnapi: %w", err)
+	var listeners [3]net.Listener
+	for i := range listeners {
+		l, err := net.Listen("tcp", cfg.Listen)
+		if err != nil {
+			for _, l := range listeners[:i] {
+				l.Close()
+			}
+			return nil, fmt.Errorf("fnapi: %w", err)
+		}
+		listeners[i] = l
 	}
-	stateListener, err := net.Listen("tcp", cfg.Listen)
-	if err != nil {
-		listener.Close()
-		return nil, fmt.Errorf("fnapi: for state: %w", err)
-	}
-	window := int32(min(max(cfg.QueueBytes, ioBuffer), streamWindow))
 	s := &Server{
-		config:        cfg,
-		log:           cfg.Logger,
-		listener:      listener,
-		stateListener: stateListener,
-		harnesses:     map[string]*Harness{},
+		config:         cfg,
+		log:            cfg.Logger,
+		listener:       listeners[0],
+		bundleListener: listeners[1],
+		stateListener:  listeners[2],
+		harnesses:      map[string]*Harness{},
 		grpc: grpc.NewServer(
 			grpc.ForceServerCodecV2(data.NewCodec()),
 			grpc.MaxRecvMsgSize(math.MaxInt32),
 			grpc.MaxSendMsgSize(math.MaxInt32),
-			grpc.StaticStreamWindowSize(window),
-			grpc.StaticConnWindowSize(4*window), // control, data, state, logging
-			grpc.ReadBufferSize(ioBuffer),
-			grpc.WriteBufferSize(ioBuffer),
 			grpc.WaitForHandlers(true),
 			// Python harnesses ping every 20 s, with or without streams; by
 			// default the server would close their connections for it.
@@ -130,10 +130,8 @@ func NewServer(cfg Config) (*Server, error) {
 		),
 	}
 	fnpb.RegisterProvisionServiceServer(s.grpc, provisionService{s: s})
-	fnpb.RegisterBeamFnControlServer(s.grpc, controlService{s: s})
 	fnpb.RegisterBeamFnLoggingServer(s.grpc, loggingService{s: s})
-	data.Register(s.grpc, dataService{s})
-	data.RegisterState(s.grpc, stateService{s}.State)
+	s.bundles = h2.NewServer(h2.Config{StreamWindow: min(cfg.QueueBytes, streamWindow), ReadBuffer: readBuffer}, bundleService{s})
 	s.state = h2.NewServer(h2.Config{}, stateService{s})
 	return s, nil
 }
@@ -141,8 +139,12 @@ func NewServer(cfg Config) (*Server, error) {
 // Registrar is where further services of the same endpoint are added, before Serve.
 func (s *Server) Registrar() grpc.ServiceRegistrar { return s.grpc }
 
-// Endpoint is the host:port that harnesses connect to.
+// Endpoint is the host:port of all services but BeamFnControl, BeamFnData and BeamFnState.
 func (s *Server) Endpoint() string { return s.endpoint(s.listener) }
+
+// BundleEndpoint is the host:port of BeamFnControl and BeamFnData, for harnesses that start and for
+// the data ports of ProcessBundleDescriptor.
+func (s *Server) BundleEndpoint() string { return s.endpoint(s.bundleListener) }
 
 // StateEndpoint is the host:port of BeamFnState, for ProcessBundleDescriptor.state_api_service_descriptor.
 func (s *Server) StateEndpoint() string { return s.endpoint(s.stateListener) }
@@ -157,15 +159,16 @@ func (s *Server) endpoint(l net.Listener) string {
 
 // Serve serves harnesses until Stop. It returns nil if Stop ended it.
 func (s *Server) Serve() error {
-	var both errgroup.Group
-	both.Go(func() error { return s.state.Serve(s.stateListener) })
-	both.Go(func() error {
+	var all errgroup.Group
+	all.Go(func() error { return s.bundles.Serve(s.bundleListener) })
+	all.Go(func() error { return s.state.Serve(s.stateListener) })
+	all.Go(func() error {
 		if err := s.grpc.Serve(s.listener); !errors.Is(err, grpc.ErrServerStopped) {
 			return err
 		}
 		return nil
 	})
-	if err := both.Wait(); err != nil {
+	if err := all.Wait(); err != nil {
 		return fmt.Errorf("fnapi: %w", err)
 	}
 	return nil
@@ -183,10 +186,12 @@ func (s *Server) Stop() {
 		h.Close()
 	}
 	s.grpc.Stop()
+	s.bundles.Stop()
 	s.state.Stop()
 	// They are closed already if Serve was called.
-	s.listener.Close()
-	s.stateListener.Close()
+	for _, l := range []net.Listener{s.listener, s.bundleListener, s.stateListener} {
+		l.Close()
+	}
 	s.loops.Wait()
 }
 
@@ -220,21 +225,6 @@ func (s *Server) worker(id string) (*Harness, error) {
 		return nil, status.Errorf(codes.PermissionDenied, "worker %q is not expected here", id)
 	}
 	return h, nil
-}
-
-// serve runs the loops of a stream and returns when the first of them ends or
-// stop is closed. gRPC then cancels the stream, which ends the other loops.
-func (s *Server) serve(stop <-chan struct{}, loops ...func() error) error {
-	ended := make(chan error, len(loops))
-	for _, loop := range loops {
-		s.loops.Go(func() { ended <- loop() })
-	}
-	select {
-	case err := <-ended:
-		return err
-	case <-stop:
-		return nil
-	}
 }
 
 // statusOf makes the gRPC status that a harness sees for err.

@@ -24,11 +24,16 @@ import (
 
 func TestUnknownWorkersAreRefused(t *testing.T) {
 	s := newServer(t, fnapi.Config{})
-	conn, err := fnapitest.Dial(s.Endpoint())
+	conn, err := fnapitest.Dial(s.BundleEndpoint())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	other, err := fnapitest.Dial(s.Endpoint())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
 	for name, c := range map[string]struct {
 		ctx  context.Context
 		want codes.Code
@@ -43,7 +48,7 @@ func TestUnknownWorkersAreRefused(t *testing.T) {
 		if status.Code(err) != c.want {
 			t.Errorf("%s: control stream got %v, want %v", name, err, c.want)
 		}
-		if _, err := fnpb.NewProvisionServiceClient(conn).GetProvisionInfo(c.ctx, &fnpb.GetProvisionInfoRequest{}); status.Code(err) != c.want {
+		if _, err := fnpb.NewProvisionServiceClient(other).GetProvisionInfo(c.ctx, &fnpb.GetProvisionInfoRequest{}); status.Code(err) != c.want {
 			t.Errorf("%s: provision got %v, want %v", name, err, c.want)
 		}
 	}
@@ -77,7 +82,7 @@ func TestProvision(t *testing.T) {
 		t.Fatal(err)
 	}
 	if info.GetRetrievalToken() != "token" || info.GetArtifactEndpoint().GetUrl() != "elsewhere:1" ||
-		info.GetControlEndpoint().GetUrl() != s.Endpoint() || info.GetLoggingEndpoint().GetUrl() != s.Endpoint() {
+		info.GetControlEndpoint().GetUrl() != s.BundleEndpoint() || info.GetLoggingEndpoint().GetUrl() != s.Endpoint() {
 		t.Errorf("got %v", info)
 	}
 	for _, want := range []string{"beam:protocol:monitoring_info_short_ids:v1", "beam:protocol:control_response_elements_embedding:v1", "extra"} {
@@ -99,7 +104,7 @@ func TestDescriptors(t *testing.T) {
 	if _, err := sdk.Descriptor("none"); status.Code(err) != codes.NotFound {
 		t.Errorf("unknown descriptor: %v", err)
 	}
-	conn, err := fnapitest.Dial(s.Endpoint())
+	conn, err := fnapitest.Dial(s.BundleEndpoint())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,8 +139,8 @@ func TestMetricsResolveShortIDsOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		slices.SortFunc(infos, func(a, b *pipepb.MonitoringInfo) int { return strings.Compare(a.GetUrn(), b.GetUrn()) })
-		if len(infos) != 2 || infos[0].GetUrn() != "urn:a" || string(infos[0].GetPayload()) != b.ID() || infos[0].GetLabels()["NAME"] != "x" {
+		slices.SortFunc(infos, func(a, b fnapi.Metric) int { return strings.Compare(a.Info.GetUrn(), b.Info.GetUrn()) })
+		if len(infos) != 2 || infos[0].Info.GetUrn() != "urn:a" || string(infos[0].Payload) != b.ID() || infos[0].Info.GetLabels()["NAME"] != "x" {
 			t.Errorf("got %v", infos)
 		}
 	}
@@ -168,7 +173,7 @@ func TestMetricsInFullNeedNoShortIDs(t *testing.T) {
 	feed(t, b)
 	wantEnd(t, b, nil)
 	infos, err := b.Metrics(deadline(t))
-	if err != nil || len(infos) != 1 || infos[0].GetUrn() != "urn:a" || string(infos[0].GetPayload()) != "\a" {
+	if err != nil || len(infos) != 1 || infos[0].Info.GetUrn() != "urn:a" || string(infos[0].Payload) != "\a" {
 		t.Errorf("got %v, %v", infos, err)
 	}
 	for _, req := range sdk.Asked() {
@@ -201,7 +206,7 @@ func TestProgressSplitFinalize(t *testing.T) {
 	b := newBundle(t, h, plain)
 	<-reading
 	p, err := b.Progress(deadline(t))
-	if err != nil || p == nil || p.Consuming || len(p.Infos) != 1 {
+	if err != nil || p == nil || p.Consuming || len(p.Metrics) != 1 {
 		t.Errorf("Progress: %v, %v", p, err)
 	}
 	split, err := b.Split(deadline(t), 0.5, 10, []int64{7})
@@ -339,7 +344,7 @@ func TestMalformedMessagesLoseTheHarness(t *testing.T) {
 			}
 			addDescriptors(t, s, h)
 			b := newBundle(t, h, plain)
-			endpoint := s.Endpoint()
+			endpoint := s.BundleEndpoint()
 			if name == "state" {
 				endpoint = s.StateEndpoint()
 			}
@@ -377,7 +382,7 @@ func TestMalformedMessagesLoseTheHarness(t *testing.T) {
 func TestSecondControlStreamIsRefused(t *testing.T) {
 	s := newServer(t, fnapi.Config{})
 	h, _ := newHarness(t, s, fnapi.Worker{}, fnapitest.Script{Process: echo})
-	conn, err := fnapitest.Dial(s.Endpoint())
+	conn, err := fnapitest.Dial(s.BundleEndpoint())
 	if err != nil {
 		t.Fatal(err)
 	}

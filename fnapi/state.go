@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
-	"sync"
 	"time"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
@@ -49,17 +48,11 @@ type stateService struct{ s *Server }
 // their bundle are waiting or that would keep other bundles waiting.
 type stateStream struct {
 	harness *Harness
-	stream  answers
+	stream  *h2.Stream
 	closed  chan struct{}
 	slots   chan struct{}    // taken by the calls that wait
 	reader  data.StateReader // of the reading goroutine, as is head
 	head    []byte           // scratch
-}
-
-// answers is where the answers on a state stream go, as h2.Stream has it.
-type answers interface {
-	Reply(parts ...[]byte) // within Receive
-	Send(parts ...[]byte)  // from any goroutine
 }
 
 // stateCall is a request that waits, and the stream on which it came.
@@ -77,89 +70,29 @@ func (st stateService) Open(method string, header h2.Header, stream *h2.Stream) 
 	if err != nil {
 		return nil, err
 	}
-	s := newStateStream(h, stream)
-	st.s.loops.Go(func() {
-		select {
-		case <-h.done:
-			stream.End(nil)
-		case <-s.closed:
-		}
-	})
+	s := &stateStream{harness: h, stream: stream, closed: make(chan struct{}), slots: make(chan struct{}, stateQueue)}
+	h.endWith(stream, s.closed)
 	return s, nil
-}
-
-func newStateStream(h *Harness, to answers) *stateStream {
-	return &stateStream{harness: h, stream: to, closed: make(chan struct{}), slots: make(chan struct{}, stateQueue)}
-}
-
-// State serves a state stream on the endpoint of data.
-func (st stateService) State(stream *data.Stream) error {
-	h, err := st.s.harness(stream.Context())
-	if err != nil {
-		return err
-	}
-	s := newStateStream(h, &grpcAnswers{stream: stream})
-	defer s.Closed()
-	err = st.s.serve(h.done, func() error {
-		for {
-			message, err := stream.Recv()
-			if err != nil {
-				return nil // the harness has ended it, or is lost, which its control stream tells
-			}
-			if err := s.answer(message); err != nil {
-				return err
-			}
-		}
-	})
-	if err != nil {
-		h.streamEnded("state", err)
-	}
-	return statusOf(err)
-}
-
-// grpcAnswers sends answers on a gRPC stream.
-type grpcAnswers struct {
-	mu     sync.Mutex // held to send
-	stream *data.Stream
-}
-
-func (a *grpcAnswers) Reply(parts ...[]byte) { a.Send(parts...) }
-
-func (a *grpcAnswers) Send(parts ...[]byte) {
-	message := bytes.Join(parts, nil)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	// A stream that has failed ends where it is read.
-	_ = a.stream.Send(data.Encoded(message))
 }
 
 // Closed is part of h2.Receiver.
 func (s *stateStream) Closed() { close(s.closed) }
 
-// Receive is part of h2.Receiver.
+// Receive answers a request, or leaves it to the goroutine that answers those of its bundle.
 func (s *stateStream) Receive(message []byte) error {
-	err := s.answer(message)
-	if err != nil {
-		s.harness.streamEnded("state", err)
-	}
-	return statusOf(err)
-}
-
-// answer answers a request, or leaves it to the goroutine that answers those of its bundle. The
-// error is of class Invalid: the message is none.
-func (s *stateStream) answer(message []byte) error {
 	req, err := s.reader.Read(message)
 	if err != nil {
-		return err
+		s.harness.streamEnded("state", err)
+		return statusOf(err)
 	}
 	b := s.harness.bundle(req.Instruction)
 	switch {
 	case b == nil:
-		s.stream.Reply(data.AppendStateError(nil, req.ID, nobodys))
+		s.stream.Queue(data.AppendStateError(nil, req.ID, nobodys))
 	case b.claim():
 		var body []byte
 		s.head, body = b.answer(s.head[:0], req)
-		s.stream.Reply(s.head, body)
+		s.stream.Queue(s.head, body)
 		b.released()
 	default:
 		select {

@@ -10,23 +10,11 @@ import (
 	"github.com/lintelrun/lintel/internal/fault"
 )
 
-// Codec is the codec of the Fn API server: Elements go through untouched,
-// everything else is protobuf.
+// Codec is the codec of the Fn API server's gRPC: protobuf, of which RecvProto learns what is wrong with it.
 type Codec struct{ encoding.CodecV2 }
 
 // NewCodec returns a codec for grpc.ForceServerCodecV2.
 func NewCodec() Codec { return Codec{encoding.GetCodecV2(proto.Name)} }
-
-// Marshal is that of encoding.CodecV2. The payload of a Message is referred to, not copied.
-func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
-	if m, ok := v.(*Message); ok {
-		return m.appendTo(make(mem.BufferSlice, 0, 2*(1+len(m.more)))), nil
-	}
-	return c.CodecV2.Marshal(v)
-}
-
-// received is a message of elements as it came: bytes of our own.
-type received struct{ bytes []byte }
 
 // checked receives a protobuf message and keeps the error of decoding it,
 // which gRPC would turn into a status like any failure of the connection.
@@ -35,13 +23,9 @@ type checked struct {
 	err     error
 }
 
-// Unmarshal is that of encoding.CodecV2. Elements are copied once, out of gRPC's pooled buffers.
+// Unmarshal is that of encoding.CodecV2.
 func (c Codec) Unmarshal(b mem.BufferSlice, v any) error {
-	switch m := v.(type) {
-	case *received:
-		m.bytes = b.Materialize()
-		return nil
-	case *checked:
+	if m, ok := v.(*checked); ok {
 		m.err = c.CodecV2.Unmarshal(b, m.message)
 		return nil
 	}

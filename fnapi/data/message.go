@@ -1,40 +1,21 @@
 package data
 
 import (
-	"google.golang.org/grpc/mem"
+	"slices"
+
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// Message is an Elements message to be sent: a header of our own and, after it,
-// the caller's payload, which is not copied.
-type Message struct {
-	header, payload []byte
-	more            []Message
-}
-
-// Encoded makes a message of one that is encoded already. The bytes are referred to until gRPC
-// has written them and must not be changed before.
-func Encoded(message []byte) Message { return Message{payload: message} }
+// Message is an Elements message to be sent, in parts: headers of our own and, after them,
+// the caller's payloads, which are not copied.
+type Message = [][]byte
 
 // Join makes one message of several, in their order: serialised protobuf messages
 // in a row are their merge.
-func Join(messages ...Message) Message { return Message{more: messages} }
-
-// appendTo appends what goes on the wire.
-func (m *Message) appendTo(out mem.BufferSlice) mem.BufferSlice {
-	for _, b := range [][]byte{m.header, m.payload} {
-		if len(b) > 0 {
-			out = append(out, mem.SliceBuffer(b))
-		}
-	}
-	for i := range m.more {
-		out = m.more[i].appendTo(out)
-	}
-	return out
-}
+func Join(messages ...Message) Message { return slices.Concat(messages...) }
 
 // NewMessage makes the message of one payload of an instruction. The payload is
-// referred to until gRPC has written it and must not be changed before.
+// referred to.
 func NewMessage(instruction string, to Target, payload []byte) Message {
 	outer, number := elementsData, dataPayload
 	size := sizeTarget(instruction, to) + protowire.SizeTag(dataPayload) + protowire.SizeBytes(len(payload))
@@ -47,7 +28,7 @@ func NewMessage(instruction string, to Target, payload []byte) Message {
 	h = appendTarget(h, instruction, to)
 	h = protowire.AppendTag(h, number, protowire.BytesType)
 	h = protowire.AppendVarint(h, uint64(len(payload)))
-	return Message{header: h, payload: payload}
+	return Message{h, payload}
 }
 
 // NewTerminators makes the one message that ends an instruction's input: an
@@ -67,7 +48,7 @@ func NewTerminators(instruction string, targets []Target) Message {
 		h = protowire.AppendTag(h, number, protowire.VarintType)
 		h = protowire.AppendVarint(h, 1)
 	}
-	return Message{header: h}
+	return Message{h}
 }
 
 func sizeTarget(instruction string, to Target) int {

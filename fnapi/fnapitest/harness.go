@@ -43,7 +43,8 @@ type Script struct {
 type Harness struct {
 	id     string
 	script Script
-	conn   *grpc.ClientConn
+	conn   *grpc.ClientConn // of control and data
+	other  *grpc.ClientConn
 	ctx    context.Context
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
@@ -61,11 +62,12 @@ type Harness struct {
 	inputs  int
 }
 
-// Start connects a harness to the server at endpoint. The worker id must have
+// Start connects a harness to a server: to the one endpoint for control and data, to the other
+// for logging and provision. The worker id must have
 // been announced to the server. The harness ends with the test, or with Kill.
-func Start(t testing.TB, endpoint, workerID string, script Script) *Harness {
+func Start(t testing.TB, control, logging, workerID string, script Script) *Harness {
 	t.Helper()
-	h, err := start(endpoint, workerID, script)
+	h, err := start(control, logging, workerID, script)
 	if err != nil {
 		t.Fatalf("fnapitest: starting harness %s: %v", workerID, err)
 	}
@@ -73,12 +75,17 @@ func Start(t testing.TB, endpoint, workerID string, script Script) *Harness {
 	return h
 }
 
-func start(endpoint, workerID string, script Script) (*Harness, error) {
-	conn, err := Dial(endpoint)
+func start(control, logging, workerID string, script Script) (*Harness, error) {
+	conn, err := Dial(control)
 	if err != nil {
 		return nil, err
 	}
-	h := &Harness{id: workerID, script: script, conn: conn, bundles: map[string]*Bundle{}, states: map[string]*stateClient{}}
+	other, err := Dial(logging)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	h := &Harness{id: workerID, script: script, conn: conn, other: other, bundles: map[string]*Bundle{}, states: map[string]*stateClient{}}
 	h.ctx, h.cancel = context.WithCancel(WithWorkerID(context.Background(), workerID))
 	if err := h.open(); err != nil {
 		h.Kill()
@@ -120,6 +127,7 @@ func (h *Harness) open() (err error) {
 func (h *Harness) Kill() {
 	h.cancel()
 	h.conn.Close()
+	h.other.Close()
 	h.mu.Lock()
 	for _, b := range h.bundles {
 		b.input.fail(context.Canceled)
@@ -134,7 +142,7 @@ func (h *Harness) Kill() {
 // Log sends log entries on a logging stream of their own and returns once the
 // server has read them all.
 func (h *Harness) Log(entries ...*fnpb.LogEntry) error {
-	stream, err := fnpb.NewBeamFnLoggingClient(h.conn).Logging(h.ctx)
+	stream, err := fnpb.NewBeamFnLoggingClient(h.other).Logging(h.ctx)
 	if err != nil {
 		return err
 	}
@@ -152,7 +160,7 @@ func (h *Harness) Log(entries ...*fnpb.LogEntry) error {
 
 // Provision asks for the harness's provision info.
 func (h *Harness) Provision() (*fnpb.ProvisionInfo, error) {
-	resp, err := fnpb.NewProvisionServiceClient(h.conn).GetProvisionInfo(h.ctx, &fnpb.GetProvisionInfoRequest{})
+	resp, err := fnpb.NewProvisionServiceClient(h.other).GetProvisionInfo(h.ctx, &fnpb.GetProvisionInfoRequest{})
 	return resp.GetInfo(), err
 }
 

@@ -24,14 +24,15 @@ const (
 	maxStreams  = 100
 	maxHeader   = 16 << 10
 	maxPings    = 16 // that wait for their acknowledgement
-	readBuffer  = 32 << 10
-	silences    = 3 // times Keepalive, after which a peer is taken for lost
+	slowPong    = 5  // times PingDelay, after which pings are acknowledged on their own
+	silences    = 3  // times Keepalive, after which a peer is taken for lost
 )
 
 // conn is a connection. The goroutine of serve reads; any may write.
 type conn struct {
 	server *Server
 	net    net.Conn
+	small  net.Conn // the same, to read and to write what is little
 	in     *bufio.Reader
 	framer *http2.Framer // to read with only
 
@@ -47,13 +48,15 @@ type conn struct {
 	streams map[uint32]*Stream
 	err     error // why the connection is at its end
 	pings   [][8]byte
-	pong    *time.Timer // sends the acknowledgements of pings
+	pinged  time.Time   // when the first of them came
+	pong    *time.Timer // sends their acknowledgements, if nothing is written that takes them along
 	alive   *time.Timer // the keepalive
 	output
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	c := &conn{server: s, net: nc, in: bufio.NewReaderSize(nc, readBuffer), streams: map[uint32]*Stream{}}
+	small := newSocket(nc)
+	c := &conn{server: s, net: nc, small: small, in: bufio.NewReaderSize(small, s.config.ReadBuffer), streams: map[uint32]*Stream{}}
 	c.output = output{window: initialWindow, streamWindow: initialWindow, maxFrame: leastMaxFrame, drained: sync.NewCond(&c.mu)}
 	c.framer = http2.NewFramer(io.Discard, c.in)
 	c.framer.SetReuseFrames()
@@ -108,11 +111,11 @@ func (c *conn) fail(err error) {
 // greet begins what we write with our settings. Under mu.
 func (c *conn) greet() {
 	window := c.server.config.StreamWindow
-	c.out = appendSettings(c.out,
+	c.out.own = appendSettings(c.out.own,
 		http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: maxStreams},
 		http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(window)},
 		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: maxHeader})
-	c.out = appendWindowUpdate(c.out, 0, connWindows*window-initialWindow)
+	c.out.own = appendWindowUpdate(c.out.own, 0, connWindows*window-initialWindow)
 }
 
 func (c *conn) read() error {
@@ -128,11 +131,18 @@ func (c *conn) read() error {
 	}
 	for {
 		c.beforeRead()
-		frame, err := c.framer.ReadFrame()
-		c.heard.Store(true)
-		if err == nil {
-			err = c.handle(frame)
+		head, err := c.in.Peek(frameHeader)
+		switch {
+		case err != nil:
+		case http2.FrameType(head[3]) == http2.FrameData:
+			err = c.readData(head)
+		default:
+			var frame http2.Frame
+			if frame, err = c.framer.ReadFrame(); err == nil {
+				err = c.handle(frame)
+			}
 		}
+		c.heard.Store(true)
 		var of http2.StreamError
 		if errors.As(err, &of) {
 			err = c.reset(of)
@@ -152,12 +162,38 @@ func (c *conn) beforeRead() {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if waits || len(c.out) > muchOut {
+	if waits || c.out.len() > muchOut {
 		c.flush()
 	}
-	for c.writing && len(c.out) > muchOut { // somebody else is at it
+	for c.writing && c.out.len()-c.messages > muchOut { // somebody else is at it
 		c.drained.Wait()
 	}
+}
+
+// readData reads a DATA frame, whose bytes it leaves where they are until their stream has had them.
+func (c *conn) readData(head []byte) error {
+	size, flags := int(binary.BigEndian.Uint32(head)>>8), http2.Flags(head[4])
+	stream := binary.BigEndian.Uint32(head[5:]) & maxWindow
+	switch {
+	case size > leastMaxFrame:
+		return http2.ConnectionError(http2.ErrCodeFrameSize)
+	case !c.greeted || stream == 0 || stream > c.last:
+		return http2.ConnectionError(http2.ErrCodeProtocol)
+	}
+	frame, err := c.in.Peek(frameHeader + size)
+	if err != nil {
+		return err
+	}
+	data := frame[frameHeader:]
+	if flags.Has(http2.FlagDataPadded) {
+		if size == 0 || int(data[0]) >= size {
+			return http2.ConnectionError(http2.ErrCodeProtocol)
+		}
+		data = data[1 : size-int(data[0])]
+	}
+	err = c.data(stream, data, size, flags.Has(http2.FlagDataEndStream))
+	_, _ = c.in.Discard(frameHeader + size) // it is there
+	return err
 }
 
 // handle acts on a frame. A StreamError ends the stream, any other error the connection.
@@ -169,8 +205,6 @@ func (c *conn) handle(frame http2.Frame) error {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
 	switch f := frame.(type) {
-	case *http2.DataFrame:
-		return c.data(f)
 	case *http2.MetaHeadersFrame:
 		return c.headers(f)
 	case *http2.WindowUpdateFrame:
@@ -213,7 +247,7 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 		}
 		return nil
 	})
-	c.out = appendFrame(c.out, http2.FrameSettings, http2.FlagSettingsAck, 0, 0)
+	c.out.own = appendFrame(c.out.own, http2.FrameSettings, http2.FlagSettingsAck, 0, 0)
 	if err != nil {
 		c.mu.Unlock()
 		return err
@@ -231,20 +265,23 @@ func (c *conn) ping(f *http2.PingFrame) error {
 	if len(c.pings) == maxPings {
 		return http2.ConnectionError(http2.ErrCodeEnhanceYourCalm)
 	}
-	if c.pings = append(c.pings, f.Data); len(c.pings) == 1 {
-		c.pong = time.AfterFunc(c.server.config.PingDelay, c.acknowledge)
+	if c.pings = append(c.pings, f.Data); len(c.pings) > 1 {
+		return nil
+	}
+	c.pinged = time.Now()
+	if wait := slowPong * c.server.config.PingDelay; c.pong == nil {
+		c.pong = time.AfterFunc(wait, c.latePong)
+	} else {
+		c.pong.Reset(wait)
 	}
 	return nil
 }
 
-// acknowledge answers the pings so far.
-func (c *conn) acknowledge() {
+// latePong acknowledges the pings so far.
+func (c *conn) latePong() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, data := range c.pings {
-		c.out = append(appendFrame(c.out, http2.FramePing, http2.FlagPingAck, 0, len(data)), data[:]...)
-	}
-	c.pings = c.pings[:0]
+	c.acknowledge()
 	c.flush()
 }
 
@@ -261,7 +298,7 @@ func (c *conn) keepAlive() {
 	switch c.silent {
 	case 0:
 	case 1:
-		c.out = append(appendFrame(c.out, http2.FramePing, 0, 0, 8), make([]byte, 8)...)
+		c.out.own = append(appendFrame(c.out.own, http2.FramePing, 0, 0, 8), make([]byte, 8)...)
 	case silences:
 		c.fail(errors.New("the peer is silent"))
 		return
@@ -309,33 +346,27 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) error {
 	return nil
 }
 
-func (c *conn) data(f *http2.DataFrame) error {
-	if f.StreamID > c.last {
-		return http2.ConnectionError(http2.ErrCodeProtocol)
-	}
-	size := int(f.Length) // padding counts
+// data hands the data of a frame to its stream. With its padding it has taken size bytes of the window.
+func (c *conn) data(stream uint32, data []byte, size int, last bool) error {
 	c.mu.Lock()
 	if c.credit += size; c.credit > c.server.config.StreamWindow {
-		c.out = appendWindowUpdate(c.out, 0, c.credit)
+		c.out.own = appendWindowUpdate(c.out.own, 0, c.credit)
 		c.credit = 0
 	}
-	s := c.streams[f.StreamID]
-	over := s == nil || s.ended
+	s := c.streams[stream]
+	over, half := s == nil || s.ended, s != nil && s.half
 	c.mu.Unlock()
 	switch {
 	case over:
 		return nil
-	case s.half:
+	case half:
 		return http2.StreamError{StreamID: s.id, Code: http2.ErrCodeStreamClosed}
 	}
-	if s.taken += size; s.taken > c.server.config.StreamWindow {
-		return http2.ConnectionError(http2.ErrCodeFlowControl)
-	}
-	s.receive(f.Data(), size)
-	if f.StreamEnded() {
+	err := s.receive(data, size)
+	if last && err == nil {
 		s.halfClosed()
 	}
-	return nil
+	return err
 }
 
 func (c *conn) windowUpdate(f *http2.WindowUpdateFrame) error {
@@ -366,7 +397,7 @@ func (c *conn) pumpAndUnlock() {
 	resume := c.pumpAll()
 	c.mu.Unlock()
 	for _, s := range resume {
-		s.resume()
+		s.Resume()
 	}
 }
 
@@ -376,7 +407,7 @@ func (c *conn) reset(of http2.StreamError) error {
 		c.last = of.StreamID
 	}
 	c.mu.Lock()
-	c.out = appendReset(c.out, of.StreamID, of.Code)
+	c.out.own = appendReset(c.out.own, of.StreamID, of.Code)
 	s := c.streams[of.StreamID]
 	c.mu.Unlock()
 	if s != nil {
@@ -388,7 +419,7 @@ func (c *conn) reset(of http2.StreamError) error {
 // remove forgets a stream that the peer has ended or that has broken the protocol.
 func (c *conn) remove(s *Stream) {
 	c.mu.Lock()
-	s.ended, s.queue, s.trailers = true, nil, nil
+	s.ended, s.queue, s.trailers = true, queue{}, nil
 	delete(c.streams, s.id)
 	c.mu.Unlock()
 	s.close()

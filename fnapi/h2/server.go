@@ -21,12 +21,19 @@ type Handler interface {
 // Receiver gets what a peer sends on one stream.
 type Receiver interface {
 	// Receive is given each message, one after another, by the goroutine that reads the
-	// connection, which serves no other stream meanwhile. The bytes belong to the callee during the call only.
+	// connection, which serves no other stream meanwhile. The bytes belong to the callee during the call only, unless it asks Stream.Keep for them.
 	// An error ends the stream with its gRPC status.
 	Receive(message []byte) error
 	// Closed is called once, when the stream has ended, whoever has ended it; a call of
 	// Receive may still be running. It must not block.
 	Closed()
+}
+
+// Gate is implemented by receivers that cannot take messages at all times.
+type Gate interface {
+	// Full tells that no more messages are to be handed on before Stream.Resume is called. It is asked before
+	// each, and must not block.
+	Full() bool
 }
 
 // Header is what a call carries, with names in lower case.
@@ -47,7 +54,10 @@ type Config struct {
 	// StreamWindow is how many bytes a peer may send on a stream ahead of their being received, beyond those of a
 	// message that is still incomplete; all streams of a connection share four times as much. Default 1 MiB.
 	StreamWindow int
-	// PingDelay is how long the acknowledgement of a ping is put off; default 100 ms.
+	// ReadBuffer is how many bytes are read at once; default 32 KiB.
+	ReadBuffer int
+	// PingDelay is how long the acknowledgement of a ping is put off, and five times as long while nothing else is sent;
+	// default 100 ms.
 	PingDelay time.Duration
 	// Keepalive is after how long without a word from the peer it is sent a ping; after three
 	// times as long the connection is closed. Default one minute.
@@ -60,6 +70,10 @@ func (c Config) withDefaults() Config {
 	if c.StreamWindow <= 0 {
 		c.StreamWindow = 1 << 20
 	}
+	if c.ReadBuffer <= 0 {
+		c.ReadBuffer = 32 << 10
+	}
+	c.ReadBuffer = max(c.ReadBuffer, leastMaxFrame+frameHeader)
 	c.StreamWindow = min(max(c.StreamWindow, initialWindow), maxWindow/connWindows)
 	for _, d := range []struct {
 		at  *time.Duration

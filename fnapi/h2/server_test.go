@@ -58,7 +58,7 @@ func (e *echoStream) Receive(message []byte) error {
 		m := bytes.Clone(message)
 		e.running.Go(func() { e.s.Send(m) })
 	default:
-		e.s.Reply(message[:len(message)/2], message[len(message)/2:])
+		e.s.Queue(message[:len(message)/2], message[len(message)/2:])
 	}
 	return nil
 }

@@ -47,12 +47,10 @@ func LateDropped(transform string, n int64) *pipepb.MonitoringInfo {
 	}
 }
 
-// WithoutCounts returns infos but for the element counts and byte sizes of a PCollection:
-// both ends of an edge count what travels there, and it must count once.
-func WithoutCounts(infos []*pipepb.MonitoringInfo, pcollection string) []*pipepb.MonitoringInfo {
-	return slices.DeleteFunc(slices.Clone(infos), func(info *pipepb.MonitoringInfo) bool {
-		return counts(info) && info.GetLabels()[labelPCollection] == pcollection
-	})
+// CountsOf reports whether a metric is the element count or byte size of a PCollection: as
+// both ends of an edge count what travels there, one of them must not count.
+func CountsOf(info *pipepb.MonitoringInfo, pcollection string) bool {
+	return counts(info) && info.GetLabels()[labelPCollection] == pcollection
 }
 
 // Wire adds the counts and byte sizes of PCollections that are made up of others, as
@@ -60,10 +58,10 @@ func WithoutCounts(infos []*pipepb.MonitoringInfo, pcollection string) []*pipepb
 // has no parts has no elements.
 func (t *Totals) Wire(wired map[string][]string) {
 	known := map[string][]*pipepb.MonitoringInfo{}
-	for _, info := range t.byKey {
-		if counts(info) {
+	for _, total := range t.byKey {
+		if info := total.info; counts(info) && total.payload != nil {
 			id := info.GetLabels()[labelPCollection]
-			known[id] = append(known[id], info)
+			known[id] = append(known[id], total.asInfo())
 		}
 	}
 	for out, sources := range wired {

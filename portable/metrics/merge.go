@@ -15,7 +15,7 @@ import (
 func merge(urn string, a, b []byte) ([]byte, error) {
 	switch urn {
 	case urns.MetricTypeSumInt64:
-		return mergeVarints(a, b, func(x, y []int64) []int64 { return []int64{x[0] + y[0]} }, 1)
+		return mergeVarints(a, b, func(x, y [4]int64) [4]int64 { return [4]int64{x[0] + y[0]} }, 1)
 	case urns.MetricTypeSumDouble:
 		return mergeDoubles(a, b)
 	case urns.MetricTypeDistributionInt64:
@@ -38,31 +38,31 @@ func merge(urn string, a, b []byte) ([]byte, error) {
 
 // mergeDistributions: count, sum, min and max. What the last two are where
 // nothing was counted differs between SDKs.
-func mergeDistributions(x, y []int64) []int64 {
+func mergeDistributions(x, y [4]int64) [4]int64 {
 	switch {
 	case x[0] == 0:
 		return y
 	case y[0] == 0:
 		return x
 	}
-	return []int64{x[0] + y[0], x[1] + y[1], min(x[2], y[2]), max(x[3], y[3])}
+	return [4]int64{x[0] + y[0], x[1] + y[1], min(x[2], y[2]), max(x[3], y[3])}
 }
 
 var errPayload = fault.New(fault.Corruption, "metric payload of the wrong form")
 
-func varints(b []byte, n int) ([]int64, error) {
-	out := make([]int64, n)
-	for i := range out {
+// varints reads the n varints that b begins with, up to four.
+func varints(b []byte, n int) (out [4]int64, err error) {
+	for i := range out[:n] {
 		v, k, err := coders.Varint(b)
 		if err != nil {
-			return nil, err
+			return out, err
 		}
 		out[i], b = v, b[k:]
 	}
 	return out, nil
 }
 
-func mergeVarints(a, b []byte, add func(x, y []int64) []int64, n int) ([]byte, error) {
+func mergeVarints(a, b []byte, add func(x, y [4]int64) [4]int64, n int) ([]byte, error) {
 	x, err := varints(a, n)
 	if err != nil {
 		return nil, err
@@ -71,8 +71,9 @@ func mergeVarints(a, b []byte, add func(x, y []int64) []int64, n int) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	var out []byte
-	for _, v := range add(x, y) {
+	sum := add(x, y)
+	out := make([]byte, 0, 24)
+	for _, v := range sum[:n] {
 		out = coders.AppendVarint(out, v)
 	}
 	return out, nil

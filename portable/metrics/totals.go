@@ -14,11 +14,18 @@ import (
 
 // Totals holds one value per metric and labels. Not safe for concurrent use.
 type Totals struct {
-	byKey map[string]*pipepb.MonitoringInfo
+	byKey map[string]*Total
+}
+
+// Total is the value of one metric with its labels.
+type Total struct {
+	info *pipepb.MonitoringInfo // the first one, as it came
+	// payload is not changed once it is here; nil while nothing has been added.
+	payload []byte
 }
 
 // NewTotals returns empty totals.
-func NewTotals() *Totals { return &Totals{byKey: map[string]*pipepb.MonitoringInfo{}} }
+func NewTotals() *Totals { return &Totals{byKey: map[string]*Total{}} }
 
 // Add takes the values of one bundle. Metrics that only describe a moment of a
 // bundle (progress, the read index) have no total and are passed over. A value
@@ -26,35 +33,66 @@ func NewTotals() *Totals { return &Totals{byKey: map[string]*pipepb.MonitoringIn
 // still show. The infos are kept, not changed.
 func (t *Totals) Add(infos []*pipepb.MonitoringInfo) {
 	for _, info := range infos {
-		if momentary(info) {
-			continue
-		}
-		key := keyOf(info)
-		old := t.byKey[key]
-		if old == nil {
-			t.byKey[key] = info
-			continue
-		}
-		payload, err := merge(info.GetType(), old.GetPayload(), info.GetPayload())
-		if err != nil {
-			payload = info.GetPayload()
-		}
-		t.byKey[key] = &pipepb.MonitoringInfo{
-			Urn: info.GetUrn(), Type: info.GetType(), Labels: info.GetLabels(), StartTime: old.GetStartTime(), Payload: payload,
-		}
+		t.Total(info).Add(info.GetPayload())
 	}
 }
 
+// Total returns the total of a metric with its labels, for Total.Add; nil if it has none. What else there is in
+// info counts if it is the first one; it is kept, not changed.
+func (t *Totals) Total(info *pipepb.MonitoringInfo) *Total {
+	if momentary(info) {
+		return nil
+	}
+	key := keyOf(info)
+	total := t.byKey[key]
+	if total == nil {
+		total = &Total{info: info}
+		t.byKey[key] = total
+	}
+	return total
+}
+
+// Add adds a value, as Totals.Add does; of nil, nothing. The payload is kept, not changed.
+func (t *Total) Add(payload []byte) {
+	if t == nil {
+		return
+	}
+	if t.payload != nil {
+		if sum, err := merge(t.info.GetType(), t.payload, payload); err == nil {
+			payload = sum
+		}
+	}
+	if payload == nil {
+		payload = []byte{}
+	}
+	t.payload = payload
+}
+
 // Clone returns a copy that may be added to without changing t.
-func (t *Totals) Clone() *Totals { return &Totals{byKey: maps.Clone(t.byKey)} }
+func (t *Totals) Clone() *Totals {
+	clone := &Totals{byKey: make(map[string]*Total, len(t.byKey))}
+	for key, total := range t.byKey {
+		copied := *total
+		clone.byKey[key] = &copied
+	}
+	return clone
+}
 
 // Infos returns all values, ordered by name and labels.
 func (t *Totals) Infos() []*pipepb.MonitoringInfo {
 	out := make([]*pipepb.MonitoringInfo, 0, len(t.byKey))
 	for _, k := range slices.Sorted(maps.Keys(t.byKey)) {
-		out = append(out, t.byKey[k])
+		if total := t.byKey[k]; total.payload != nil {
+			out = append(out, total.asInfo())
+		}
 	}
 	return out
+}
+
+func (t *Total) asInfo() *pipepb.MonitoringInfo {
+	return &pipepb.MonitoringInfo{
+		Urn: t.info.GetUrn(), Type: t.info.GetType(), Labels: t.info.GetLabels(), StartTime: t.info.GetStartTime(), Payload: t.payload,
+	}
 }
 
 // Without returns the infos of all that are about other metrics, or have other

@@ -18,6 +18,22 @@ import (
 // plentyBytes of output in a bundle of unbounded work are worth a commit.
 const plentyBytes = 4 << 20
 
+// start runs an attempt, on a goroutine that has run others if there is one: its stack has grown.
+func (x *execTask) start(ctx context.Context, b engine.Bundle, turn int, keyed *keyedAttempt) {
+	x.bundles.Add(1)
+	l := x.enter(b.ID) // at once: a split may be asked for before the attempt's goroutine runs
+	run := func() { x.attempt(ctx, b, l, turn, keyed) }
+	select {
+	case x.attempts <- run:
+	default:
+		go func() {
+			for ok := true; ok; run, ok = <-x.attempts {
+				run()
+			}
+		}()
+	}
+}
+
 // attempt runs one attempt of a bundle and reports its outcome. It owns nothing
 // of the task but what it is given.
 func (x *execTask) attempt(ctx context.Context, b engine.Bundle, l *live, turn int, keyed *keyedAttempt) {
@@ -79,23 +95,34 @@ func (x *execTask) process(ctx context.Context, b *engine.Bundle, l *live, r *ou
 	tracked := x.e.stats.begin(x.stage, fb, output)
 	defer x.e.stats.end(tracked)
 
-	var feedErr error
-	fed := make(chan struct{})
-	go func() {
-		defer close(fed)
-		if feedErr = x.feed(fb, b); feedErr != nil {
-			fb.Abort(feedErr) // it would wait for the rest of its input for ever
-		}
-	}()
+	fed := x.beginFeed(fb, b)
 	err = drain(ctx, fb, r, output)
 	if err != nil {
 		fb.Abort(err)
 	}
-	<-fed
-	if err = cmp.Or(err, feedErr); err != nil {
+	if err = cmp.Or(err, fed()); err != nil {
 		return h.explain(ctx, err)
 	}
 	return x.conclude(ctx, h, fb, b, r)
+}
+
+// beginFeed feeds a bundle: at once if its input goes out without waiting for the harness, as it does not take
+// more before somebody reads its output. The result waits for the end.
+func (x *execTask) beginFeed(fb *fnapi.Bundle, b *engine.Bundle) (wait func() error) {
+	feed := func() error {
+		err := x.feed(fb, b)
+		if err != nil {
+			fb.Abort(err) // it would wait for the rest of its input for ever
+		}
+		return err
+	}
+	if b.Bytes < fnapi.BatchBytes && len(b.Timers) == 0 {
+		err := feed()
+		return func() error { return err }
+	}
+	fed := make(chan error, 1)
+	go func() { fed <- feed() }()
+	return func() error { return <-fed }
 }
 
 func (x *execTask) feed(fb *fnapi.Bundle, b *engine.Bundle) error {

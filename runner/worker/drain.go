@@ -62,44 +62,65 @@ func (x *execTask) checkpoints() engine.Checkpoints {
 // lookout is beside an attempt of unbounded work and tells the task when it has put
 // out something that is worth a commit.
 type lookout struct {
+	x     *execTask
+	id    engine.BundleID
 	hints chan struct{}
 	ended chan struct{} // closed when the attempt ends
-	done  chan struct{} // closed when the lookout has
+
+	mu      sync.Mutex
+	over    bool
+	started bool
+	running sync.WaitGroup
 }
 
 // watch begins a lookout. Where time stands still while bundles run, it asks for
 // the bundle to be interrupted once its time is over by the machine's clock.
 func (x *execTask) watch(id engine.BundleID) *lookout {
-	l := &lookout{hints: make(chan struct{}, 1), ended: make(chan struct{}), done: make(chan struct{})}
-	go func() {
-		defer close(l.done)
-		var over <-chan time.Time
-		if x.e.clock.virtual {
-			ticker := time.NewTicker(x.e.cfg.Checkpoints.Most)
-			defer ticker.Stop()
-			over = ticker.C // again, as the harness may not have begun the bundle
-		}
-		for {
-			select {
-			case <-l.hints:
-			case <-over:
-			case <-l.ended:
-				return
-			}
-			x.e.clock.begin(1)
-			select {
-			case x.results <- outcome{bundle: id, produced: true}:
-			case <-l.ended:
-				x.e.clock.end(1)
-				return
-			}
-		}
-	}()
+	l := &lookout{x: x, id: id, hints: make(chan struct{}, 1), ended: make(chan struct{})}
+	if x.e.clock.virtual {
+		l.start()
+	}
 	return l
+}
+
+// start makes it run, unless it does or has ended.
+func (l *lookout) start() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.started || l.over {
+		return
+	}
+	l.started = true
+	l.running.Go(l.run)
+}
+
+func (l *lookout) run() {
+	var over <-chan time.Time
+	if l.x.e.clock.virtual {
+		ticker := time.NewTicker(l.x.e.cfg.Checkpoints.Most)
+		defer ticker.Stop()
+		over = ticker.C // again, as the harness may not have begun the bundle
+	}
+	for {
+		select {
+		case <-l.hints:
+		case <-over:
+		case <-l.ended:
+			return
+		}
+		l.x.e.clock.begin(1)
+		select {
+		case l.x.results <- outcome{bundle: l.id, produced: true}:
+		case <-l.ended:
+			l.x.e.clock.end(1)
+			return
+		}
+	}
 }
 
 // hint that there is output; never waits.
 func (l *lookout) hint() {
+	l.start()
 	select {
 	case l.hints <- struct{}{}:
 	default:
@@ -108,8 +129,11 @@ func (l *lookout) hint() {
 
 // end ends the lookout and returns when nothing of it is left.
 func (l *lookout) end() {
+	l.mu.Lock()
+	l.over = true
+	l.mu.Unlock()
 	close(l.ended)
-	<-l.done
+	l.running.Wait()
 }
 
 // hasElements reports whether a bundle's metrics have any elements.

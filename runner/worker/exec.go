@@ -21,8 +21,10 @@ type execTask struct {
 	core    *engine.Task
 	pool    *pool
 	results chan outcome
-	bundles sync.WaitGroup
-	turn    int // rotates the targets of rebalanced output
+	// attempts are run by goroutines that wait for more of them.
+	attempts chan func()
+	bundles  sync.WaitGroup
+	turn     int // rotates the targets of rebalanced output
 
 	mainChannels int
 	parked       parking
@@ -121,6 +123,7 @@ func newExecTask(t *task) (*execTask, error) {
 	}
 	x.core = engine.NewTask(cfg)
 	x.results = make(chan outcome, 16)
+	x.attempts = make(chan func())
 	x.live = map[engine.BundleID]*live{}
 	x.parked.spill = spiller{dir: t.e.dir, budget: t.e.staging}
 	return x, nil
@@ -134,6 +137,7 @@ func (x *execTask) run(ctx context.Context) error {
 		x.waiting.mapWindow = func(m plan.WindowMapping, w []byte) ([]byte, error) { return x.e.mapWindow(ctx, m, w) }
 	}
 	err := x.loop(ctx)
+	close(x.attempts)
 	if err != nil {
 		cancel() // bundles that are still in flight
 	}
@@ -219,10 +223,8 @@ func (x *execTask) act(ctx context.Context, wake *alarm) (done bool, err error) 
 		if err != nil {
 			return false, err
 		}
-		x.bundles.Add(1)
 		running.Add(1)
-		// Entered at once: a split may be asked for before the attempt's goroutine runs.
-		go x.attempt(ctx, *b, x.enter(b.ID), x.turn, a)
+		x.start(ctx, *b, x.turn, a)
 	}
 	for _, s := range ready.Splits {
 		x.bundles.Add(1)

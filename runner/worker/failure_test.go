@@ -237,7 +237,7 @@ func TestHarnessThatNeverConnects(t *testing.T) {
 		r := newRig(t, nil)
 		r.cfg.ConnectTimeout = 50 * time.Millisecond
 		_, err := r.run(p.plan)
-		wantError(t, err, fault.Retryable, "did not connect to "+r.server.Endpoint()+" within 50ms")
+		wantError(t, err, fault.Retryable, "did not connect to "+r.server.BundleEndpoint()+" within 50ms")
 		if got := len(r.launcher.processes()); got > r.deployment.Harnesses {
 			t.Errorf("%d harnesses were launched: the first ones are not tried again", got)
 		}

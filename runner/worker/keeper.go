@@ -76,7 +76,7 @@ func (e *execution) start(ctx context.Context, p *pool) (*harness, error) {
 	select {
 	case err = <-ready:
 		if err != nil && wait.Err() != nil && ctx.Err() == nil {
-			err = fault.New(fault.Retryable, "environment %s: harness %s did not connect to %s within %v", p.name, h.ID(), e.cfg.Server.Endpoint(), e.cfg.ConnectTimeout)
+			err = fault.New(fault.Retryable, "environment %s: harness %s did not connect to %s within %v", p.name, h.ID(), e.cfg.Server.BundleEndpoint(), e.cfg.ConnectTimeout)
 		}
 	case <-h.worker.Done():
 		err = fmt.Errorf("environment %s: harness %s ended before it connected: %w", p.name, h.ID(), h.end())

@@ -169,7 +169,7 @@ func (e *execution) launch(ctx context.Context, p *pool) (*harness, error) {
 	w, err := e.cfg.Launcher.Launch(ctx, environment.Request{
 		WorkerID:    id,
 		Environment: p.env,
-		Endpoints:   environment.Endpoints{Control: at, Logging: at, Artifact: at, Provision: at},
+		Endpoints:   environment.Endpoints{Control: e.cfg.Server.BundleEndpoint(), Logging: at, Artifact: at, Provision: at},
 		Output: func(line string) {
 			e.d.Log(rpc.Message{Severity: rpc.Info, Source: id, Harness: true, Text: line})
 		},
@@ -284,7 +284,7 @@ func (e *execution) descriptor(s *plan.Stage, of *fnpb.ProcessBundleDescriptor, 
 // complete returns a plan's descriptor with an id and our endpoints, also in its ports.
 func (e *execution) complete(of *fnpb.ProcessBundleDescriptor, descriptor string, ports []string) (*fnpb.ProcessBundleDescriptor, error) {
 	d := proto.Clone(of).(*fnpb.ProcessBundleDescriptor)
-	at := &pipepb.ApiServiceDescriptor{Url: e.cfg.Server.Endpoint()}
+	at := &pipepb.ApiServiceDescriptor{Url: e.cfg.Server.BundleEndpoint()}
 	d.Id = descriptor
 	d.StateApiServiceDescriptor = &pipepb.ApiServiceDescriptor{Url: e.cfg.Server.StateEndpoint()}
 	d.TimerApiServiceDescriptor = at

@@ -28,8 +28,10 @@ type progress struct {
 
 	mu        sync.Mutex // protects what follows
 	committed *metrics.Totals
-	stages    []stageCounts // by stage index
-	running   map[*tracked]struct{}
+	// known are the totals of what harnesses report with each bundle, nil of what does not count, by stage index.
+	known   []map[*pipepb.MonitoringInfo]*metrics.Total
+	stages  []stageCounts // by stage index
+	running map[*tracked]struct{}
 }
 
 // stageCounts is what we know of the PCollections of a stage beside what SDKs report.
@@ -60,7 +62,7 @@ type tracked struct {
 
 func newProgress(p *plan.Plan) *progress {
 	out := &progress{
-		plan: p, committed: metrics.NewTotals(), stages: make([]stageCounts, len(p.Stages)), running: map[*tracked]struct{}{},
+		plan: p, committed: metrics.NewTotals(), known: make([]map[*pipepb.MonitoringInfo]*metrics.Total, len(p.Stages)), stages: make([]stageCounts, len(p.Stages)), running: map[*tracked]struct{}{},
 	}
 	for i, s := range p.Stages {
 		if s.Exec == nil {
@@ -91,13 +93,31 @@ func (p *progress) end(t *tracked) {
 	delete(p.running, t)
 }
 
+// maxKnown is how many metrics of a stage are remembered by their pointers; restarted harnesses have new ones.
+const maxKnown = 4096
+
 // commit adds what a committed bundle of a stage reported.
-func (p *progress) commit(s *plan.Stage, infos []*pipepb.MonitoringInfo) {
-	infos = p.relabel(s, infos)
+func (p *progress) commit(s *plan.Stage, reported []fnapi.Metric) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.committed.Add(infos)
 	p.stages[s.Index].ran = true
+	known := p.known[s.Index]
+	if known == nil || len(known) > maxKnown {
+		known = map[*pipepb.MonitoringInfo]*metrics.Total{}
+		p.known[s.Index] = known
+	}
+	for _, m := range reported {
+		total, ok := known[m.Info]
+		if !ok {
+			if info := p.relabel(s, m.Info); info != nil {
+				total = p.committed.Total(info)
+			}
+			if m.Lasting {
+				known[m.Info] = total
+			}
+		}
+		total.Add(m.Payload)
+	}
 }
 
 // made counts what a runner stage has sent.
@@ -203,7 +223,7 @@ func (p *progress) poll(ctx context.Context, t *tracked) {
 	if err != nil || got == nil {
 		return
 	}
-	infos := p.relabel(t.stage, got.Infos)
+	infos := p.infosOf(t.stage, got.Metrics)
 	if hasElements(infos) {
 		t.output()
 	}
@@ -212,20 +232,30 @@ func (p *progress) poll(ctx context.Context, t *tracked) {
 	t.infos = infos
 }
 
-// relabel gives metrics of a stage's bundle the transform ids that the user's SDK
-// knows, and leaves out what others count.
-func (p *progress) relabel(s *plan.Stage, infos []*pipepb.MonitoringInfo) []*pipepb.MonitoringInfo {
-	out := metrics.WithoutCounts(infos, p.stages[s.Index].input)
-	for i, info := range out {
-		origin, ok := p.plan.Origins[info.GetLabels()[labelTransform]]
-		if !ok {
-			continue
-		}
-		labels := maps.Clone(info.GetLabels())
-		labels[labelTransform] = origin
-		out[i] = &pipepb.MonitoringInfo{
-			Urn: info.GetUrn(), Type: info.GetType(), Labels: labels, StartTime: info.GetStartTime(), Payload: info.GetPayload(),
+// infosOf returns metrics of a stage's bundle as the user's SDK has them.
+func (p *progress) infosOf(s *plan.Stage, reported []fnapi.Metric) []*pipepb.MonitoringInfo {
+	infos := make([]*pipepb.MonitoringInfo, 0, len(reported))
+	for _, m := range reported {
+		if info := p.relabel(s, m.Info); info != nil {
+			infos = append(infos, &pipepb.MonitoringInfo{
+				Urn: info.GetUrn(), Type: info.GetType(), Labels: info.GetLabels(), StartTime: info.GetStartTime(), Payload: m.Payload,
+			})
 		}
 	}
-	return out
+	return infos
+}
+
+// relabel gives a metric of a stage's bundle the transform id that the user's SDK
+// knows. It is nil for what others count.
+func (p *progress) relabel(s *plan.Stage, info *pipepb.MonitoringInfo) *pipepb.MonitoringInfo {
+	if metrics.CountsOf(info, p.stages[s.Index].input) {
+		return nil
+	}
+	origin, ok := p.plan.Origins[info.GetLabels()[labelTransform]]
+	if !ok {
+		return info
+	}
+	labels := maps.Clone(info.GetLabels())
+	labels[labelTransform] = origin
+	return &pipepb.MonitoringInfo{Urn: info.GetUrn(), Type: info.GetType(), Labels: labels, StartTime: info.GetStartTime()}
 }

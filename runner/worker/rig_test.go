@@ -217,7 +217,7 @@ func (l *launcher) Launch(ctx context.Context, r environment.Request) (environme
 		l.born(p)
 	}
 	if l.script != nil {
-		p.fake = fnapitest.Start(l.t, r.Endpoints.Control, r.WorkerID, l.script(p))
+		p.fake = fnapitest.Start(l.t, r.Endpoints.Control, r.Endpoints.Logging, r.WorkerID, l.script(p))
 	}
 	close(p.started)
 	return p, nil
