@@ -8,4 +8,7 @@
 // delayed, because gRPC's clients measure the bandwidth with a ping for each
 // message that they receive, and send the next when the last has been
 // acknowledged.
+//
+// Messages may be long, too: they are kept without copying (Stream.Keep, Stream.Batch), and receivers
+// that are full hold up their stream only (Gate).
 package h2
