@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -350,5 +351,108 @@ func TestInputIsSentInOrderAndTerminatedOnce(t *testing.T) {
 	wantEnd(t, b, nil)
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("harness got %v, want %v", got, want)
+	}
+}
+
+// An element may be larger than everything that holds elements up.
+func TestLargeElementsTravelBothWays(t *testing.T) {
+	h, _ := newHarness(t, newServer(t, fnapi.Config{QueueBytes: 1 << 20}), fnapi.Worker{}, fnapitest.Script{Process: echo})
+	b := newBundle(t, h, plain)
+	large := strings.Repeat("x", 40<<20)
+	feed(t, b, "small", large, "small")
+	got, err := collect(deadline(t), b)
+	if want := "small" + large + "small"; err != nil || got["sink"] != want {
+		t.Errorf("got %d bytes, %v, want %d", len(got["sink"]), err, len(want))
+	}
+}
+
+// Much input does not wait for its end, in however many chunks it comes.
+func TestInputGoesOutBeforeItsEnd(t *testing.T) {
+	arrived := make(chan int, 1000)
+	h, _ := newHarness(t, newServer(t, fnapi.Config{}), fnapi.Worker{}, fnapitest.Script{
+		Process: func(b *fnapitest.Bundle) error {
+			for in, err := range b.Input() {
+				if err != nil {
+					return err
+				}
+				arrived <- len(in.Data)
+			}
+			return nil
+		},
+	})
+	b := newBundle(t, h, plain)
+	const chunk, chunks = 1000, 300
+	for range chunks {
+		if err := b.Send(make([]byte, chunk)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := chunk * chunks; n >= fnapi.BatchBytes; {
+		select {
+		case got := <-arrived:
+			n -= got
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%d bytes are kept", n)
+		}
+	}
+	feed(t, b)
+	wantEnd(t, b, nil)
+}
+
+// A harness that takes nothing holds up those who feed its bundles, until it does or is lost.
+func TestSlowHarnessHoldsUpInput(t *testing.T) {
+	s := newServer(t, fnapi.Config{})
+	h, err := s.Expect("worker", fnapi.Worker{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addDescriptors(t, s, h)
+	conn, err := fnapitest.Dial(s.BundleEndpoint())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	stream, err := fnpb.NewBeamFnDataClient(conn).Data(fnapitest.WithWorkerID(deadline(t), "worker"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const chunk, most = 1 << 20, 200
+	b := newBundle(t, h, plain)
+	var sent atomic.Int64
+	ended := make(chan error, 1)
+	go func() {
+		for range most {
+			if err := b.Send(make([]byte, chunk)); err != nil {
+				ended <- err
+				return
+			}
+			sent.Add(1)
+		}
+		ended <- nil
+	}()
+	stalled := func() int64 {
+		for before := int64(-1); ; <-time.After(200 * time.Millisecond) {
+			now := sent.Load()
+			if now > 0 && now == before {
+				return now
+			}
+			before = now
+		}
+	}
+	before := stalled()
+	if before == most {
+		t.Fatalf("all %d MiB were taken from those who feed a harness that takes nothing", most)
+	}
+	for range before { // each message has a chunk
+		if _, err := stream.Recv(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := stalled(); after <= before || after == most {
+		t.Errorf("%d MiB were sent before %d were taken, %d since", before, before, after-before)
+	}
+	h.Close()
+	if err := <-ended; fault.ClassOf(err) != fault.Retryable {
+		t.Errorf("Send, when the harness is lost: %v", err)
 	}
 }

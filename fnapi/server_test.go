@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -413,5 +415,38 @@ func TestStopWithoutServe(t *testing.T) {
 	s.Stop()
 	if _, err := s.Expect("w", fnapi.Worker{}); err == nil {
 		t.Error("a stopped server expects harnesses")
+	}
+}
+
+func TestPeerIsTheHarnessesEndOfItsControlConnection(t *testing.T) {
+	s := newServer(t, fnapi.Config{})
+	h, err := s.Expect("worker", fnapi.Worker{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at := h.Peer(); at != nil {
+		t.Errorf("before it has connected: %v", at)
+	}
+	dialed := make(chan net.Conn, 1)
+	conn, err := grpc.NewClient(s.BundleEndpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, at string) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, "tcp", at)
+			if err == nil {
+				dialed <- c
+			}
+			return c, err
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fnpb.NewBeamFnControlClient(conn).Control(fnapitest.WithWorkerID(deadline(t), "worker")); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Ready(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := h.Peer(), (<-dialed).LocalAddr(); got == nil || got.String() != want.String() {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

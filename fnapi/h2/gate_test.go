@@ -2,8 +2,9 @@ package h2_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
-	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,6 +26,8 @@ type store struct {
 
 	mu   sync.Mutex
 	kept [][]byte
+
+	ended chan struct{} // closed at the stream's end, unless nil
 }
 
 func (g *store) Open(_ string, _ h2.Header, s *h2.Stream) (h2.Receiver, error) {
@@ -43,7 +46,12 @@ func (g *store) Receive(message []byte) error {
 }
 
 func (g *store) Full() bool { return g.queued.Load() >= g.limit }
-func (g *store) Closed()    {}
+
+func (g *store) Closed() {
+	if g.ended != nil {
+		close(g.ended)
+	}
+}
 
 func (g *store) take() []byte {
 	g.mu.Lock()
@@ -63,20 +71,7 @@ func (g *store) take() []byte {
 // A peer is held up while its receiver is full; what was kept stays as it was, in order, and nothing is lost.
 func TestGateHoldsUpThePeer(t *testing.T) {
 	g := &store{limit: 100_000}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := h2.NewServer(h2.Config{StreamWindow: 100_000}, g)
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
-	t.Cleanup(func() {
-		s.Stop()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
-	stream := open(t, dial(t, l.Addr().String()), method)
+	stream := open(t, dial(t, serveHandler(t, h2.Config{StreamWindow: 100_000}, g)), method)
 	const messages = 300
 	text := func(i int) string { return fmt.Sprint(i, string(bytes.Repeat([]byte{byte('a' + i%26)}, i*i%50_000))) }
 	var sent atomic.Int64
@@ -122,4 +117,62 @@ func TestLongMessagesAreNotTrusted(t *testing.T) {
 	s := open(t, dial(t, at, grpc.WithInitialWindowSize(1<<20)), method)
 	send(t, s, "still works")
 	want(t, s, "still works")
+}
+
+// What a peer began to send and did not end is nobody's message, and a stream that has ended hands on nothing.
+func TestCutOffMessagesAreNotReceived(t *testing.T) {
+	half := []byte{0, 0, 0, 0, 10, 'h', 'a', 'l', 'f'}
+	whole := []byte{0, 0, 0, 0, 2, 'o', 'k'}
+	for name, end := range map[string]func(r raw) error{
+		"connection": func(r raw) error { return r.Close() },
+		"stream":     func(r raw) error { return r.WriteRSTStream(1, http2.ErrCodeCancel) },
+		"input":      func(r raw) error { return r.WriteData(1, true, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := &store{limit: 2, ended: make(chan struct{})}
+			r := dialRaw(t, serveHandler(t, h2.Config{}, g), http2.ClientPreface)
+			r.settle(t)
+			r.begin(t, 1)
+			// The first fills the receiver, so that the second waits while the stream ends.
+			if err := errors.Join(r.WriteData(1, false, append(slices.Clone(whole), whole...)), r.WriteData(1, false, half), end(r)); err != nil {
+				t.Fatal(err)
+			}
+			taken := 0
+			testkit.Eventually(t, 20*time.Second, "the stream has ended", func() bool {
+				select {
+				case <-g.ended:
+					return true
+				default:
+				}
+				if name == "input" && g.take() != nil { // it is to be taken to its end
+					taken++
+				}
+				return false
+			})
+			for g.take() != nil {
+				taken++
+			}
+			g.stream.Resume()
+			if m := g.take(); m != nil {
+				t.Errorf("received after the end: %q", m)
+			}
+			if taken > 2 || name == "input" && taken != 2 {
+				t.Errorf("%d messages were received", taken)
+			}
+		})
+	}
+}
+
+func TestPeerIsTheOtherEnd(t *testing.T) {
+	g := &store{limit: 100}
+	r := dialRaw(t, serveHandler(t, h2.Config{}, g), http2.ClientPreface)
+	r.settle(t)
+	r.begin(t, 1)
+	if err := r.WriteData(1, false, []byte{0, 0, 0, 0, 1, 'x'}); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 20*time.Second, "the stream is open", func() bool { return g.take() != nil })
+	if got, want := g.stream.Peer().String(), r.LocalAddr().String(); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
 }

@@ -67,22 +67,27 @@ func (e *echoStream) Closed() { e.closed.Add(1) }
 
 func serve(t testing.TB, cfg h2.Config) (*echo, string) {
 	t.Helper()
+	e := &echo{}
+	t.Cleanup(e.running.Wait) // after the server's end
+	return e, serveHandler(t, cfg, e)
+}
+
+func serveHandler(t testing.TB, cfg h2.Config, h h2.Handler) (at string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &echo{}
-	s := h2.NewServer(cfg, e)
+	s := h2.NewServer(cfg, h)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	t.Cleanup(func() {
 		s.Stop()
-		e.running.Wait()
 		if err := <-served; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	return e, l.Addr().String()
+	return l.Addr().String()
 }
 
 func dial(t testing.TB, at string, opts ...grpc.DialOption) *grpc.ClientConn {
@@ -433,44 +438,4 @@ func TestStopEndsEverything(t *testing.T) {
 	if n := e.closed.Load(); n != 1 {
 		t.Errorf("%d streams closed", n)
 	}
-}
-
-// Whatever comes, nothing panics, and the connection comes to an end with its peer.
-func FuzzConnection(f *testing.F) {
-	f.Add([]byte(http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00"))
-	var b bytes.Buffer
-	b.WriteString(http2.ClientPreface)
-	framer := http2.NewFramer(&b, nil)
-	var headers bytes.Buffer
-	e := hpack.NewEncoder(&headers)
-	for _, h := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", method}, {"content-type", "application/grpc"}} {
-		if err := e.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]}); err != nil {
-			f.Fatal(err)
-		}
-	}
-	if err := errors.Join(framer.WriteSettings(), framer.WriteSettingsAck(),
-		framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: headers.Bytes(), EndHeaders: true}),
-		framer.WriteData(1, false, []byte("\x00\x00\x00\x00\x05hello\x00\x00\x00\x00\x05later\x00\x00")),
-		framer.WriteDataPadded(1, true, []byte("\x00\x00\x04stop"), []byte{0, 0}),
-		framer.WriteWindowUpdate(1, 5), framer.WritePing(false, [8]byte{}), framer.WriteRSTStream(1, 0), framer.WriteGoAway(1, 0, nil)); err != nil {
-		f.Fatal(err)
-	}
-	f.Add(b.Bytes())
-	_, at := serve(f, h2.Config{PingDelay: time.Millisecond})
-	f.Fuzz(func(t *testing.T, sent []byte) {
-		nc, err := net.Dial("tcp", at)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		if err := nc.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		_, _ = nc.Write(sent) // the server may have had enough
-		_ = nc.(*net.TCPConn).CloseWrite()
-		var e net.Error
-		if _, err := io.Copy(io.Discard, nc); errors.As(err, &e) && e.Timeout() {
-			t.Error("the connection does not end")
-		}
-	})
 }

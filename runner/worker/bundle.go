@@ -26,11 +26,11 @@ func (x *execTask) start(ctx context.Context, b engine.Bundle, turn int, keyed *
 	select {
 	case x.attempts <- run:
 	default:
-		go func() {
+		go func(run func()) { // which is not kept while it waits: it holds the bundle's input
 			for ok := true; ok; run, ok = <-x.attempts {
 				run()
 			}
-		}()
+		}(run)
 	}
 }
 
