@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"io"
 	"net"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -108,9 +109,14 @@ func FuzzConnection(f *testing.F) {
 	f.Add(conversation(f, keepMethod, []byte("\x00\x00\x00\x00\x05hello\x00\x00\x00\x00\x05again\x00\x00"), []byte("\x00\x00\x01x"), long[:10_000], long[10_000:]))
 	b := &both{}
 	f.Cleanup(b.running.Wait)
-	at := serveHandler(f, h2.Config{PingDelay: time.Millisecond}, b)
+	at := filepath.Join(f.TempDir(), "socket") // there are only so many ports
+	l, err := net.Listen("unix", at)
+	if err != nil {
+		f.Fatal(err)
+	}
+	serveOn(f, l, h2.Config{PingDelay: time.Millisecond}, b)
 	f.Fuzz(func(t *testing.T, sent []byte) {
-		nc, err := net.Dial("tcp", at)
+		nc, err := net.Dial("unix", at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,7 +125,7 @@ func FuzzConnection(f *testing.F) {
 			t.Fatal(err)
 		}
 		_, _ = nc.Write(sent) // the server may have had enough
-		_ = nc.(*net.TCPConn).CloseWrite()
+		_ = nc.(*net.UnixConn).CloseWrite()
 		var e net.Error
 		if _, err := io.Copy(io.Discard, nc); errors.As(err, &e) && e.Timeout() {
 			t.Error("the connection does not end")

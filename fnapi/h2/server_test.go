@@ -78,6 +78,12 @@ func serveHandler(t testing.TB, cfg h2.Config, h h2.Handler) (at string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	serveOn(t, l, cfg, h)
+	return l.Addr().String()
+}
+
+func serveOn(t testing.TB, l net.Listener, cfg h2.Config, h h2.Handler) {
+	t.Helper()
 	s := h2.NewServer(cfg, h)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
@@ -87,7 +93,6 @@ func serveHandler(t testing.TB, cfg h2.Config, h h2.Handler) (at string) {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	return l.Addr().String()
 }
 
 func dial(t testing.TB, at string, opts ...grpc.DialOption) *grpc.ClientConn {
