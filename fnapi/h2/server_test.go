@@ -338,6 +338,26 @@ func TestSilentPeersAreLost(t *testing.T) {
 	}
 }
 
+// Who sends to a peer that takes nothing from its socket waits until that is taken for lost.
+func TestPeersThatReadNothingAreLost(t *testing.T) {
+	g := &store{limit: 1, ended: make(chan struct{})}
+	r := dialRaw(t, serveHandler(t, h2.Config{Keepalive: 100 * time.Millisecond}, g), http2.ClientPreface)
+	if err := errors.Join(r.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: math.MaxInt32}), r.WriteWindowUpdate(0, 1<<30)); err != nil {
+		t.Fatal(err)
+	}
+	r.begin(t, 1)
+	if err := r.WriteData(1, false, []byte{0, 0, 0, 0, 1, 'x'}); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 20*time.Second, "the stream is open", func() bool { return g.take() != nil })
+	g.stream.Batch([][]byte{make([]byte, 256<<20)}) // more than sockets hold
+	select {
+	case <-g.ended:
+	case <-time.After(20 * time.Second):
+		t.Error("the stream goes on")
+	}
+}
+
 func TestViolationsEndTheConnection(t *testing.T) {
 	_, at := serve(t, h2.Config{StreamWindow: 1 << 16})
 	for name, c := range map[string]struct {
