@@ -256,6 +256,7 @@ func TestSplitAnswerComesWithTheResponse(t *testing.T) {
 func TestHarnessIsLostBeforeItAnswersASplit(t *testing.T) {
 	for range 10 {
 		s := newSlow(t)
+		s.rig.deployment.Harnesses = 1 // and one after it
 		asked, responded := make(chan struct{}), make(chan struct{})
 		var once sync.Once
 		s.split = func(me *process, b *fnapitest.Bundle, _ *fnpb.ProcessBundleSplitRequest) *fnpb.ProcessBundleSplitResponse {
