@@ -23,6 +23,7 @@ import (
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
@@ -121,11 +122,7 @@ func (r *Records) Create(rec jobservice.Record, p *pipepb.Pipeline) (jobservice.
 	if err := r.root.Mkdir(rec.ID, 0o700); err != nil {
 		return nil, fmt.Errorf("job record: %w", err)
 	}
-	err = r.publish(rec.ID, jobFile, b, true)
-	if err == nil {
-		err = r.syncDir(".")
-	}
-	if err != nil {
+	if err := r.publish(rec.ID, jobFile, b, true, func() error { return r.syncDir(".") }); err != nil {
 		_ = r.root.RemoveAll(rec.ID) // what stays goes at the next start
 		return nil, fmt.Errorf("job record: %w", err)
 	}
@@ -360,10 +357,16 @@ func parseProto[T any, M interface {
 	return m, nil
 }
 
-// publish writes a file of a job and puts it in its place in one step.
-func (r *Records) publish(id, name string, content []byte, durable bool) error {
+// publish writes a file of a job and puts it in its place in one step. What is to be done meanwhile
+// is done before that step; its errors are publish's.
+func (r *Records) publish(id, name string, content []byte, durable bool, meanwhile ...func() error) error {
+	var others errgroup.Group // side by side they take the disk as long as one
+	for _, do := range meanwhile {
+		others.Go(do)
+	}
 	place := path.Join(id, name)
-	if err := r.write(place+newFile, content, durable); err != nil {
+	err := r.write(place+newFile, content, durable)
+	if err = errors.Join(err, others.Wait()); err != nil {
 		_ = r.root.Remove(place + newFile) // else overwritten or removed with the record
 		return err
 	}

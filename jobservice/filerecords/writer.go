@@ -19,6 +19,7 @@ type writer struct {
 	file    *os.File
 	length  int64 // of the log, as far as it is whole; 0 before its beginning is written
 	clean   bool  // the file ends there
+	synced  bool  // and is on the disk
 }
 
 // Append implements jobservice.RecordWriter. A state is flushed to the disk.
@@ -43,12 +44,12 @@ func (w *writer) Append(events []jobservice.Event) error {
 	if err != nil {
 		return err
 	}
-	w.clean = false
+	w.clean, w.synced = false, false
 	if _, err := w.file.WriteAt(b, w.length); err != nil {
 		return err
 	}
 	if slices.ContainsFunc(events, func(e jobservice.Event) bool { return e.State != jobpb.JobState_UNSPECIFIED }) {
-		if err := w.file.Sync(); err != nil {
+		if err := w.sync(); err != nil {
 			return err
 		}
 	}
@@ -84,12 +85,19 @@ func (w *writer) End(e jobservice.Ending) error {
 	if b, err = appendFrame(b, kindMetrics, metrics); err != nil {
 		return err
 	}
-	if w.file != nil {
-		if err := w.file.Sync(); err != nil {
-			return err
-		}
+	return w.records.publish(w.id, endFile, b, true, w.sync)
+}
+
+// sync flushes the log to the disk.
+func (w *writer) sync() error {
+	if w.file == nil || w.synced {
+		return nil
 	}
-	return w.records.publish(w.id, endFile, b, true)
+	if err := w.file.Sync(); err != nil {
+		return err
+	}
+	w.synced = true
+	return nil
 }
 
 // Close implements jobservice.RecordWriter.
