@@ -130,17 +130,18 @@ func (h *Harness) NewBundle(spec BundleSpec) (*Bundle, error) {
 // ID is the instruction id, unique in the life of the server.
 func (b *Bundle) ID() string { return b.id }
 
-// BatchBytes is up to how much input of a bundle is kept by Send, so that it goes out at once. A bundle
-// with less is fed without waiting for anything.
+// BatchBytes is how much input of a bundle Send gathers, so that it goes out at once. A bundle with
+// less is fed without waiting for anything.
 const BatchBytes = 64 << 10
 
 // Send passes a chunk of input to the source: whole encoded elements, 64 KB to
-// 2 MB of them where possible. Up to BatchBytes are kept until more comes or CloseSend is called; then
-// it waits while the harness takes no more, and
-// returns the error of the bundle once that has failed. The chunk is not
-// copied: it must not be changed before the bundle has ended, and after a
-// failure or Abort not at all, as it may still be on its way out. Input that
-// comes after the end of a bundle that the runner has split is dropped.
+// 2 MB of them where possible. Less than BatchBytes are kept until more comes or
+// CloseSend is called, so call it as soon as there is no more to send. With more
+// it waits while the harness takes none, and returns the error of the bundle
+// once that has failed. The chunk is not copied: it must not be changed before
+// the bundle has ended, and after a failure or Abort not at all, as it may still
+// be on its way out. Input that comes after the end of a bundle that the runner
+// has split is dropped.
 func (b *Bundle) Send(chunk []byte) error {
 	return b.send(data.Target{Transform: b.spec.Source}, chunk)
 }
@@ -237,7 +238,8 @@ func (b *Bundle) failure() error {
 	return b.err
 }
 
-// Recv returns the next chunk of output, of which some may be kept back until the bundle has ended. The order of chunks is kept within a
+// Recv returns the next chunk of output, of which some may be kept back until the
+// bundle has ended. The order of chunks is kept within a
 // sink and within a timer family. After the last chunk comes io.EOF: the
 // response and every terminator have arrived, and Response is set. A bundle
 // that fails returns its error, and what was still queued is dropped: class

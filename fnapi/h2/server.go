@@ -21,7 +21,8 @@ type Handler interface {
 // Receiver gets what a peer sends on one stream.
 type Receiver interface {
 	// Receive is given each message, one after another, by the goroutine that reads the
-	// connection, which serves no other stream meanwhile. The bytes belong to the callee during the call only, unless it asks Stream.Keep for them.
+	// connection, which serves no other stream meanwhile. The bytes belong to the callee
+	// during the call only, unless it asks Stream.Keep for them.
 	// An error ends the stream with its gRPC status.
 	Receive(message []byte) error
 	// Closed is called once, when the stream has ended, whoever has ended it; a call of

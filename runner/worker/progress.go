@@ -62,7 +62,8 @@ type tracked struct {
 
 func newProgress(p *plan.Plan) *progress {
 	out := &progress{
-		plan: p, committed: metrics.NewTotals(), known: make([]map[*pipepb.MonitoringInfo]*metrics.Total, len(p.Stages)), stages: make([]stageCounts, len(p.Stages)), running: map[*tracked]struct{}{},
+		plan: p, committed: metrics.NewTotals(), running: map[*tracked]struct{}{},
+		known: make([]map[*pipepb.MonitoringInfo]*metrics.Total, len(p.Stages)), stages: make([]stageCounts, len(p.Stages)),
 	}
 	for i, s := range p.Stages {
 		if s.Exec == nil {
