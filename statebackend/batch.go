@@ -56,6 +56,15 @@ func (b *Batch) DeleteRange(from, to []byte) {
 	b.add(DeleteRange, from, to, n)
 }
 
+// Add adds a change.
+func (b *Batch) Add(c Change) {
+	n := len(c.Value)
+	if c.Kind == Delete || c.Kind == DeleteRange && c.Value == nil {
+		n = -1
+	}
+	b.add(c.Kind, c.Key, c.Value, n)
+}
+
 func (b *Batch) add(kind ChangeKind, key, value []byte, n int) {
 	b.changes = append(b.changes, change{kind, len(b.bytes), len(key), n})
 	b.bytes = append(append(b.bytes, key...), value...)

@@ -6,12 +6,18 @@
 // statebackendtest.
 package statebackend
 
+import "context"
+
 // Backend opens stores. Where they live is the configuration of the implementation. Its
 // methods may be called concurrently.
 type Backend interface {
 	// Open opens the store of that name; one task has one, by a name of any bytes that is
 	// unique in the backend. A store that is open cannot be opened again.
 	Open(name string) (Store, error)
+	// Restore opens a store that has what parts of images have, nothing of what a former one of that
+	// name had. All files are read, and checked, before it returns: an error of class
+	// fault.Corruption names the one that is damaged.
+	Restore(ctx context.Context, name string, parts []Part) (Store, error)
 	// Close releases what stores share. It is an error while one is open.
 	Close() error
 }
@@ -29,7 +35,15 @@ type Store interface {
 	Commit(b *Batch) error
 	// Snapshot pins the present state. It costs little enough to take one a bundle.
 	Snapshot() (Snapshot, error)
-	// Close ends the use of the store. While a snapshot is open it is an error and does
+	// Image takes the present state, to be written elsewhere, in the form that costs the backend least.
+	// It returns within milliseconds, whatever the size of the state; commits may have to wait while it
+	// is brought into files. Held tells of which files the caller has what former images of the store,
+	// or those it was restored from, have put, and will have for as long as it keeps this image: of the others
+	// there is little if little has changed. It may be called until Write has returned, by the caller of
+	// that as well; nil holds nothing.
+	// An image of form Records that depends on no other is what RecordsImage takes.
+	Image(held func(name string) bool) (Image, error)
+	// Close ends the use of the store. While a snapshot or an image is open it is an error and does
 	// nothing.
 	Close() error
 }

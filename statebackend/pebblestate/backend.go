@@ -60,14 +60,33 @@ const fileCacheShards = 4
 
 // Open opens the store of that name, in a folder of its own.
 func (b *Backend) Open(name string) (statebackend.Store, error) {
+	s, err := b.openWith(name, b.cfg.Keep, func(dir string, d *disk, memTable int64) (*Store, error) {
+		return b.openIn(dir, d, memTable)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// openWith opens a store by what open does in its folder, where all is kept or nothing.
+func (b *Backend) openWith(name string, keep bool, open func(dir string, d *disk, memTable int64) (*Store, error)) (*Store, error) {
 	dir := b.fs.PathJoin(b.cfg.Dir, folder(name))
 	others, err := b.claim(name, dir)
 	if err != nil {
 		return nil, err
 	}
-	s, err := b.openIn(name, dir, b.cfg.memTable(others))
+	left := dir // by a crash
+	if keep {
+		left = b.fs.PathJoin(dir, imagesDir)
+	}
+	if err := b.fs.RemoveAll(left); err != nil {
+		b.release(dir)
+		return nil, fmt.Errorf("pebblestate: removing what was left of store %q: %w", name, err)
+	}
+	s, err := open(dir, &disk{FS: b.fs, dir: b.cfg.Dir, store: name}, b.cfg.memTable(others))
 	if err != nil {
-		if !b.cfg.Keep {
+		if !keep {
 			err = errors.Join(err, b.fs.RemoveAll(dir))
 		}
 		b.release(dir)
@@ -76,14 +95,9 @@ func (b *Backend) Open(name string) (statebackend.Store, error) {
 	return s, nil
 }
 
-func (b *Backend) openIn(name, dir string, memTable int64) (*Store, error) {
-	if !b.cfg.Keep {
-		if err := b.fs.RemoveAll(dir); err != nil {
-			return nil, fmt.Errorf("pebblestate: removing what was left of store %q: %w", name, err)
-		}
-	}
-	log := logger{b.cfg.Logger.With("store", name)}
-	d := &disk{FS: b.fs, dir: b.cfg.Dir, store: name}
+// options returns those of a store's database.
+func (b *Backend) options(d *disk, memTable int64) *pebble.Options {
+	log := logger{b.cfg.Logger.With("store", d.store)}
 	opts := &pebble.Options{
 		FS:                 d,
 		Cache:              b.cache,
@@ -92,8 +106,11 @@ func (b *Backend) openIn(name, dir string, memTable int64) (*Store, error) {
 		FormatMajorVersion: formatVersion,
 		Merger:             appendMerger,
 		MemTableSize:       uint64(memTable),
-		LBaseMaxBytes:      max(64<<20, 8*memTable), // so much is merged at once: few levels
-		Logger:             log,
+		// An image begins a new memory table, which must not wait for two others to be written.
+		MemTableStopWritesThreshold: 3,
+		MaxManifestFileSize:         1 << 20,                 // each image has it
+		LBaseMaxBytes:               max(64<<20, 8*memTable), // so much is merged at once: few levels
+		Logger:                      log,
 		EventListener: &pebble.EventListener{
 			// By default this ends the process; but the read fails as well, and so does the task.
 			DataCorruption: func(i pebble.DataCorruptionInfo) { log.Errorf("damaged file %s: %v", i.Path, i.Details) },
@@ -103,6 +120,12 @@ func (b *Backend) openIn(name, dir string, memTable int64) (*Store, error) {
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most keys asked for are new ones
 	}
+	return opts
+}
+
+// openIn opens what is in a folder.
+func (b *Backend) openIn(dir string, d *disk, memTable int64) (*Store, error) {
+	opts := b.options(d, memTable)
 	db, err := pebble.Open(dir, opts)
 	if err != nil {
 		return nil, d.wrap(err, "opening")
@@ -110,7 +133,9 @@ func (b *Backend) openIn(name, dir string, memTable int64) (*Store, error) {
 	if err := d.failed(); err != nil {
 		return nil, cmp.Or(err, db.Close())
 	}
-	return &Store{db: db, view: view{reader: db, disk: d}, backend: b, dir: dir}, nil
+	s := &Store{db: db, opts: opts, view: view{reader: db, disk: d}, backend: b, dir: dir}
+	s.imaging.init(statebackend.NewImageName())
+	return s, nil
 }
 
 // Close releases the caches. It is an error while a store is open.

@@ -20,9 +20,11 @@ const maxBatchBytes = 3 << 30
 type Store struct {
 	view
 	db        *pebble.DB
+	opts      *pebble.Options
 	backend   *Backend
 	dir       string
 	snapshots atomic.Int64 // open
+	imaging   imaging
 }
 
 // Commit implements statebackend.Store.
@@ -42,6 +44,7 @@ func (s *Store) Commit(b *statebackend.Batch) error {
 	out := s.db.NewBatchWithSize(b.Bytes() + 16*b.Len() + 16)
 	err := s.fill(out, b)
 	if err == nil {
+		s.imaging.admit(int64(out.Len()) + int64(out.Count())*entryBytes)
 		err = s.db.Apply(out, pebble.NoSync)
 	}
 	return s.disk.wrap(cmp.Or(err, out.Close(), s.disk.failed()), "writing to")
@@ -136,12 +139,13 @@ func (s *Store) Snapshot() (statebackend.Snapshot, error) {
 // Close implements statebackend.Store. Unless the backend keeps stores, its files are
 // removed.
 func (s *Store) Close() error {
-	if n := s.snapshots.Load(); n > 0 {
-		return fault.New(fault.Invalid, "pebblestate: closing store %q with %d snapshots open", s.disk.store, n)
+	if n, images := s.snapshots.Load(), s.imaging.open.Load(); n+images > 0 {
+		return fault.New(fault.Invalid, "pebblestate: closing store %q with %d snapshots and %d images open", s.disk.store, n, images)
 	}
 	if s.closed.Swap(true) {
 		return errClosed("store")
 	}
+	s.imaging.stop()
 	defer s.backend.release(s.dir)
 	var err error
 	if s.backend.cfg.Keep {

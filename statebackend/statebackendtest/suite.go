@@ -33,6 +33,12 @@ func Run(t *testing.T, open func(t *testing.T) statebackend.Backend) {
 		{"SnapshotsWhileCommitting", testSnapshotsWhileCommitting},
 		{"StoresAreApart", testStoresAreApart},
 		{"Close", testClose},
+		{"Images", testImages},
+		{"ImageWhileCommitting", testImageWhileCommitting},
+		{"ImagesFollowChanges", testImagesFollowChanges},
+		{"Rescale", testRescale},
+		{"DamagedImages", testDamagedImages},
+		{"ImageErrors", testImageErrors},
 		{"Overlay", testOverlay},
 		{"OverlayOfFew", testOverlayOfFew},
 	} {

@@ -3,8 +3,10 @@
 package tieredstate
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -45,6 +47,32 @@ func (b *Backend) Open(name string) (statebackend.Store, error) {
 	return &Store{Store: m, backend: b, name: name, memory: m.(*memstate.Store)}, nil
 }
 
+// Restore opens a store with what parts of images have: in memory, as long as it has room and none of them is
+// of a form that only the disk's backend restores.
+func (b *Backend) Restore(ctx context.Context, name string, parts []statebackend.Part) (statebackend.Store, error) {
+	if err := statebackend.ValidateParts(parts, statebackend.Records, statebackend.Tables); err != nil {
+		return nil, err
+	}
+	opened, err := b.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	s := opened.(*Store)
+	if slices.ContainsFunc(parts, func(p statebackend.Part) bool { return p.Form != statebackend.Records }) {
+		var disk statebackend.Store
+		if disk, err = b.disk.Restore(ctx, name, parts); err == nil {
+			err = s.memory.Close()
+			s.Store, s.memory = disk, nil
+		}
+	} else {
+		err = statebackend.Load(ctx, s, parts)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("tieredstate: %w", err), s.Close())
+	}
+	return s, nil
+}
+
 // Close closes the disk's backend. It is an error while a store is open.
 func (b *Backend) Close() error {
 	if err := b.memory.Close(); err != nil {
@@ -62,7 +90,7 @@ type Store struct {
 	used               int64           // of the budget
 
 	mu        sync.Mutex
-	snapshots int             // open, under mu
+	snapshots int             // and images, open, under mu
 	left      *memstate.Store // what snapshots still read after the move, under mu
 	leftOpen  int             // how many do, under mu
 }
@@ -139,12 +167,24 @@ func (s *Store) Snapshot() (statebackend.Snapshot, error) {
 	return &snapshot{Snapshot: v, of: s, inMemory: s.memory != nil}, nil
 }
 
+// Image implements statebackend.Store.
+func (s *Store) Image(held func(name string) bool) (statebackend.Image, error) {
+	i, err := s.Store.Image(held)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshots++
+	return &image{Image: i, of: s, inMemory: s.memory != nil}, nil
+}
+
 // Close implements statebackend.Store. The state is gone, unless the disk's backend keeps it.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.snapshots > 0 {
-		return fault.New(fault.Invalid, "tieredstate: closing store %q with %d snapshots open", s.name, s.snapshots)
+		return fault.New(fault.Invalid, "tieredstate: closing store %q with %d snapshots and images open", s.name, s.snapshots)
 	}
 	if err := s.Store.Close(); err != nil {
 		return err
@@ -172,11 +212,29 @@ func (v *snapshot) Close() error {
 	if err := v.Snapshot.Close(); err != nil {
 		return err
 	}
-	s := v.of
+	return v.of.unpin(v.inMemory)
+}
+
+type image struct {
+	statebackend.Image
+	of       *Store
+	inMemory bool
+}
+
+// Close implements statebackend.Image.
+func (i *image) Close() error {
+	if err := i.Image.Close(); err != nil {
+		return err
+	}
+	return i.of.unpin(i.inMemory)
+}
+
+// unpin takes note that a snapshot or an image has been closed.
+func (s *Store) unpin(inMemory bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.snapshots--
-	if v.inMemory && s.left != nil {
+	if inMemory && s.left != nil {
 		s.leftOpen--
 		return s.release()
 	}

@@ -1,0 +1,312 @@
+package pebblestate
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/statebackend"
+)
+
+// An image of a store is its tables at the moment when the memory table of that moment has become one.
+// The owner begins a new memory table and goes on. In the background the old one is written, and all tables
+// are linked into a folder of the image's own, from where they are read without haste, whatever the database
+// does to its own. No commit since may be in a table before they are linked: so commits wait then
+// when they might fill the new memory table, as Pebble has them wait soon after that anyway.
+
+// imagesDir is the folder for images in that of a store.
+const imagesDir = "images"
+
+// entryBytes is at least what an entry takes in a memory table, besides its key and value.
+const entryBytes = 256
+
+// imaging is what a store knows of its images.
+type imaging struct {
+	name    string   // of this store as it is open now; those of its files begin with it
+	count   int      // of images so far
+	linking *linking // the newest; nil if it is known to have ended. The owner's
+	closing chan struct{}
+	running sync.WaitGroup
+	open    atomic.Int64
+
+	mu    sync.Mutex
+	known map[string]statebackend.File // tables by their names in the folder, under mu
+}
+
+func (m *imaging) init(name string) {
+	m.name, m.closing, m.known = name, make(chan struct{}), map[string]statebackend.File{}
+}
+
+// stop waits until nothing runs in the background.
+func (m *imaging) stop() {
+	close(m.closing)
+	m.running.Wait()
+}
+
+// linking is the making of an image.
+type linking struct {
+	done chan struct{}
+	err  error // once done
+	room int64 // bytes that may be committed before it is, without any of it being in a table
+}
+
+// admit waits until a commit of so many bytes may be made.
+func (m *imaging) admit(bytes int64) {
+	if m.linking == nil {
+		return
+	}
+	select {
+	case <-m.linking.done:
+		m.linking = nil
+	default:
+		if m.linking.room -= bytes; m.linking.room < 0 {
+			m.wait()
+		}
+	}
+}
+
+func (m *imaging) wait() {
+	if m.linking != nil {
+		<-m.linking.done
+		m.linking = nil
+	}
+}
+
+// Image implements statebackend.Store. It waits for the image before to be in files.
+func (s *Store) Image(held func(name string) bool) (statebackend.Image, error) {
+	if s.closed.Load() {
+		return nil, errClosed("store")
+	}
+	if err := s.disk.failed(); err != nil {
+		return nil, err
+	}
+	m := &s.imaging
+	m.wait()
+	before := s.db.Metrics().MemTable.Size
+	flushed, err := s.db.AsyncFlush()
+	if err != nil {
+		return nil, s.disk.wrap(err, "taking an image of")
+	}
+	// What has come to them is the new memory table, or less if another has been written meanwhile.
+	// Half of it: larger batches than that are tables of their own.
+	room := (int64(s.db.Metrics().MemTable.Size) - int64(before)) / 2
+	l := &linking{done: make(chan struct{}), room: room}
+	m.linking = l
+	m.count++
+	i := &image{
+		store: s, held: held, linking: l, number: m.count,
+		dir: s.disk.PathJoin(s.dir, imagesDir, fmt.Sprint(m.count)),
+	}
+	m.open.Add(1)
+	m.running.Go(func() {
+		defer close(l.done)
+		select {
+		case <-flushed:
+			l.err = s.disk.wrap(cmp.Or(s.db.Checkpoint(i.dir), s.disk.failed()), "taking an image of")
+		case <-m.closing:
+			l.err = errClosed("store")
+		}
+	})
+	return i, nil
+}
+
+type image struct {
+	store   *Store
+	held    func(string) bool
+	linking *linking
+	number  int
+	dir     string
+	closed  bool
+}
+
+// Form implements statebackend.Image.
+func (i *image) Form() statebackend.Form { return statebackend.Tables }
+
+// Close implements statebackend.Image.
+func (i *image) Close() error {
+	if i.closed {
+		return errClosed("image")
+	}
+	i.closed = true
+	<-i.linking.done
+	defer i.store.imaging.open.Add(-1)
+	return i.store.disk.wrap(i.store.backend.fs.RemoveAll(i.dir), "removing an image of")
+}
+
+// Write implements statebackend.Image: tables, then one file of all others.
+func (i *image) Write(ctx context.Context, put func(statebackend.File, io.ReadSeeker) error) error {
+	if i.closed {
+		return errClosed("image")
+	}
+	select {
+	case <-i.linking.done:
+	case <-ctx.Done():
+		return fmt.Errorf("pebblestate: waiting for an image of store %q: %w", i.store.disk.store, ctx.Err())
+	}
+	if i.linking.err != nil {
+		return i.linking.err
+	}
+	s := i.store
+	names, err := s.disk.List(i.dir)
+	if err != nil {
+		return s.disk.wrap(err, "reading an image of")
+	}
+	slices.Sort(names)
+	s.imaging.forget(names)
+	var others []record
+	for _, name := range names {
+		path := s.disk.PathJoin(i.dir, name)
+		if !isTable(name) {
+			content, err := readFile(s.disk, path)
+			if err != nil {
+				return s.disk.wrap(err, "reading an image of")
+			}
+			others = append(others, record{name, content})
+			continue
+		}
+		if err := i.table(ctx, name, path, put); err != nil {
+			return err
+		}
+	}
+	content := encodeRecords(others)
+	f := statebackend.File{
+		Name: fmt.Sprintf("%s-%d.database", s.imaging.name, i.number),
+		Size: int64(len(content)), CRC32C: crc32.Checksum(content, castagnoli),
+	}
+	return put(f, strings.NewReader(string(content)))
+}
+
+// table puts a table.
+func (i *image) table(ctx context.Context, name, path string, put func(statebackend.File, io.ReadSeeker) error) error {
+	s := i.store
+	in := &lazyFile{fs: s.disk, path: path}
+	defer in.close()
+	f, err := s.imaging.identify(ctx, name, in)
+	if err != nil {
+		return s.disk.wrap(err, "reading an image of")
+	}
+	if i.held != nil && i.held(f.Name) {
+		return put(f, nil)
+	}
+	in.at = 0
+	return put(f, in)
+}
+
+// identify says what a table is called outside, and sums it the first time.
+func (m *imaging) identify(ctx context.Context, name string, in *lazyFile) (statebackend.File, error) {
+	m.mu.Lock()
+	f, ok := m.known[name]
+	m.mu.Unlock()
+	if ok {
+		return f, nil
+	}
+	sum := crc32.New(castagnoli)
+	size, err := io.Copy(sum, in)
+	if err != nil {
+		return f, err
+	}
+	f = statebackend.File{Name: m.name + "-" + name, Size: size, CRC32C: sum.Sum32()}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.known[name] = f
+	return f, ctx.Err()
+}
+
+// forget forgets tables that are in none of the names, which are sorted.
+func (m *imaging) forget(names []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name := range m.known {
+		if _, ok := slices.BinarySearch(names, name); !ok {
+			delete(m.known, name)
+		}
+	}
+}
+
+// isTable tells tables from the other files of a database.
+func isTable(name string) bool { return strings.HasSuffix(name, ".sst") }
+
+// localName returns the name of a table in a database's folder, of that outside.
+func localName(name string) string { return name[strings.LastIndexByte(name, '-')+1:] }
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// lazyFile is a file that is opened by the first to read it.
+type lazyFile struct {
+	fs   vfs.FS
+	path string
+	file vfs.File // nil until then
+	size int64
+	at   int64
+}
+
+func (l *lazyFile) open() error {
+	if l.file != nil {
+		return nil
+	}
+	f, err := l.fs.Open(l.path, vfs.SequentialReadsOption)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return cmp.Or(err, f.Close())
+	}
+	l.file, l.size = f, info.Size()
+	return nil
+}
+
+// Read implements io.Reader.
+func (l *lazyFile) Read(p []byte) (int, error) {
+	if err := l.open(); err != nil {
+		return 0, err
+	}
+	if l.at >= l.size {
+		return 0, io.EOF
+	}
+	n, err := l.file.ReadAt(p[:min(int64(len(p)), l.size-l.at)], l.at)
+	l.at += int64(n)
+	if err == io.EOF && n > 0 {
+		err = nil
+	}
+	return n, err
+}
+
+// Seek implements io.Seeker.
+func (l *lazyFile) Seek(offset int64, whence int) (int64, error) {
+	if err := l.open(); err != nil {
+		return 0, err
+	}
+	switch whence {
+	case io.SeekCurrent:
+		offset += l.at
+	case io.SeekEnd:
+		offset += l.size
+	}
+	if offset < 0 {
+		return 0, fault.New(fault.Internal, "pebblestate: seeking before the beginning of %s", l.path)
+	}
+	l.at = offset
+	return offset, nil
+}
+
+func (l *lazyFile) close() {
+	if l.file != nil {
+		_ = l.file.Close() // which was only read
+	}
+}
+
+func readFile(fs vfs.FS, path string) ([]byte, error) {
+	l := &lazyFile{fs: fs, path: path}
+	defer l.close()
+	return io.ReadAll(l)
+}
