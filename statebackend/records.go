@@ -275,42 +275,8 @@ func short(err error, format string, args ...any) error {
 	return err
 }
 
-// ChangeLog keeps what is committed to a store, for images that say only what has changed since the last. The
-// zero value is empty. It belongs to one goroutine.
-type ChangeLog struct {
-	blocks [][]byte // raw
-	bytes  int64
-}
-
-// Add adds the changes of a commit.
-func (l *ChangeLog) Add(b *Batch) {
-	for c := range b.All() {
-		last := len(l.blocks) - 1
-		if last < 0 || len(l.blocks[last]) >= blockBytes {
-			l.blocks = append(l.blocks, nil)
-			last++
-		}
-		before := cap(l.blocks[last])
-		l.blocks[last] = appendChange(l.blocks[last], &c)
-		l.bytes += int64(cap(l.blocks[last]) - before)
-	}
-}
-
-// Bytes returns how much memory it takes.
-func (l *ChangeLog) Bytes() int64 { return l.bytes }
-
-// File makes a file of all changes: its name begins with name.
-func (l *ChangeLog) File(name string) (File, []byte) {
-	e := newFileEncoder(fileChanges)
-	for _, b := range l.blocks {
-		e.block(b)
-	}
-	content := e.end()
-	return fileOf(name+".changes", content), content
-}
-
-// NewImageName returns what names of files begin with that no others have.
-func NewImageName() string { return fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64()) }
+// newImageName returns what names of files begin with that no others have.
+func newImageName() string { return fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64()) }
 
 // RecordsImage takes an image of form Records that depends on no other: what a savepoint has. While it is
 // open a snapshot of the store is.
@@ -319,7 +285,7 @@ func RecordsImage(s Store) (Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &recordsImage{pinned, NewImageName()}, nil
+	return &recordsImage{pinned, newImageName()}, nil
 }
 
 type recordsImage struct {

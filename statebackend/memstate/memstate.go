@@ -55,12 +55,10 @@ type Store struct {
 	name    string
 	closed  bool
 
-	log   *statebackend.ChangeLog // since the last image; nil if the next has to have all
-	chain []*segment              // the files of the last image, if log is not nil
+	images statebackend.Chain
 
-	mu     sync.Mutex
-	pins   []uint64 // ages that open snapshots ended, in ascending order; under mu
-	images int      // open, under mu
+	mu   sync.Mutex
+	pins []uint64 // ages that open snapshots ended, in ascending order; under mu
 }
 
 // Get implements statebackend.Reader.
@@ -85,7 +83,7 @@ func (s *Store) Commit(b *statebackend.Batch) error {
 	if s.closed {
 		return errClosed("store")
 	}
-	s.record(b)
+	s.images.Add(b)
 	t := &s.tree
 	t.seen = s.newestPin()
 	for c := range b.All() {
@@ -140,13 +138,6 @@ func (s *Store) newestPin() uint64 {
 	return s.pins[len(s.pins)-1]
 }
 
-// pinned tells whether a snapshot or an image is open.
-func (s *Store) pinned() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.pins) > 0 || s.images > 0
-}
-
 func (s *Store) unpin(age uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -159,11 +150,11 @@ func (s *Store) Close() error {
 	if s.closed {
 		return errClosed("store")
 	}
-	if s.pinned() {
+	if s.newestPin() > 0 || s.images.Open() > 0 {
 		return fault.New(fault.Invalid, "memstate: closing store %q while snapshots or images are open", s.name)
 	}
 	s.closed = true
-	s.tree, s.log, s.chain = newTree(), nil, nil
+	s.tree, s.images = newTree(), statebackend.Chain{}
 	s.backend.closed(s.name)
 	return nil
 }
@@ -173,12 +164,7 @@ func (s *Store) Len() int { return s.tree.len }
 
 // Bytes returns about how much memory the present state takes, with what is kept for the next image. What
 // only snapshots still see is not counted.
-func (s *Store) Bytes() int64 {
-	if s.log == nil {
-		return s.tree.bytes
-	}
-	return s.tree.bytes + s.log.Bytes()
-}
+func (s *Store) Bytes() int64 { return s.tree.bytes + s.images.Bytes() }
 
 type snapshot struct {
 	root   *node

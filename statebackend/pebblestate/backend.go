@@ -120,6 +120,7 @@ func (b *Backend) options(d *disk, memTable int64) *pebble.Options {
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most keys asked for are new ones
 	}
+	opts.EnsureDefaults() // as who writes tables needs them
 	return opts
 }
 
@@ -134,7 +135,7 @@ func (b *Backend) openIn(dir string, d *disk, memTable int64) (*Store, error) {
 		return nil, cmp.Or(err, db.Close())
 	}
 	s := &Store{db: db, opts: opts, view: view{reader: db, disk: d}, backend: b, dir: dir}
-	s.imaging.init(statebackend.NewImageName())
+	s.imaging.init()
 	return s, nil
 }
 

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -17,11 +17,15 @@ import (
 	"github.com/lintelrun/lintel/statebackend"
 )
 
-// An image of a store is its tables at the moment when the memory table of that moment has become one.
+// A whole image of a store is its tables at the moment when the memory table of that moment has become one.
 // The owner begins a new memory table and goes on. In the background the old one is written, and all tables
 // are linked into a folder of the image's own, from where they are read without haste, whatever the database
 // does to its own. No commit since may be in a table before they are linked: so commits wait then
 // when they might fill the new memory table, as Pebble has them wait soon after that anyway.
+//
+// That makes a table for each, however small, and small tables cost the merging of large ones, which are then
+// to be written elsewhere again. So images between have the changes since a whole one (statebackend.Chain):
+// there is a whole one about as often as a memory table is full anyway.
 
 // imagesDir is the folder for images in that of a store.
 const imagesDir = "images"
@@ -31,19 +35,20 @@ const entryBytes = 256
 
 // imaging is what a store knows of its images.
 type imaging struct {
+	chain   statebackend.Chain
 	name    string   // of this store as it is open now; those of its files begin with it
-	count   int      // of images so far
+	count   int      // of whole images so far
 	linking *linking // the newest; nil if it is known to have ended. The owner's
 	closing chan struct{}
 	running sync.WaitGroup
-	open    atomic.Int64
 
 	mu    sync.Mutex
 	known map[string]statebackend.File // tables by their names in the folder, under mu
 }
 
-func (m *imaging) init(name string) {
-	m.name, m.closing, m.known = name, make(chan struct{}), map[string]statebackend.File{}
+func (m *imaging) init() {
+	m.name = fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
+	m.closing, m.known = make(chan struct{}), map[string]statebackend.File{}
 }
 
 // stop waits until nothing runs in the background.
@@ -81,7 +86,10 @@ func (m *imaging) wait() {
 	}
 }
 
-// Image implements statebackend.Store. It waits for the image before to be in files.
+// leastChanges is how many bytes of changes may at least follow a whole image, for stores with small memory tables.
+const leastChanges = 256 << 10
+
+// Image implements statebackend.Store.
 func (s *Store) Image(held func(name string) bool) (statebackend.Image, error) {
 	if s.closed.Load() {
 		return nil, errClosed("store")
@@ -89,6 +97,12 @@ func (s *Store) Image(held func(name string) bool) (statebackend.Image, error) {
 	if err := s.disk.failed(); err != nil {
 		return nil, err
 	}
+	limit := max(leastChanges, int64(s.opts.MemTableSize)/2)
+	return s.imaging.chain.Image(held, limit, func() (statebackend.Image, error) { return s.image(held) })
+}
+
+// image takes a whole image. It waits for the one before to be in files.
+func (s *Store) image(held func(name string) bool) (statebackend.Image, error) {
 	m := &s.imaging
 	m.wait()
 	before := s.db.Metrics().MemTable.Size
@@ -106,7 +120,6 @@ func (s *Store) Image(held func(name string) bool) (statebackend.Image, error) {
 		store: s, held: held, linking: l, number: m.count,
 		dir: s.disk.PathJoin(s.dir, imagesDir, fmt.Sprint(m.count)),
 	}
-	m.open.Add(1)
 	m.running.Go(func() {
 		defer close(l.done)
 		select {
@@ -125,7 +138,6 @@ type image struct {
 	linking *linking
 	number  int
 	dir     string
-	closed  bool
 }
 
 // Form implements statebackend.Image.
@@ -133,20 +145,12 @@ func (i *image) Form() statebackend.Form { return statebackend.Tables }
 
 // Close implements statebackend.Image.
 func (i *image) Close() error {
-	if i.closed {
-		return errClosed("image")
-	}
-	i.closed = true
 	<-i.linking.done
-	defer i.store.imaging.open.Add(-1)
 	return i.store.disk.wrap(i.store.backend.fs.RemoveAll(i.dir), "removing an image of")
 }
 
 // Write implements statebackend.Image: tables, then one file of all others.
 func (i *image) Write(ctx context.Context, put func(statebackend.File, io.ReadSeeker) error) error {
-	if i.closed {
-		return errClosed("image")
-	}
 	select {
 	case <-i.linking.done:
 	case <-ctx.Done():
@@ -179,7 +183,7 @@ func (i *image) Write(ctx context.Context, put func(statebackend.File, io.ReadSe
 	}
 	content := encodeRecords(others)
 	f := statebackend.File{
-		Name: fmt.Sprintf("%s-%d.database", s.imaging.name, i.number),
+		Name: fmt.Sprintf("%s-%d%s", s.imaging.name, i.number, databaseSuffix),
 		Size: int64(len(content)), CRC32C: crc32.Checksum(content, castagnoli),
 	}
 	return put(f, strings.NewReader(string(content)))
@@ -231,6 +235,9 @@ func (m *imaging) forget(names []string) {
 		}
 	}
 }
+
+// databaseSuffix ends the name of the file that has all of a database but its tables.
+const databaseSuffix = ".database"
 
 // isTable tells tables from the other files of a database.
 func isTable(name string) bool { return strings.HasSuffix(name, ".sst") }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
@@ -97,6 +98,9 @@ func (r *restorer) fill(parts []statebackend.Part, base int) error {
 		if err := r.excise(&parts[base]); err != nil {
 			return err
 		}
+		if err := r.change(&parts[base], r.store); err != nil {
+			return err
+		}
 	}
 	for i := range parts {
 		if i == base {
@@ -126,6 +130,9 @@ func (r *restorer) fetch(p *statebackend.Part, dir string) (map[string]stateback
 	known := map[string]statebackend.File{}
 	whole := false
 	for _, f := range p.Files {
+		if isChanges(f.Name) {
+			continue
+		}
 		local := localName(f.Name)
 		if isTable(local) && isFileName(local) {
 			known[local] = f
@@ -197,20 +204,45 @@ func (r *restorer) copyTables(p *statebackend.Part, scratch string) error {
 	if _, err := r.fetch(p, dir); err != nil {
 		return err
 	}
-	opts := r.backend.options(r.disk, r.memTable)
-	opts.ReadOnly = true
-	db, err := pebble.Open(dir, opts)
+	s, err := r.backend.openIn(dir, r.disk, r.memTable)
 	if err != nil {
 		return err
 	}
+	err = r.change(p, s)
 	w := tableWriter{restorer: r, dir: scratch}
-	from := view{reader: db, disk: r.disk}
-	var failed error
-	err = from.Scan(p.From, p.To, func(key, value []byte) bool {
-		failed = w.set(key, value)
-		return failed == nil
-	})
-	return errors.Join(w.close(cmp.Or(err, failed)), db.Close())
+	if err == nil {
+		var failed error
+		err = s.Scan(p.From, p.To, func(key, value []byte) bool {
+			failed = w.set(key, value)
+			return failed == nil
+		})
+		err = cmp.Or(err, failed)
+	}
+	return errors.Join(w.close(err), s.db.Close())
+}
+
+// isChanges tells the files of changes in an image of tables, which are to be made after the rest.
+func isChanges(name string) bool { return !isTable(name) && !strings.HasSuffix(name, databaseSuffix) }
+
+// change makes the changes of an image of tables in the store that has the rest of it.
+func (r *restorer) change(p *statebackend.Part, s *Store) error {
+	var b statebackend.Batch
+	for _, f := range p.Files {
+		if !isChanges(f.Name) {
+			continue
+		}
+		err := p.Read(r.ctx, f, func(in io.Reader) error {
+			d, err := statebackend.NewDecoder(in)
+			if err != nil {
+				return err
+			}
+			return statebackend.LoadChanges(s, p, &b, d)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // copyRecords adds what a part takes of an image of records.

@@ -46,6 +46,7 @@ func (s *Store) Commit(b *statebackend.Batch) error {
 	if err == nil {
 		s.imaging.admit(int64(out.Len()) + int64(out.Count())*entryBytes)
 		err = s.db.Apply(out, pebble.NoSync)
+		s.imaging.chain.Add(b)
 	}
 	return s.disk.wrap(cmp.Or(err, out.Close(), s.disk.failed()), "writing to")
 }
@@ -139,7 +140,7 @@ func (s *Store) Snapshot() (statebackend.Snapshot, error) {
 // Close implements statebackend.Store. Unless the backend keeps stores, its files are
 // removed.
 func (s *Store) Close() error {
-	if n, images := s.snapshots.Load(), s.imaging.open.Load(); n+images > 0 {
+	if n, images := s.snapshots.Load(), s.imaging.chain.Open(); n > 0 || images > 0 {
 		return fault.New(fault.Invalid, "pebblestate: closing store %q with %d snapshots and %d images open", s.disk.store, n, images)
 	}
 	if s.closed.Swap(true) {
