@@ -1,0 +1,146 @@
+package pebblestate
+
+import (
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/lintelrun/lintel/statebackend"
+)
+
+var imageBytes = flag.Int64("image-bytes", 1<<30, "size of the state in BenchmarkImage")
+
+const (
+	benchmarkValue  = 200
+	benchmarkCommit = 1000 // changes
+)
+
+// BenchmarkImage takes an image after so many changes of random records, and writes it while as many
+// more are made: see pause-ms, how long the owner waits for it, and uploaded/changed. An iteration of "whole" makes a
+// table of each image, as if there were no chains.
+func BenchmarkImage(b *testing.B) {
+	s, records := benchmarkState(b)
+	for _, changes := range []int{1000, 10_000, 100_000} {
+		for _, whole := range []bool{false, true} {
+			b.Run(fmt.Sprintf("changes=%d/whole=%v", changes, whole), func(b *testing.B) { benchmarkImages(b, s, records, changes, whole) })
+		}
+	}
+	closeAll(b, s, s.backend)
+}
+
+// benchmarkState makes a store of imageBytes, and returns how many records it has.
+func benchmarkState(b *testing.B) (*Store, int) {
+	backend := open(b, Config{Dir: b.TempDir(), CacheBytes: 256 << 20}, vfs.Default)
+	s := openStore(b, backend, "benchmark")
+	records := int(*imageBytes / (benchmarkValue + 40))
+	for i := 0; i < records; i += benchmarkCommit {
+		changeRecords(b, s, benchmarkCommit, func(j int) int { return i + j })
+	}
+	if err := s.db.Flush(); err != nil {
+		b.Fatal(err)
+	}
+	return s, records
+}
+
+// changeRecords makes one commit.
+func changeRecords(b *testing.B, s *Store, n int, which func(j int) int) {
+	var batch statebackend.Batch
+	value := make([]byte, benchmarkValue)
+	for j := range n {
+		hash := uint64(which(j)) * 0x9e3779b97f4a7c15
+		c := statebackend.Cell{Key: binary.LittleEndian.AppendUint64([]byte{8}, hash), State: "s"}
+		c.Group, c.Transform = uint16(hash>>54), "Transform"
+		for k := 0; k < len(value); k += 8 {
+			binary.LittleEndian.PutUint64(value[k:], rand.Uint64())
+		}
+		batch.Set(c.AppendKey(nil), value)
+	}
+	if err := s.Commit(&batch); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func benchmarkImages(b *testing.B, s *Store, records, changes int, whole bool) {
+	d := discarded{held: map[string]bool{}}
+	write := func(i statebackend.Image) {
+		if err := i.Write(b.Context(), d.put); err != nil {
+			b.Error(err)
+		}
+		if err := i.Close(); err != nil {
+			b.Error(err)
+		}
+	}
+	image := func() statebackend.Image {
+		i, err := s.Image(d.has)
+		if whole {
+			i, err = s.image(d.has)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		return i
+	}
+	write(image()) // the first has all
+	d.bytes = 0
+	var pauses, commits []time.Duration
+	var changed int64
+	var wg sync.WaitGroup
+	change := func() {
+		for range changes / benchmarkCommit {
+			begun := time.Now()
+			changeRecords(b, s, benchmarkCommit, func(int) int { return rand.IntN(records) })
+			commits = append(commits, time.Since(begun))
+			changed += benchmarkCommit * (benchmarkValue + 40)
+		}
+	}
+	for b.Loop() {
+		change()
+		begun := time.Now()
+		i := image()
+		pauses = append(pauses, time.Since(begun))
+		wg.Go(func() { write(i) })
+		change()
+		wg.Wait()
+	}
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	slices.Sort(pauses)
+	slices.Sort(commits)
+	b.ReportMetric(ms(pauses[len(pauses)/2]), "pause-ms")
+	b.ReportMetric(ms(pauses[len(pauses)-1]), "longest-pause-ms")
+	b.ReportMetric(ms(commits[len(commits)-1]), "longest-commit-ms")
+	b.ReportMetric(float64(d.bytes)/float64(changed), "uploaded/changed")
+	b.ReportMetric(float64(s.Stats().DiskBytes)/(1<<20), "state-MB")
+}
+
+// discarded is where the files of the benchmark's images go.
+type discarded struct {
+	mu    sync.Mutex
+	held  map[string]bool
+	bytes int64
+}
+
+func (d *discarded) has(name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.held[name]
+}
+
+func (d *discarded) put(f statebackend.File, content io.ReadSeeker) error {
+	if content == nil {
+		return nil
+	}
+	n, err := io.Copy(io.Discard, content)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.held[f.Name] = true
+	d.bytes += n
+	return err
+}
