@@ -79,10 +79,11 @@ func benchmarkImages(b *testing.B, s *Store, records, changes int, whole bool) {
 		}
 	}
 	image := func() statebackend.Image {
-		i, err := s.Image(d.has)
+		take := s.Image
 		if whole {
-			i, err = s.image(d.has)
+			take = s.image
 		}
+		i, err := take(d.has)
 		if err != nil {
 			b.Fatal(err)
 		}
