@@ -26,7 +26,8 @@ type Config struct {
 	// 0 is DefaultCacheBytes.
 	CacheBytes int64
 	// MemTableBytes is about how much of all stores is kept in memory before it is written to
-	// files. While it is written twice as much may be. A store begins with 256 KiB and grows to
+	// files. While it is written three times as much may be; stores of which images are taken keep up to
+	// half as much again, of what has changed. A store begins with 256 KiB and grows to
 	// its share: less than those have that were opened before, and 32 MiB at most. The larger
 	// the share, the less often is all that the store has written anew. 0 is DefaultMemTableBytes.
 	MemTableBytes int64

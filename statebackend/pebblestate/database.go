@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/crc32"
+	"strings"
 
 	"github.com/lintelrun/lintel/internal/fault"
 )
@@ -87,11 +88,6 @@ func decodeRecords(data []byte) ([]record, error) {
 
 // isFileName holds for names of files as databases have them, which are safe in any folder.
 func isFileName(name string) bool {
-	for i := range len(name) {
-		c := name[i]
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || i > 0 && (c == '-' || c == '_' || c == '.')) {
-			return false
-		}
-	}
-	return name != "" && len(name) <= 100
+	const letters, others = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", "-_."
+	return name != "" && len(name) <= 100 && strings.Trim(name, letters+others) == "" && strings.IndexByte(others, name[0]) < 0
 }
