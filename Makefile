@@ -151,6 +151,11 @@ KEYS ?= 10000000
 bench-state: ## the runner's part of keeping state and timers of many keys (KEYS=)
 	GOMEMLIMIT=900MiB go test ./runner/worker -run '^$$' -bench '^BenchmarkKeys$$/^auto$$' -benchtime $(KEYS)x -timeout 4h
 
+STATE_MB ?= 1024
+.PHONY: bench-images
+bench-images: ## images of a store on disk: how long its owner waits, what is uploaded (STATE_MB=)
+	go test ./statebackend/pebblestate -run '^$$' -bench '^BenchmarkImage$$' -benchtime 20x -timeout 1h -image-bytes $$(($(STATE_MB) << 20))
+
 .PHONY: clean
 clean: ## remove what the targets made, the cache included
 	rm -rf bin .cache

@@ -93,7 +93,7 @@ func (c *Chain) Image(held func(name string) bool, limit int64, whole func() (Im
 	if c.follows(held) {
 		m.old = c.segments
 		if c.log.bytes > 0 {
-			m.fresh = &segment{name: newImageName(), log: c.log}
+			m.fresh = &segment{name: NewFileID(), log: c.log}
 			c.segments = append(c.segments[:len(c.segments):len(c.segments)], m.fresh)
 			c.log = new(changeLog)
 		}

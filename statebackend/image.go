@@ -65,7 +65,8 @@ type Part struct {
 	Form Form
 	// Files are all of the image, in order.
 	Files []File
-	// Open reads a file. It may be called several times, one after the other.
+	// Open reads a file. It may be called several times, one after the other. That a file isn't there is an
+	// error of class fault.Corruption; others say nothing against the image.
 	Open func(ctx context.Context, f File) (io.ReadCloser, error)
 	// From and To bound the keys to take: [From, To), nil is no end. The ranges of the parts of a store
 	// don't overlap.

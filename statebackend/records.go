@@ -275,8 +275,8 @@ func short(err error, format string, args ...any) error {
 	return err
 }
 
-// newImageName returns what names of files begin with that no others have.
-func newImageName() string { return fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64()) }
+// NewFileID returns what the names of files begin with that one image or store makes, and of no others.
+func NewFileID() string { return fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64()) }
 
 // RecordsImage takes an image of form Records that depends on no other: what a savepoint has. While it is
 // open a snapshot of the store is.
@@ -285,7 +285,7 @@ func RecordsImage(s Store) (Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &recordsImage{pinned, newImageName()}, nil
+	return &recordsImage{pinned, NewFileID()}, nil
 }
 
 type recordsImage struct {

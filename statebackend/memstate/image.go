@@ -2,9 +2,9 @@ package memstate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
-	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/statebackend"
 )
 
@@ -34,11 +34,7 @@ func (b *Backend) Restore(ctx context.Context, name string, parts []statebackend
 		return nil, err
 	}
 	if err := statebackend.Load(ctx, s, parts); err != nil {
-		err = fmt.Errorf("memstate: restoring store %q: %w", name, err)
-		if failed := s.Close(); failed != nil {
-			err = fault.Wrap(fault.ClassOf(err), fmt.Errorf("%w; %w", err, failed))
-		}
-		return nil, err
+		return nil, errors.Join(fmt.Errorf("memstate: restoring store %q: %w", name, err), s.Close())
 	}
 	return s, nil
 }

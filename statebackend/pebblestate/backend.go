@@ -106,7 +106,7 @@ func (b *Backend) options(d *disk, memTable int64) *pebble.Options {
 		FormatMajorVersion: formatVersion,
 		Merger:             appendMerger,
 		MemTableSize:       uint64(memTable),
-		// An image begins a new memory table, which must not wait for two others to be written.
+		// An image begins a new memory table while another may be being written: with two the owner would wait for that.
 		MemTableStopWritesThreshold: 3,
 		MaxManifestFileSize:         1 << 20,                 // each image has it
 		LBaseMaxBytes:               max(64<<20, 8*memTable), // so much is merged at once: few levels
@@ -134,9 +134,7 @@ func (b *Backend) openIn(dir string, d *disk, memTable int64) (*Store, error) {
 	if err := d.failed(); err != nil {
 		return nil, cmp.Or(err, db.Close())
 	}
-	s := &Store{db: db, opts: opts, view: view{reader: db, disk: d}, backend: b, dir: dir}
-	s.imaging.init()
-	return s, nil
+	return &Store{db: db, opts: opts, view: view{reader: db, disk: d}, backend: b, dir: dir, imaging: newImaging()}, nil
 }
 
 // Close releases the caches. It is an error while a store is open.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -30,7 +29,7 @@ import (
 // imagesDir is the folder for images in that of a store.
 const imagesDir = "images"
 
-// entryBytes is at least what an entry takes in a memory table, besides its key and value.
+// entryBytes is more than an entry takes in a memory table besides its key and value: a node of a skip list.
 const entryBytes = 256
 
 // imaging is what a store knows of its images.
@@ -39,29 +38,21 @@ type imaging struct {
 	name    string   // of this store as it is open now; those of its files begin with it
 	count   int      // of whole images so far
 	linking *linking // the newest; nil if it is known to have ended. The owner's
-	closing chan struct{}
-	running sync.WaitGroup
 
 	mu    sync.Mutex
 	known map[string]statebackend.File // tables by their names in the folder, under mu
 }
 
-func (m *imaging) init() {
-	m.name = fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
-	m.closing, m.known = make(chan struct{}), map[string]statebackend.File{}
+func newImaging() imaging {
+	return imaging{name: statebackend.NewFileID(), known: map[string]statebackend.File{}}
 }
 
-// stop waits until nothing runs in the background.
-func (m *imaging) stop() {
-	close(m.closing)
-	m.running.Wait()
-}
-
-// linking is the making of an image.
+// linking is the making of an image. It ends before the image is closed, or by that.
 type linking struct {
-	done chan struct{}
-	err  error // once done
-	room int64 // bytes that may be committed before it is, without any of it being in a table
+	done   chan struct{}
+	err    error         // once done
+	closed chan struct{} // nobody wants it any more
+	room   int64         // bytes that may be committed before it is done, without any of it being in a table
 }
 
 // admit waits until a commit of so many bytes may be made.
@@ -110,25 +101,24 @@ func (s *Store) image(held func(name string) bool) (statebackend.Image, error) {
 	if err != nil {
 		return nil, s.disk.wrap(err, "taking an image of")
 	}
-	// What has come to them is the new memory table, or less if another has been written meanwhile.
-	// Half of it: larger batches than that are tables of their own.
-	room := (int64(s.db.Metrics().MemTable.Size) - int64(before)) / 2
-	l := &linking{done: make(chan struct{}), room: room}
+	// What has come to them is the new memory table, or less if another has been written meanwhile. Less
+	// than half of it: batches of about half are tables of their own.
+	room := (int64(s.db.Metrics().MemTable.Size) - int64(before)) / 8 * 3
+	l := &linking{done: make(chan struct{}), closed: make(chan struct{}), room: room}
 	m.linking = l
 	m.count++
 	i := &image{
 		store: s, held: held, linking: l, number: m.count,
 		dir: s.disk.PathJoin(s.dir, imagesDir, fmt.Sprint(m.count)),
 	}
-	m.running.Go(func() {
+	go func() {
 		defer close(l.done)
 		select {
 		case <-flushed:
 			l.err = s.disk.wrap(cmp.Or(s.db.Checkpoint(i.dir), s.disk.failed()), "taking an image of")
-		case <-m.closing:
-			l.err = errClosed("store")
+		case <-l.closed:
 		}
-	})
+	}()
 	return i, nil
 }
 
@@ -145,6 +135,7 @@ func (i *image) Form() statebackend.Form { return statebackend.Tables }
 
 // Close implements statebackend.Image.
 func (i *image) Close() error {
+	close(i.linking.closed)
 	<-i.linking.done
 	return i.store.disk.wrap(i.store.backend.fs.RemoveAll(i.dir), "removing an image of")
 }

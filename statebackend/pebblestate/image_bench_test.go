@@ -20,15 +20,17 @@ var imageBytes = flag.Int64("image-bytes", 1<<30, "size of the state in Benchmar
 
 const (
 	benchmarkValue  = 200
-	benchmarkCommit = 1000 // changes
+	benchmarkRecord = benchmarkValue + 40 // with its key, about
+	benchmarkCommit = 1000                // changes
 )
 
-// BenchmarkImage takes an image after so many changes of random records, and writes it while as many
-// more are made: see pause-ms, how long the owner waits for it, and uploaded/changed. An iteration of "whole" makes a
-// table of each image, as if there were no chains.
+// BenchmarkImage takes an image after so many changes of random records, half of them made while the one before is
+// written: see pause-ms, how long the owner waits for it, what is uploaded for what has changed and of the state, and
+// memtables-MB, the most that memory tables took. An iteration of "whole" makes a table of each image, as if there were no chains.
 func BenchmarkImage(b *testing.B) {
 	s, records := benchmarkState(b)
-	for _, changes := range []int{1000, 10_000, 100_000} {
+	percent := records / 100 / benchmarkCommit * benchmarkCommit
+	for _, changes := range []int{2000, 20_000, percent, 200_000} {
 		for _, whole := range []bool{false, true} {
 			b.Run(fmt.Sprintf("changes=%d/whole=%v", changes, whole), func(b *testing.B) { benchmarkImages(b, s, records, changes, whole) })
 		}
@@ -40,7 +42,7 @@ func BenchmarkImage(b *testing.B) {
 func benchmarkState(b *testing.B) (*Store, int) {
 	backend := open(b, Config{Dir: b.TempDir(), CacheBytes: 256 << 20}, vfs.Default)
 	s := openStore(b, backend, "benchmark")
-	records := int(*imageBytes / (benchmarkValue + 40))
+	records := int(*imageBytes / benchmarkRecord)
 	for i := 0; i < records; i += benchmarkCommit {
 		changeRecords(b, s, benchmarkCommit, func(j int) int { return i + j })
 	}
@@ -92,14 +94,15 @@ func benchmarkImages(b *testing.B, s *Store, records, changes int, whole bool) {
 	write(image()) // the first has all
 	d.bytes = 0
 	var pauses, commits []time.Duration
-	var changed int64
+	var changed, memTables int64
 	var wg sync.WaitGroup
 	change := func() {
-		for range changes / benchmarkCommit {
+		for range changes / 2 / benchmarkCommit {
 			begun := time.Now()
 			changeRecords(b, s, benchmarkCommit, func(int) int { return rand.IntN(records) })
 			commits = append(commits, time.Since(begun))
-			changed += benchmarkCommit * (benchmarkValue + 40)
+			changed += benchmarkCommit * benchmarkRecord
+			memTables = max(memTables, s.Stats().MemTableBytes)
 		}
 	}
 	for b.Loop() {
@@ -118,6 +121,8 @@ func benchmarkImages(b *testing.B, s *Store, records, changes int, whole bool) {
 	b.ReportMetric(ms(pauses[len(pauses)-1]), "longest-pause-ms")
 	b.ReportMetric(ms(commits[len(commits)-1]), "longest-commit-ms")
 	b.ReportMetric(float64(d.bytes)/float64(changed), "uploaded/changed")
+	b.ReportMetric(float64(d.bytes)/float64(b.N)/float64(records*benchmarkRecord)*100, "uploaded-%")
+	b.ReportMetric(float64(memTables)/(1<<20), "memtables-MB")
 	b.ReportMetric(float64(s.Stats().DiskBytes)/(1<<20), "state-MB")
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -18,21 +20,7 @@ import (
 	"github.com/lintelrun/lintel/internal/testkit"
 	"github.com/lintelrun/lintel/statebackend"
 	"github.com/lintelrun/lintel/statebackend/memstate"
-	"github.com/lintelrun/lintel/statebackend/statebackendtest"
 )
-
-// State goes from memory to disk and back, by images that depend on nothing.
-func TestRescaleBetweenBackends(t *testing.T) {
-	testkit.Leaks(t)
-	disk, memory := open(t, Config{Dir: "state", MemTableBytes: 64 << 10}, vfs.NewMem()), memstate.New()
-	t.Run("memory first", func(t *testing.T) { statebackendtest.Rescale(t, memory, disk) })
-	t.Run("disk first", func(t *testing.T) { statebackendtest.Rescale(t, disk, memory) })
-	for _, b := range []statebackend.Backend{disk, memory} {
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-	}
-}
 
 // Only this package restores tables.
 func TestTablesAreNotForMemory(t *testing.T) {
@@ -66,11 +54,8 @@ func put(t *testing.T, i statebackend.Image, files map[string][]byte) statebacke
 		}
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := i.Close(); err != nil {
-		t.Fatal(err)
+	if err := errors.Join(err, i.Close()); err != nil {
+		t.Error(err)
 	}
 	return p
 }
@@ -118,6 +103,49 @@ func TestCommitsWaitForTheirTables(t *testing.T) {
 		t.Error(err)
 	}
 	closeAll(t, s, b)
+}
+
+// Nor are batches so large that they become tables of their own.
+func TestLargeCommitsWaitForTheirTables(t *testing.T) {
+	const memTable = 64 << 10
+	for size := memTable/2 - 1600; size < memTable/2+100; size += 20 {
+		synctest.Test(t, func(t *testing.T) {
+			fs := &heldFS{FS: vfs.NewMem(), until: make(chan struct{})}
+			b := open(t, Config{Dir: "state", MemTableBytes: memTable}, fs)
+			s := openStore(t, b, "task")
+			set(t, s, "first", "1")
+			fs.holds.Store(true)
+			if _, err := s.db.AsyncFlush(); err != nil {
+				t.Fatal(err)
+			}
+			set(t, s, "second", "2")
+			want := contents(t, s)
+			i, err := s.Image(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var batch statebackend.Batch
+			batch.Set([]byte("large"), make([]byte, size))
+			committed := make(chan error, 1)
+			go func() { committed <- s.Commit(&batch) }()
+			synctest.Wait() // it is done, or waits
+			close(fs.until)
+			r, err := b.Restore(t.Context(), "restored", []statebackend.Part{put(t, i, map[string][]byte{})})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := contents(t, r); got != want {
+				t.Errorf("%d bytes: %.100q in the image, want %q", size, got, want)
+			}
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+			if err := <-committed; err != nil {
+				t.Error(err)
+			}
+			closeAll(t, s, b)
+		})
+	}
 }
 
 // heldFS makes no tables while it holds.

@@ -46,6 +46,8 @@ func (s *Store) Commit(b *statebackend.Batch) error {
 	if err == nil {
 		s.imaging.admit(int64(out.Len()) + int64(out.Count())*entryBytes)
 		err = s.db.Apply(out, pebble.NoSync)
+	}
+	if err == nil {
 		s.imaging.chain.Add(b)
 	}
 	return s.disk.wrap(cmp.Or(err, out.Close(), s.disk.failed()), "writing to")
@@ -146,7 +148,6 @@ func (s *Store) Close() error {
 	if s.closed.Swap(true) {
 		return errClosed("store")
 	}
-	s.imaging.stop()
 	defer s.backend.release(s.dir)
 	var err error
 	if s.backend.cfg.Keep {

@@ -17,14 +17,13 @@ func grouped(i int) (group int, key []byte) {
 const groups = 1024
 
 // testRescale: the state of one task goes to 8, and from these to 3.
-func testRescale(t *testing.T, b statebackend.Backend) { Rescale(t, b, b) }
+func testRescale(t *testing.T, b statebackend.Backend) { Rescale(t, b, b, false) }
 
-// Rescale takes the state of a task of one backend to 8 tasks of another, and on to 3 tasks of the first. The
-// images are those that each takes, or whole ones if the backends differ.
-func Rescale(t *testing.T, first, second statebackend.Backend) {
+// Rescale takes the state of a task of one backend to 8 tasks of another, and on to 3 tasks of the first and to one. The
+// images are such as any backend restores if they are to be whole, else those that cost each backend least, with changes.
+func Rescale(t *testing.T, first, second statebackend.Backend, whole bool) {
 	m := model{}
 	d := newDepot()
-	whole := first != second
 	write := func(stores []statebackend.Store, from, to int, value string) {
 		t.Helper()
 		batches := make([]statebackend.Batch, len(stores))
@@ -91,7 +90,9 @@ func Rescale(t *testing.T, first, second statebackend.Backend) {
 	}
 	s, _ := openStore(t, first, "one")
 	one := []statebackend.Store{s}
-	write(one, 0, 3000, "of one ")
+	write(one, 0, 2900, "of one ")
+	images(one)
+	write(one, 2900, 3000, "of one ")
 	parts := images(one)
 	write(one, 0, 100, "lost") // not in the image
 	closeAll(one)
@@ -102,13 +103,17 @@ func Rescale(t *testing.T, first, second statebackend.Backend) {
 	}
 	eight := rescale(second, parts, 8)
 	check(eight)
-	write(eight, 1000, 4000, ", of eight ")
+	write(eight, 1000, 3900, ", of eight ")
+	images(eight)
+	write(eight, 3900, 4000, ", of eight ")
 	check(eight)
 	parts = images(eight)
 	closeAll(eight)
 	three := rescale(first, parts, 3)
 	check(three)
-	write(three, 2000, 5000, ", of three ")
+	write(three, 2000, 4900, ", of three ")
+	images(three)
+	write(three, 4900, 5000, ", of three ")
 	check(three)
 	parts = images(three)
 	closeAll(three)

@@ -4,18 +4,25 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/lintelrun/lintel/internal/testkit"
 	"github.com/lintelrun/lintel/statebackend"
+	"github.com/lintelrun/lintel/statebackend/memstate"
 	"github.com/lintelrun/lintel/statebackend/pebblestate"
 	"github.com/lintelrun/lintel/statebackend/statebackendtest"
 )
 
 func open(t testing.TB, budget int64) *Backend {
 	t.Helper()
+	return New(budget, openDisk(t))
+}
+
+func openDisk(t testing.TB) *pebblestate.Backend {
+	t.Helper()
 	disk, err := pebblestate.New(pebblestate.Config{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return New(budget, disk)
+	return disk
 }
 
 func TestConformance(t *testing.T) {
@@ -28,6 +35,40 @@ func TestConformance(t *testing.T) {
 
 func Benchmark(b *testing.B) {
 	statebackendtest.Benchmark(b, func(b *testing.B) statebackend.Backend { return open(b, 1<<30) })
+}
+
+// State goes from every backend to every other and back: by whole images, and by those that cost least where
+// neither has to read tables without a disk.
+func TestRescaleBetweenBackends(t *testing.T) {
+	testkit.Leaks(t)
+	backends := []struct {
+		name   string
+		tables bool // are in its images
+		statebackend.Backend
+	}{
+		{"memory", false, memstate.New()},
+		{"disk", true, openDisk(t)},
+		{"tiered, in memory", false, open(t, 1<<30)},
+		{"tiered, on disk", true, open(t, 1000)},
+	}
+	for i, first := range backends {
+		for j, second := range backends {
+			if i == j {
+				continue // as in TestConformance
+			}
+			t.Run(first.name+"/"+second.name, func(t *testing.T) {
+				statebackendtest.Rescale(t, first.Backend, second.Backend, true)
+				if i > 0 && j > 0 || !first.tables && !second.tables {
+					statebackendtest.Rescale(t, first.Backend, second.Backend, false)
+				}
+			})
+		}
+	}
+	for _, b := range backends {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // Large stores go to disk once the budget is used up, small ones stay. What was pinned before
