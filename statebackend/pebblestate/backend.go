@@ -106,11 +106,14 @@ func (b *Backend) options(d *disk, memTable int64) *pebble.Options {
 		FormatMajorVersion: formatVersion,
 		Merger:             appendMerger,
 		MemTableSize:       uint64(memTable),
-		// An image begins a new memory table while another may be being written: with two the owner would wait for that.
+		// An image begins a new memory table while another may be being written: with two the owner would wait for that. While
+		// there is a third the cache has less for blocks, as tables count in CacheBytes.
 		MemTableStopWritesThreshold: 3,
-		MaxManifestFileSize:         1 << 20,                 // each image has it
-		LBaseMaxBytes:               max(64<<20, 8*memTable), // so much is merged at once: few levels
-		Logger:                      log,
+		// Images make small tables; with the default of 12 unmerged ones the owner would wait for seconds, of images too.
+		L0StopWritesThreshold: 100,
+		MaxManifestFileSize:   1 << 20,                 // each image has it
+		LBaseMaxBytes:         max(64<<20, 8*memTable), // so much is merged at once: few levels
+		Logger:                log,
 		EventListener: &pebble.EventListener{
 			// By default this ends the process; but the read fails as well, and so does the task.
 			DataCorruption: func(i pebble.DataCorruptionInfo) { log.Errorf("damaged file %s: %v", i.Path, i.Details) },
