@@ -12,6 +12,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"strings"
 	"sync"
@@ -196,7 +197,7 @@ func wrap(err error, store, doing string) error {
 		return nil
 	}
 	err = fmt.Errorf("pebblestate: %s store %q: %w", doing, store, err)
-	if pebble.IsCorruptionError(err) {
+	if pebble.IsCorruptionError(err) || errors.Is(err, fs.ErrNotExist) { // a file of the database
 		return fault.Wrap(fault.Corruption, err)
 	}
 	return err

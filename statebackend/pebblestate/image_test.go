@@ -33,6 +33,30 @@ func TestTablesAreNotForMemory(t *testing.T) {
 	closeAll(t, s, b)
 }
 
+// An image that lacks a file is refused, and nothing is left of it.
+func TestIncompleteImage(t *testing.T) {
+	testkit.Leaks(t)
+	b := open(t, Config{Dir: "state"}, vfs.NewMem())
+	s := openStore(t, b, "task")
+	set(t, s, "k", "v")
+	p := taken(t, s, map[string][]byte{})
+	for i, f := range p.Files {
+		less := p
+		less.Files = slices.Delete(slices.Clone(p.Files), i, i+1)
+		r, err := b.Restore(t.Context(), "restored", []statebackend.Part{less})
+		if fault.ClassOf(err) != fault.Corruption {
+			t.Errorf("without %s: %v, want a corruption", f.Name, err)
+		}
+		if err == nil {
+			closeAll(t, r.(*Store), b)
+		}
+	}
+	if stores, err := b.fs.List("state"); err != nil || len(stores) != 1 {
+		t.Errorf("folders: %v, %v, want that of the store which is open", stores, err)
+	}
+	closeAll(t, s, b)
+}
+
 // taken takes an image and puts its files, which are held after that.
 func taken(t *testing.T, s *Store, files map[string][]byte) statebackend.Part {
 	t.Helper()
