@@ -84,12 +84,24 @@ func put(t *testing.T, i statebackend.Image, files map[string][]byte) statebacke
 	return p
 }
 
-// What commits come after the moment of an image is in none of its tables, though they had not been written
+// What is committed after the moment of an image is in none of its tables, though they had not been written
 // then, and a former memory table was still being.
 func TestCommitsWaitForTheirTables(t *testing.T) {
-	testkit.Leaks(t)
+	// Several memory tables, in few and in many commits; then such that become tables of their own.
+	const memTable = 64 << 10
+	check := func(size, commits int) {
+		synctest.Test(t, func(t *testing.T) { testCommitsWait(t, memTable, size, commits) })
+	}
+	check(20_000, 40)
+	check(100, 1000)
+	for size := memTable/2 - 1600; size < memTable/2+100; size += 20 {
+		check(size, 1)
+	}
+}
+
+func testCommitsWait(t *testing.T, memTable int64, size, commits int) {
 	fs := &heldFS{FS: vfs.NewMem(), until: make(chan struct{})}
-	b := open(t, Config{Dir: "state", MemTableBytes: 1 << 20}, fs)
+	b := open(t, Config{Dir: "state", MemTableBytes: memTable}, fs)
 	s := openStore(t, b, "task")
 	set(t, s, "first", "1")
 	fs.holds.Store(true)
@@ -102,74 +114,35 @@ func TestCommitsWaitForTheirTables(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var committed atomic.Int64
-	done := make(chan struct{})
+	committed := make(chan error, commits)
 	go func() {
-		defer close(done)
-		for n := range 40 { // 2 MB: several memory tables
-			set(t, s, fmt.Sprint("later ", n), strings.Repeat("later", 10_000))
-			if committed.Add(1); n == 1 {
-				close(fs.until)
-			}
+		for n := range commits {
+			var batch statebackend.Batch
+			batch.Set(fmt.Append(nil, "later ", n), make([]byte, size))
+			committed <- s.Commit(&batch)
 		}
 	}()
-	<-done
-	files := map[string][]byte{}
-	p := put(t, i, files)
-	r, err := b.Restore(t.Context(), "restored", []statebackend.Part{p})
+	synctest.Wait() // they are done, or wait
+	if done := len(committed); done == commits && commits > 1 {
+		t.Errorf("%d commits of %d bytes have not waited", commits, size)
+	}
+	close(fs.until)
+	r, err := b.Restore(t.Context(), "restored", []statebackend.Part{put(t, i, map[string][]byte{})})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := contents(t, r); got != want {
-		t.Errorf("%.100q in the image, want %q", got, want)
+		t.Errorf("%d commits of %d bytes: %.100q in the image, want %q", commits, size, got, want)
 	}
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}
-	closeAll(t, s, b)
-}
-
-// Nor are batches so large that they become tables of their own.
-func TestLargeCommitsWaitForTheirTables(t *testing.T) {
-	const memTable = 64 << 10
-	for size := memTable/2 - 1600; size < memTable/2+100; size += 20 {
-		synctest.Test(t, func(t *testing.T) {
-			fs := &heldFS{FS: vfs.NewMem(), until: make(chan struct{})}
-			b := open(t, Config{Dir: "state", MemTableBytes: memTable}, fs)
-			s := openStore(t, b, "task")
-			set(t, s, "first", "1")
-			fs.holds.Store(true)
-			if _, err := s.db.AsyncFlush(); err != nil {
-				t.Fatal(err)
-			}
-			set(t, s, "second", "2")
-			want := contents(t, s)
-			i, err := s.Image(nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var batch statebackend.Batch
-			batch.Set([]byte("large"), make([]byte, size))
-			committed := make(chan error, 1)
-			go func() { committed <- s.Commit(&batch) }()
-			synctest.Wait() // it is done, or waits
-			close(fs.until)
-			r, err := b.Restore(t.Context(), "restored", []statebackend.Part{put(t, i, map[string][]byte{})})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := contents(t, r); got != want {
-				t.Errorf("%d bytes: %.100q in the image, want %q", size, got, want)
-			}
-			if err := r.Close(); err != nil {
-				t.Error(err)
-			}
-			if err := <-committed; err != nil {
-				t.Error(err)
-			}
-			closeAll(t, s, b)
-		})
+	for range commits {
+		if err := <-committed; err != nil {
+			t.Error(err)
+		}
 	}
+	closeAll(t, s, b)
 }
 
 // heldFS makes no tables while it holds.
