@@ -27,6 +27,9 @@ var update = flag.Bool("update", false, "write what scripts put out as what to e
 //	fail BUNDLE TEXT
 //	block, unblock               as the output waits for credit, or no longer
 //	wait D                       time passes
+//	drain                        the job is to come to an end
+//	snapshot                     is taken; it is printed
+//	restore                      a new task goes on from the snapshot
 //
 // A TIME is in ms, or "begin" or "end", or "end-1".
 func TestScripts(t *testing.T) {
@@ -36,9 +39,11 @@ func TestScripts(t *testing.T) {
 }
 
 type script struct {
-	task *Task
-	now  time.Time
-	out  *strings.Builder
+	cfg      Config
+	task     *Task
+	snapshot *Snapshot
+	now      time.Time
+	out      *strings.Builder
 }
 
 func (s *script) line(words []string) error {
@@ -71,6 +76,15 @@ func (s *script) line(words []string) error {
 			return err
 		}
 		s.now = s.now.Add(d)
+	case "drain":
+		s.task.Drain(s.now)
+	case "snapshot":
+		s.snapshot = s.task.Snapshot()
+		s.printSnapshot()
+		return nil
+	case "restore":
+		s.cfg.Restore = s.snapshot
+		s.task = NewTask(s.cfg)
 	default:
 		return errors.New("no such command")
 	}
@@ -95,7 +109,7 @@ func (s *script) newTask(args []string) error {
 		}
 		*options[name] = n
 	}
-	s.task = NewTask(cfg)
+	s.cfg, s.task = cfg, NewTask(cfg)
 	return s.ready()
 }
 
@@ -182,6 +196,46 @@ func (s *script) ready() error {
 		s.print("done")
 	}
 	return nil
+}
+
+// printSnapshot prints the snapshot, all but times that are the first or last of all.
+func (s *script) printSnapshot() {
+	n := s.snapshot
+	s.print("channels %s, input %s, output %s", formatTimes(append(n.Main, n.Side...)), formatTime(n.Input), formatTime(n.Output))
+	for _, b := range n.Bundles {
+		var frames []string
+		for _, f := range b.Frames {
+			frames = append(frames, string(f.Data)+heldAt(f.OutputHold))
+		}
+		s.print("bundle %s%s", strings.Join(frames, ", "), heldAt(b.InputHold))
+		s.printResiduals("\trest", b.Rest)
+	}
+	for _, f := range n.Inbox {
+		s.print("inbox %s%s", f.Data, heldAt(f.Hold))
+	}
+	s.printResiduals("residual", n.Residuals)
+	s.print("%d bytes", n.Bytes())
+}
+
+func (s *script) printResiduals(what string, all []PendingResidual) {
+	for _, r := range all {
+		s.print("%s %s%s in %v", what, r.Data, heldAt(r.OutputHold), r.At.Sub(s.now))
+	}
+}
+
+func heldAt(ts int64) string {
+	if ts == frame.MaxTimestamp {
+		return ""
+	}
+	return " hold " + formatTime(ts)
+}
+
+func formatTimes(all []int64) string {
+	var out []string
+	for _, ts := range all {
+		out = append(out, formatTime(ts))
+	}
+	return strings.Join(out, " ")
 }
 
 var namedTimes = map[string]int64{"begin": frame.MinTimestamp, "end": frame.MaxTimestamp, "end-1": frame.MaxTimestamp - 1}

@@ -235,70 +235,96 @@ func (s *sdf) finish(id BundleID) {
 	s.task.Succeeded(id, result, s.now)
 }
 
+// sdfJob is what becomes of a few elements.
+type sdfJob struct {
+	*sdf
+	cfg      Config
+	lengths  []int
+	sent     int // of lengths
+	received int // bytes
+	credit   int
+}
+
+func newSDFJob(t *rapid.T) *sdfJob {
+	s := &sdf{t: t, now: time.Unix(1e9, 0), running: map[BundleID]*walk{}, asked: map[BundleID]SplitRequest{},
+		seen: map[span]int{}, wants: map[span]time.Time{}, truncated: map[span]bool{}, watermark: frame.MinTimestamp}
+	j := &sdfJob{sdf: s, cfg: Config{Main: 1, Cut: cutSpans, Splittable: true, Attempts: 5,
+		InFlight:    rapid.IntRange(1, 4).Draw(t, "in flight"),
+		Limits:      Limits{First: rapid.IntRange(1, 5).Draw(t, "first")},
+		Checkpoints: Checkpoints{Unbounded: rapid.Bool().Draw(t, "unbounded"), Truncates: true}}}
+	s.task = NewTask(j.cfg)
+	j.lengths = rapid.SliceOfN(rapid.IntRange(0, 20), 1, 8).Draw(t, "lengths")
+	return j
+}
+
+// run runs the job to its end; after each step it calls then.
+func (j *sdfJob) run(then func()) {
+	drainAt := rapid.IntRange(-20, 40).Draw(j.t, "drain at")
+	for step := 0; !j.step(step == drainAt); step++ {
+		if step > 5000 {
+			j.t.Fatalf("no end: %d running, %d delayed", len(j.running), len(j.task.delayed))
+		}
+		then()
+	}
+	if j.credit != j.received {
+		j.t.Errorf("credit for %d bytes came back, of %d", j.credit, j.received)
+	}
+	for id, n := range j.lengths {
+		for p := range uint32(n) {
+			if got := j.seen[span{uint32(id), p, p + 1}]; got != 1 {
+				j.t.Errorf("position %d of element %d: %d times", p, id, got)
+			}
+		}
+	}
+	if j.watermark != frame.MaxTimestamp {
+		j.t.Errorf("the watermark ends at %d", j.watermark)
+	}
+}
+
+func (j *sdfJob) step(drain bool) (done bool) {
+	s, t := j.sdf, j.t
+	if j.sent < len(j.lengths) && rapid.Bool().Draw(t, "arrive") {
+		f := j.next()
+		for j.sent < len(j.lengths) && rapid.Bool().Draw(t, "together") {
+			f.Data, f.Elements = append(f.Data, j.next().Data...), f.Elements+1
+		}
+		j.received += f.Bytes()
+		s.task.Frame(f, s.task.ChannelWatermark())
+	}
+	if j.sent == len(j.lengths) {
+		s.task.Watermark(0, frame.MaxTimestamp)
+	}
+	if drain {
+		s.drained = true
+		s.task.Drain(s.now)
+	}
+	s.now = s.now.Add(time.Duration(rapid.IntRange(1, 700).Draw(t, "ms")) * time.Millisecond)
+	s.task.Idle(rapid.IntRange(0, 2).Draw(t, "idle"))
+	r := s.ready()
+	j.credit += r.Consumed
+	for _, id := range slices.Sorted(maps.Keys(s.running)) {
+		if s.running[id].step(); rapid.Bool().Draw(t, "produced") {
+			s.task.Produced(id, s.now)
+		}
+		if _, ok := s.asked[id]; ok {
+			s.split(id)
+		} else if rapid.IntRange(0, 3).Draw(t, "finish") == 0 {
+			s.finish(id)
+		}
+	}
+	return r.Done
+}
+
+func (j *sdfJob) next() frame.Frame {
+	j.sent++
+	return span{uint32(j.sent - 1), 0, uint32(j.lengths[j.sent-1])}.frame()
+}
+
 // Whatever is interrupted, split, checkpointed, truncated and tried again: each
 // position of each element is put out once or truncated away, none behind the
 // watermark and none before its time.
 func TestSplittableElementsAreProcessedOnce(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		s := &sdf{t: t, now: time.Unix(1e9, 0), running: map[BundleID]*walk{}, asked: map[BundleID]SplitRequest{},
-			seen: map[span]int{}, wants: map[span]time.Time{}, truncated: map[span]bool{}, watermark: frame.MinTimestamp}
-		s.task = NewTask(Config{Main: 1, Cut: cutSpans, Splittable: true, Attempts: 5,
-			InFlight:    rapid.IntRange(1, 4).Draw(t, "in flight"),
-			Limits:      Limits{First: rapid.IntRange(1, 5).Draw(t, "first")},
-			Checkpoints: Checkpoints{Unbounded: rapid.Bool().Draw(t, "unbounded"), Truncates: true}})
-		lengths := rapid.SliceOfN(rapid.IntRange(0, 20), 1, 8).Draw(t, "lengths")
-		credit, received, sent := 0, 0, 0
-		drainAt := rapid.IntRange(-20, 40).Draw(t, "drain at")
-		for step, finished := 0, false; !finished; step++ {
-			if sent < len(lengths) && rapid.Bool().Draw(t, "arrive") {
-				f := span{uint32(sent), 0, uint32(lengths[sent])}.frame()
-				for sent++; sent < len(lengths) && rapid.Bool().Draw(t, "together"); sent++ {
-					more := span{uint32(sent), 0, uint32(lengths[sent])}.frame()
-					f.Data, f.Elements = append(f.Data, more.Data...), f.Elements+1
-				}
-				received += f.Bytes()
-				s.task.Frame(f, s.task.ChannelWatermark())
-			}
-			if sent == len(lengths) {
-				s.task.Watermark(0, frame.MaxTimestamp)
-			}
-			if step == drainAt {
-				s.drained = true
-				s.task.Drain(s.now)
-			}
-			s.now = s.now.Add(time.Duration(rapid.IntRange(1, 700).Draw(t, "ms")) * time.Millisecond)
-			s.task.Idle(rapid.IntRange(0, 2).Draw(t, "idle"))
-			r := s.ready()
-			credit += r.Consumed
-			finished = r.Done
-			for _, id := range slices.Sorted(maps.Keys(s.running)) {
-				if s.running[id].step(); rapid.Bool().Draw(t, "produced") {
-					s.task.Produced(id, s.now)
-				}
-				if _, ok := s.asked[id]; ok {
-					s.split(id)
-				} else if rapid.IntRange(0, 3).Draw(t, "finish") == 0 {
-					s.finish(id)
-				}
-			}
-			if step > 5000 {
-				t.Fatalf("no end: %d running, %d delayed", len(s.running), len(s.task.delayed))
-			}
-		}
-		if credit != received {
-			t.Errorf("credit for %d bytes came back, of %d", credit, received)
-		}
-		for id, n := range lengths {
-			for p := range uint32(n) {
-				if got := s.seen[span{uint32(id), p, p + 1}]; got != 1 {
-					t.Errorf("position %d of element %d: %d times", p, id, got)
-				}
-			}
-		}
-		if s.watermark != frame.MaxTimestamp {
-			t.Errorf("the watermark ends at %d", s.watermark)
-		}
-	})
+	rapid.Check(t, func(t *rapid.T) { newSDFJob(t).run(func() {}) })
 }
 
 func TestUnboundedBundlesAreInterrupted(t *testing.T) {

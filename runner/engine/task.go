@@ -43,6 +43,9 @@ type Config struct {
 	Timers Timers
 	// Cut returns the length in bytes of the first n elements of data.
 	Cut func(data []byte, n int) (int, error)
+	// Restore, if not nil, is what the task goes on from, of a task with as many channels. Whoever keeps
+	// input for later frames calls Buffered before anything else.
+	Restore *Snapshot
 }
 
 // BundleID numbers the bundles of a task; an attempt keeps its bundle's number.
@@ -140,7 +143,7 @@ type Task struct {
 	done     bool
 }
 
-// NewTask returns a task at the beginning of time.
+// NewTask returns a task at the beginning of time, or at the moment of a snapshot.
 func NewTask(cfg Config) *Task {
 	if cfg.InFlight == 0 {
 		cfg.InFlight = 2
@@ -157,7 +160,9 @@ func NewTask(cfg Config) *Task {
 	if cfg.SplitAfter == 0 {
 		cfg.SplitAfter = 500 * time.Millisecond
 	}
-	return &Task{
+	restore := cfg.Restore
+	cfg.Restore = nil // it may be large
+	t := &Task{
 		marks:    marks{last: frame.MinTimestamp},
 		cfg:      cfg,
 		main:     NewWatermarks(cfg.Main),
@@ -169,6 +174,10 @@ func NewTask(cfg Config) *Task {
 		input:    frame.MinTimestamp,
 		buffered: math.MaxInt64,
 	}
+	if restore != nil {
+		t.restore(restore)
+	}
+	return t
 }
 
 // Frame puts input into the inbox that came after its channels' watermark behind. Empty frames

@@ -1,6 +1,10 @@
 package engine
 
-import "github.com/lintelrun/lintel/runner/frame"
+import (
+	"slices"
+
+	"github.com/lintelrun/lintel/runner/frame"
+)
 
 // Watermarks follows the watermark of each input channel of a task and their
 // minimum. Watermarks are milliseconds of event time and never go back: an
@@ -41,6 +45,9 @@ func (w *Watermarks) Advance(channel int, ts int64) bool {
 	w.min = m
 	return moved
 }
+
+// Channels returns the watermark of each channel.
+func (w *Watermarks) Channels() []int64 { return slices.Clone(w.channels) }
 
 // Min is the smallest watermark of all channels.
 func (w *Watermarks) Min() int64 { return w.min }

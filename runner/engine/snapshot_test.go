@@ -1,0 +1,302 @@
+package engine
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/lintelrun/lintel/internal/testkit"
+	"github.com/lintelrun/lintel/runner/frame"
+)
+
+// A task from which snapshots are taken does what it would without, whatever becomes of them.
+func TestSnapshotsChangeNothing(t *testing.T) {
+	testkit.Scripts(t, false, func(out *strings.Builder) func([]string) error {
+		s := &script{now: time.Unix(0, 0), out: out}
+		return func(words []string) error {
+			err := s.line(words)
+			scribble(s.task.Snapshot())
+			return err
+		}
+	})
+}
+
+// scribble overwrites what is the snapshot's own.
+func scribble(s *Snapshot) {
+	clear(s.Inbox)
+	for i := range s.Bundles {
+		clear(s.Bundles[i].Frames)
+		clear(s.Bundles[i].Rest)
+	}
+	clear(s.Residuals)
+	clear(s.Marks)
+	clear(s.Main)
+	clear(s.Side)
+}
+
+// saved is a moment of an sdfJob.
+type saved struct {
+	snapshot  *Snapshot
+	seen      map[span]int
+	wants     map[span]time.Time
+	truncated map[span]bool
+	watermark int64
+	drained   bool
+	sent      int
+}
+
+func (j *sdfJob) save() saved {
+	return saved{j.task.Snapshot(), maps.Clone(j.seen), maps.Clone(j.wants), maps.Clone(j.truncated), j.watermark, j.drained, j.sent}
+}
+
+// goBack drops all since a moment: what ran, and what was put out.
+func (j *sdfJob) goBack(to saved) {
+	clear(j.running)
+	clear(j.asked)
+	j.seen, j.wants, j.truncated = maps.Clone(to.seen), maps.Clone(to.wants), maps.Clone(to.truncated)
+	j.watermark, j.drained, j.sent = to.watermark, to.drained, to.sent
+	j.credit, j.received = 0, to.snapshot.Bytes()
+	j.cfg.Restore = to.snapshot
+	j.task = NewTask(j.cfg)
+}
+
+// What is true of splittable elements stays so if the task goes back to a snapshot of any moment, again and again.
+func TestSplittableElementsSurviveCrashes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		j := newSDFJob(t)
+		last := j.save()
+		crashes := rapid.IntRange(0, 5).Draw(t, "crashes")
+		j.run(func() {
+			switch rapid.IntRange(0, 9).Draw(t, "then") {
+			case 0, 1:
+				last = j.save()
+			case 2:
+				if crashes > 0 {
+					crashes--
+					before := j.watermark
+					if j.goBack(last); j.watermark > before {
+						t.Fatalf("the snapshot's watermark is %d, where %d was the last", j.watermark, before)
+					}
+				}
+			}
+		})
+	})
+}
+
+// Tasks that go on from one snapshot don't disturb each other.
+func TestSnapshotsAreRestoredMoreThanOnce(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		j := newSDFJob(t)
+		for range rapid.IntRange(0, 10).Draw(t, "steps") {
+			j.step(false)
+		}
+		start := j.save()
+		text := fmt.Sprintf("%+v", start.snapshot)
+		for range 2 {
+			j.goBack(start)
+			j.run(func() {})
+			if again := fmt.Sprintf("%+v", start.snapshot); again != text {
+				t.Fatalf("the snapshot was\n%s\nand is\n%s", text, again)
+			}
+		}
+	})
+}
+
+// clocked is a stateful task: an element at a time sets timers of its key, which may set others.
+type clocked struct {
+	t         *rapid.T
+	cfg       Config
+	task      *Task
+	timers    *heldTimers
+	log       []string // what was committed
+	watermark int64
+	running   *Bundle
+	at        int // of the input
+}
+
+// heldTimers are a few timers, which fire one by one.
+type heldTimers struct{ set []Timer }
+
+func (h *heldTimers) Due(watermark int64, _ time.Time, _ int) ([]Timer, error) {
+	slices.SortFunc(h.set, func(a, b Timer) int { return cmp.Or(cmp.Compare(a.Fire, b.Fire), cmp.Compare(a.Key, b.Key)) })
+	if len(h.set) == 0 || h.set[0].Fire >= watermark {
+		return nil, nil
+	}
+	return slices.Clone(h.set[:1]), nil
+}
+
+func (h *heldTimers) GiveBack([]Timer) {}
+
+func (h *heldTimers) Hold() int64 {
+	hold := int64(frame.MaxTimestamp)
+	for _, v := range h.set {
+		hold = min(hold, v.Hold)
+	}
+	return hold
+}
+
+func (h *heldTimers) NextClock() (time.Time, bool) { return time.Time{}, false }
+func (h *heldTimers) Pending() bool                { return len(h.set) > 0 }
+
+// clockedInput is one thing that comes: an element or a watermark of a channel.
+type clockedInput struct {
+	data    byte // 0 for a watermark
+	channel int
+	ts      int64
+}
+
+func drawClockedInput(t *rapid.T) []clockedInput {
+	var in []clockedInput
+	at := [2]int64{}
+	for range rapid.IntRange(1, 25).Draw(t, "inputs") {
+		c := rapid.IntRange(0, 1).Draw(t, "channel")
+		if rapid.Bool().Draw(t, "element") {
+			in = append(in, clockedInput{'a' + byte(len(in)), c, max(0, at[c]+rapid.Int64Range(-5, 20).Draw(t, "ts"))})
+			continue
+		}
+		at[c] += rapid.Int64Range(1, 10).Draw(t, "by")
+		in = append(in, clockedInput{0, c, at[c]})
+	}
+	return append(in, clockedInput{0, 0, frame.MaxTimestamp}, clockedInput{0, 1, frame.MaxTimestamp})
+}
+
+func newClocked(t *rapid.T) *clocked {
+	c := &clocked{t: t, timers: &heldTimers{}, watermark: frame.MinTimestamp}
+	c.cfg = Config{Main: 2, Cut: func(_ []byte, n int) (int, error) { return n, nil }, Limits: Limits{First: 1, Elements: 1}}
+	c.start()
+	return c
+}
+
+func (c *clocked) start() {
+	c.cfg.Timers = c.timers
+	c.task = NewTask(c.cfg)
+}
+
+// feed gives the task the next thing of its input.
+func (c *clocked) feed(in []clockedInput) {
+	if c.at == len(in) {
+		return
+	}
+	i := in[c.at]
+	c.at++
+	if i.data == 0 {
+		c.task.Watermark(i.channel, i.ts)
+		return
+	}
+	c.task.Frame(frame.Frame{Data: []byte{i.data}, Elements: 1, MinTimestamp: i.ts}, c.task.ChannelWatermark())
+}
+
+// ready starts a bundle, if there is something to do.
+func (c *clocked) ready() (done bool) {
+	r, err := c.task.Ready(time.Unix(0, 0))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if r.Advanced {
+		if r.Watermark <= c.watermark {
+			c.t.Fatalf("watermark %d after %d", r.Watermark, c.watermark)
+		}
+		if r.Watermark > c.timers.Hold() {
+			c.t.Fatalf("watermark %d, and timers hold %d", r.Watermark, c.timers.Hold())
+		}
+		c.watermark = r.Watermark
+	}
+	if len(r.Start) > 0 {
+		c.running = r.Start[0]
+	}
+	return r.Done
+}
+
+// end ends the bundle that runs, if one does.
+func (c *clocked) end(fail bool) {
+	b := c.running
+	if b == nil {
+		return
+	}
+	c.running = nil
+	if fail && b.Attempt < 4 {
+		if err := c.task.Failed(b.ID, errUser); err != nil {
+			c.t.Fatal(err)
+		}
+		return
+	}
+	for _, v := range b.Timers {
+		c.log = append(c.log, fmt.Sprintf("timer %s%s at %d", v.Key, v.Tag, v.Fire))
+		c.timers.set = slices.DeleteFunc(c.timers.set, func(o Timer) bool { return o.Key == v.Key && o.Tag == v.Tag })
+		if len(v.Tag) < 2 {
+			c.timers.set = append(c.timers.set, Timer{Key: v.Key, Tag: v.Tag + "+", Fire: v.Fire + 7, Hold: v.Fire + 7})
+		}
+	}
+	for _, f := range b.Frames {
+		c.log = append(c.log, "element "+string(f.Data))
+		fire := f.MinTimestamp + int64(f.Data[0])%9
+		c.timers.set = append(c.timers.set, Timer{Key: string(f.Data), Fire: fire, Hold: fire})
+	}
+	c.task.Succeeded(b.ID, Result{}, time.Unix(0, 0))
+}
+
+// bounded ends what does not end by itself.
+func bounded(t *rapid.T, n int) {
+	if n > 20_000 {
+		t.Fatal("no end")
+	}
+}
+
+// Elements and timers of a task that goes back to snapshots take turns as if it never had.
+func TestTimersKeepTheirPlaceAfterCrashes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := drawClockedInput(t)
+		whole := newClocked(t)
+		for n := 0; !whole.ready(); n++ {
+			if whole.end(false); whole.running == nil {
+				whole.feed(in)
+			}
+			bounded(t, n)
+		}
+
+		c := newClocked(t)
+		type moment struct {
+			snapshot  *Snapshot
+			timers    []Timer
+			log       int
+			watermark int64
+			at        int
+		}
+		save := func() moment {
+			return moment{c.task.Snapshot(), slices.Clone(c.timers.set), len(c.log), c.watermark, c.at}
+		}
+		last, crashes := save(), rapid.IntRange(0, 5).Draw(t, "crashes")
+		done := false
+		for n := 0; !done; n++ {
+			bounded(t, n)
+			switch rapid.IntRange(0, 9).Draw(t, "what") {
+			case 0, 1:
+				last = save()
+			case 2:
+				if crashes--; crashes >= 0 {
+					c.log, c.watermark, c.at, c.running = c.log[:last.log], last.watermark, last.at, nil
+					c.timers = &heldTimers{slices.Clone(last.timers)}
+					c.cfg.Restore = last.snapshot
+					c.start()
+				}
+			case 3, 4, 5:
+				c.feed(in)
+			case 6:
+				c.end(true)
+			case 7:
+				c.end(false)
+			default:
+				done = c.ready()
+			}
+		}
+		if !slices.Equal(c.log, whole.log) {
+			t.Fatalf("without crashes\n%q\nwith\n%q", whole.log, c.log)
+		}
+	})
+}
