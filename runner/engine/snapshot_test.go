@@ -300,3 +300,59 @@ func TestTimersKeepTheirPlaceAfterCrashes(t *testing.T) {
 		}
 	})
 }
+
+// A drained job truncates what it has not begun, once, and finishes what it has, whenever the snapshot was taken.
+func TestDrainingSurvivesCrashes(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	cfg := Config{Main: 1, Cut: cutSpans, Splittable: true, InFlight: 1, Limits: Limits{First: 2}, Checkpoints: Checkpoints{Unbounded: true, Truncates: true}}
+	for name, crash := range map[string]struct{ before, after bool }{"none": {}, "before": {before: true}, "after": {after: true}, "both": {true, true}} {
+		task := NewTask(cfg)
+		restart := func(really bool) {
+			if really {
+				again := cfg
+				again.Restore = task.Snapshot()
+				task = NewTask(again)
+			}
+		}
+		ready := func() *Bundle {
+			r, err := task.Ready(now)
+			if err != nil || len(r.Start) != 1 {
+				t.Fatalf("%s: %+v, %v", name, r, err)
+			}
+			return r.Start[0]
+		}
+		f := span{0, 0, 9}.frame()
+		f.Data, f.Elements = append(f.Data, span{1, 5, 9}.frame().Data...), 2
+		task.Frame(f, task.ChannelWatermark())
+		task.Watermark(0, frame.MaxTimestamp)
+		b := ready()
+		now = now.Add(time.Minute)
+		if r, _ := task.Ready(now); len(r.Splits) != 1 {
+			t.Fatalf("%s: %+v", name, r)
+		}
+		if err := task.Split(b.ID, Split{LastPrimary: 0, FirstResidual: 2,
+			Primaries: []frame.Frame{span{1, 5, 7}.frame()}, Residuals: []Residual{{Frame: span{1, 7, 9}.frame(), OutputWatermark: 7}}}, now); err != nil {
+			t.Fatal(err)
+		}
+		restart(crash.before)
+		task.Drain(now)
+		restart(crash.after)
+		if !crash.before && !crash.after {
+			if err := task.Failed(b.ID, errUser); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var got []string
+		for range 3 {
+			b := ready()
+			got = append(got, fmt.Sprint(spansOf(b.Frames), b.Truncate))
+			task.Succeeded(b.ID, Result{}, now)
+		}
+		if want := []string{"[{0 0 9}] true", "[{1 5 7}] false", "[{1 7 9}] true"}; !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+		if r, _ := task.Ready(now); !r.Done {
+			t.Errorf("%s: %+v: the task is not done", name, r)
+		}
+	}
+}

@@ -70,7 +70,8 @@ func (p *Panes) addTo(u *unit, w *window, e *coders.Element) error {
 	p.grow(u, int64(cap(w.values)-room))
 	w.count++
 	w.fresh++
-	w.seen, u.dirty = true, true
+	w.seen = true
+	p.change(u)
 	if len(w.values) >= cellBytes {
 		p.writeValues(u, w) // those of one key may be more than fits into memory
 	}

@@ -118,5 +118,5 @@ func (p *Panes) replace(u *unit, w *window, merged []byte) {
 	w.values = append(w.values, merged...)
 	p.grow(u, int64(cap(w.values)-room))
 	w.count, w.merged = 1, int64(len(merged))
-	u.dirty = true
+	p.change(u)
 }

@@ -22,7 +22,7 @@ func (p *Panes) fire(u *unit, w *window) error {
 	if err := p.emit(u, w, final); err != nil {
 		return err
 	}
-	u.dirty = true
+	p.change(u)
 	w.fresh = 0
 	if final || !p.cfg.Windowing.Accumulating {
 		p.drop(u, w)
@@ -104,7 +104,7 @@ func (p *Panes) drop(u *unit, w *window) {
 // depends on the time that it is, not on the one that was waited for: if the watermark has
 // passed both the end and the expiry of a window, there is one pane.
 func (p *Panes) run(u *unit) error {
-	u.dirty = true
+	p.change(u)
 	if p.cfg.Bounded {
 		if err := p.runBatch(u); err != nil {
 			return err
@@ -160,7 +160,8 @@ func (p *Panes) forget(u *unit, w *window) {
 
 // runClock asks the triggers of a unit, as one of them waited for processing time. It settles u.
 func (p *Panes) runClock(u *unit) error {
-	u.dirty, u.overdue = true, false
+	p.change(u)
+	u.overdue = false
 	for _, w := range u.windows {
 		if w.closed || p.watermark > w.expiry || !p.shouldFire(w) {
 			continue

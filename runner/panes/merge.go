@@ -145,7 +145,7 @@ func (p *Panes) merge(u *unit, from []*window, encoded []byte) error {
 			p.targets[i] = into
 		}
 	}
-	u.dirty = true
+	p.change(u)
 	return nil
 }
 

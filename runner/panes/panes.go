@@ -6,6 +6,7 @@ package panes
 import (
 	"iter"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/lintelrun/lintel/internal/fault"
@@ -60,6 +61,8 @@ type Config struct {
 	// FirstGroup and EndGroup are the range [FirstGroup, EndGroup) of key groups of this task.
 	// An EndGroup of 0 is that of KeyGroups.
 	FirstGroup, EndGroup int
+	// Restore, if not nil, is what to go on from, over a store as it was then. Its Pending belong to Panes.
+	Restore *Snapshot
 }
 
 const (
@@ -128,13 +131,15 @@ type Panes struct {
 	output    int64 // the most that the output watermark may have been
 	now       int64
 
-	units  map[string]*unit // in memory, by id
-	ring   []*unit          // all of units, for eviction
-	hand   int              // where eviction goes on in ring
-	events queue            // units by wake
-	clocks queue            // units by clock, those that have one
-	holds  multiset         // of all units, in memory or not
-	serial uint64           // of the newest unit
+	units   map[string]*unit // in memory, by id
+	ring    []*unit          // all of units, for eviction
+	hand    int              // where eviction goes on in ring
+	changed []*unit          // those that the store doesn't have all of
+	flushed int              // where FlushSome was in changed
+	events  queue            // units by wake
+	clocks  queue            // units by clock, those that have one
+	holds   multiset         // of all units, in memory or not
+	serial  uint64           // of the newest unit
 
 	out   output
 	stats Stats
@@ -178,6 +183,11 @@ func New(cfg Config) (*Panes, error) {
 		clocks:    queue{order: byClock{}},
 		holds:     newMultiset(),
 		out:       newOutput(),
+	}
+	p.cfg.Restore = nil // it may be large
+	if s := cfg.Restore; s != nil {
+		p.watermark, p.output, p.now = s.Watermark, s.Output, s.Now
+		p.out.ready = slices.Clone(s.Pending)
 	}
 	p.store = newStore(&p.cfg)
 	return p, p.store.open(&p.holds)
@@ -257,16 +267,6 @@ func (p *Panes) NextClock() (time.Time, bool) {
 		return time.Time{}, false
 	}
 	return time.UnixMilli(at), true
-}
-
-// Flush writes all that is in memory to the store, but for panes that have yet to be read with Next.
-func (p *Panes) Flush() error {
-	for _, u := range p.ring {
-		if err := p.write(u); err != nil {
-			return err
-		}
-	}
-	return p.store.commit()
 }
 
 // Stats returns what it holds and has done so far.

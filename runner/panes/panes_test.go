@@ -108,6 +108,8 @@ type rig struct {
 	groups    *coders.Windowed
 	watermark int64
 	now       int64
+	// restoring: wherever it can, the rig goes on from a snapshot.
+	restoring bool
 }
 
 func newRig(t testing.TB, ws *strategy, memory int64) *rig {
@@ -194,6 +196,7 @@ func (r *rig) add(key string, timestamps ...int64) []pane {
 		block = r.element(block, key, ts)
 	}
 	r.must(r.p.Add(block, r.time()))
+	r.restored()
 	return r.read()
 }
 
@@ -201,6 +204,7 @@ func (r *rig) advance(watermark int64) []pane {
 	r.t.Helper()
 	r.watermark = max(r.watermark, watermark)
 	r.must(r.p.Advance(r.watermark, r.time()))
+	r.restored()
 	return r.read()
 }
 
@@ -237,6 +241,7 @@ func (r *rig) read() []pane {
 	for {
 		f, ok, err := r.p.Next(100)
 		r.must(err)
+		r.restored()
 		if !ok {
 			break
 		}

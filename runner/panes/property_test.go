@@ -135,10 +135,7 @@ func TestEvictionChangesNothing(tt *testing.T) {
 			case 0:
 				cold.must(cold.p.Flush())
 			case 1:
-				cold.must(cold.p.Flush())
-				output := cold.p.output
-				cold.reopen()
-				cold.p.output = output
+				cold.save()()
 			}
 		}
 		for name, r := range map[string]*rig{"in memory": hot, "with eviction": cold} {

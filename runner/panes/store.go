@@ -234,7 +234,7 @@ func (p *Panes) writeValues(u *unit, w *window) {
 
 // write writes a unit; its values are then in the store only. The caller commits.
 func (p *Panes) write(u *unit) error {
-	if !u.dirty {
+	if u.changed < 0 {
 		return nil
 	}
 	s := &p.store
@@ -256,7 +256,8 @@ func (p *Panes) write(u *unit) error {
 	if err := s.setClock(u, u.clock); err != nil {
 		return err
 	}
-	u.stored, u.dirty = true, false
+	u.stored = true
+	p.unchange(u)
 	s.batch.Set(s.panesKey(u), p.encode(u))
 	return nil
 }
@@ -348,7 +349,8 @@ func (p *Panes) loadEvents(group int) error {
 			return fault.New(fault.Corruption, "panes: key %.32x is found under %d and knows %d", u.key, e.At, u.wakeAt)
 		}
 		s.batch.Delete(s.expiryKey(u, e.At))
-		u.wakeAt, u.holdAt, u.dirty = none, none, true
+		u.wakeAt, u.holdAt = none, none
+		p.change(u)
 	}
 	return nil
 }
@@ -384,7 +386,7 @@ func (p *Panes) loadClocks(group int) error {
 		if u.clockAt != t.Fire {
 			return fault.New(fault.Corruption, "panes: key %.32x is found under %d and knows %d", u.key, t.Fire, u.clockAt)
 		}
-		u.dirty = true
+		p.change(u)
 		if err := s.setClock(u, none); err != nil {
 			return err
 		}

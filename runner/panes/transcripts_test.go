@@ -53,9 +53,13 @@ func TestTranscripts(t *testing.T) {
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		for _, memory := range []int64{0, 1} {
-			t.Run(fmt.Sprintf("%s/memory=%d", spec.Name, memory), func(t *testing.T) {
-				r := newRig(t, spec.strategy(t), memory)
+		for name, test := range map[string]struct {
+			memory  int64
+			restore bool
+		}{"memory=0": {0, false}, "memory=1": {1, false}, "restored": {0, true}} {
+			t.Run(spec.Name+"/"+name, func(t *testing.T) {
+				r := newRig(t, spec.strategy(t), test.memory)
+				r.restoring = test.restore
 				err := spec.run(r)
 				switch {
 				case spec.Error == "" && err != nil:
@@ -97,6 +101,9 @@ func (s *transcript) run(r *rig) error {
 		}
 		for _, p := range fired {
 			output = append(output, s.fields(p))
+		}
+		if r.restoring {
+			r.save()()
 		}
 		for _, want := range a.Expect {
 			i := slices.IndexFunc(output, func(got map[string]any) bool { return matches(got, want) })

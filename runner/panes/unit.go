@@ -27,7 +27,8 @@ type unit struct {
 	place int   // in Panes.ring
 	bytes int64 // of memory, about
 	used  bool  // since eviction last passed
-	dirty bool  // the store doesn't have all of it
+	// changed is the place in Panes.changed, -1 if the store has all of it.
+	changed int
 	// overdue says that what it waited for came while it was not in memory.
 	overdue bool
 	record
@@ -118,7 +119,7 @@ func (p *Panes) find(key, window []byte) (*unit, error) {
 func (p *Panes) newUnit(key, window []byte) *unit {
 	p.serial++
 	u := &unit{
-		id: string(p.id), serial: p.serial, wake: none, clock: none, hold: none, timer: -1, used: true,
+		id: string(p.id), serial: p.serial, wake: none, clock: none, hold: none, timer: -1, changed: -1, used: true,
 		record: record{wakeAt: none, clockAt: none, holdAt: none},
 		group:  uint16(keygroup.Of(keygroup.Hash(key), p.cfg.KeyGroups)),
 	}
@@ -148,6 +149,7 @@ func (p *Panes) leave(u *unit) {
 	p.ring[u.place], last.place = last, u.place
 	p.ring[len(p.ring)-1] = nil
 	p.ring = p.ring[:len(p.ring)-1]
+	p.unchange(u)
 	p.events.remove(u)
 	if u.timer >= 0 {
 		p.clocks.remove(u)
