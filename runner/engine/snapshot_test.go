@@ -356,3 +356,30 @@ func TestDrainingSurvivesCrashes(t *testing.T) {
 		}
 	}
 }
+
+// What a bundle has given away is not lost with it, though nothing else is left of it.
+func TestSnapshotOfABundleThatHasGivenAllAway(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	cfg := Config{Main: 1, Cut: cutSpans, Splittable: true, Checkpoints: Checkpoints{Unbounded: true}}
+	task := NewTask(cfg)
+	task.Frame(span{0, 5, 9}.frame(), task.ChannelWatermark())
+	r, _ := task.Ready(now)
+	now = r.Wake
+	if r, _ := task.Ready(now); len(r.Splits) != 1 {
+		t.Fatalf("%+v", r)
+	}
+	rest := Residual{Frame: span{0, 5, 9}.frame(), OutputWatermark: 5, Delay: 1500 * time.Microsecond}
+	if err := task.Split(r.Start[0].ID, Split{LastPrimary: -1, FirstResidual: 1, Residuals: []Residual{rest}}, now); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Restore = task.Snapshot()
+	task = NewTask(cfg)
+	r, _ = task.Ready(now)
+	if at := now.Add(rest.Delay); len(r.Start) > 0 || !r.Wake.Equal(at) {
+		t.Fatalf("%+v, to be waked at %v", r, at)
+	}
+	r, _ = task.Ready(r.Wake)
+	if len(r.Start) != 1 || !slices.Equal(spansOf(r.Start[0].Frames), []span{{0, 5, 9}}) {
+		t.Errorf("%+v: not the rest", r)
+	}
+}

@@ -147,3 +147,23 @@ func TestUnitsThatAreGoneAreForgotten(t *testing.T) {
 		t.Errorf("%d units to be written, room for %d", len(r.p.changed), cap(r.p.changed))
 	}
 }
+
+// What is due at the moment of a snapshot, and has not been done, is done as it would have been: by the time it was,
+// and late where it is.
+func TestWhatIsDueSurvivesCrashes(t *testing.T) {
+	for _, crash := range []bool{false, true} {
+		ws := fixed(t, 10)
+		ws.AllowedLateness = 1000
+		ws.Trigger = repeat(afterDelay(10))
+		r := newRig(t, ws, 0)
+		r.advance(20)
+		r.add("a", 1)
+		r.add("b", 2)
+		r.now = 10
+		r.must(r.p.Advance(r.watermark, r.time()))
+		if crash {
+			r.save()()
+		}
+		r.expect("at its time", r.read(), "a [0 9] [1] @9 late first 0/0", "b [0 9] [2] @9 late first 0/0")
+	}
+}
