@@ -20,6 +20,9 @@ type index struct {
 	bytes int64
 	group [keygroup.DefaultMax]int64 // bytes of each
 	pane  []byte                     // the last: most are alike
+
+	unsaved []*entry // whose records the store doesn't have
+	saved   int      // where FlushSome was in unsaved
 }
 
 // keyTimers is those of one key.
@@ -45,7 +48,8 @@ type entry struct {
 	hold   int64 // what it holds the watermark at
 	at     int32 // in its queue, -1 while it is handed out
 	domain domain
-	kept   bool // the store has its records
+	// unsaved is its place in index.unsaved, -1 if the store has its records.
+	unsaved int32
 }
 
 var byFire = order[*entry]{
@@ -147,7 +151,7 @@ func (x *index) set(group uint16, d domain, v *engine.Timer, hold int64, kept bo
 	}
 	e := k.find(v.Family, v.Tag, v.Window)
 	if e == nil {
-		e = &entry{Timer: *v, domain: d}
+		e = &entry{Timer: *v, domain: d, unsaved: -1}
 		e.Key = k.key
 		k.add(e)
 		x.count[d]++
@@ -155,7 +159,7 @@ func (x *index) set(group uint16, d domain, v *engine.Timer, hold int64, kept bo
 		if e.at >= 0 && e.Fire == v.Fire && e.Hold == v.Hold && bytes.Equal(e.Pane, v.Pane) {
 			return
 		}
-		if e.kept {
+		if e.kept() {
 			stale(group, e)
 		}
 		x.grow(k, -e.bytes())
@@ -170,7 +174,12 @@ func (x *index) set(group uint16, d domain, v *engine.Timer, hold int64, kept bo
 	if !bytes.Equal(x.pane, v.Pane) {
 		x.pane = v.Pane
 	}
-	e.Pane, e.hold, e.kept = x.pane, hold, kept
+	e.Pane, e.hold = x.pane, hold
+	if kept {
+		x.keep(e)
+	} else {
+		x.lack(e)
+	}
 	x.grow(k, e.bytes())
 	x.holds.add(hold)
 	byFire.push(&k.queues[d], e)
@@ -179,6 +188,7 @@ func (x *index) set(group uint16, d domain, v *engine.Timer, hold int64, kept bo
 
 func (x *index) remove(k *keyTimers, e *entry) {
 	k.remove(e)
+	x.keep(e)
 	x.count[e.domain]--
 	x.grow(k, -e.bytes())
 	x.holds.remove(e.hold)
@@ -192,6 +202,41 @@ func (x *index) remove(k *keyTimers, e *entry) {
 		x.grow(k, -int64(keyBytes+len(k.key)))
 		delete(x.keys, k.key)
 	}
+}
+
+// kept tells whether the store has the records of e.
+func (e *entry) kept() bool { return e.unsaved < 0 }
+
+// lack notes that the store doesn't have the records of e, which it is to have.
+func (x *index) lack(e *entry) {
+	if e.kept() {
+		e.unsaved = int32(len(x.unsaved))
+		x.unsaved = append(x.unsaved, e)
+	}
+}
+
+// keep notes that the store has the records of e, or that nobody wants them any more.
+func (x *index) keep(e *entry) {
+	if e.kept() {
+		return
+	}
+	last := len(x.unsaved) - 1
+	moved := x.unsaved[last]
+	x.unsaved[e.unsaved], moved.unsaved = moved, e.unsaved
+	x.unsaved[last] = nil
+	x.unsaved, e.unsaved = x.unsaved[:last], -1
+}
+
+// nextUnsaved returns one of those whose records the store doesn't have, nil if there are none. From the end to the
+// front: what is saved is replaced by the last, so that timers that are set all the time don't keep others from their turn.
+func (x *index) nextUnsaved() *entry {
+	if len(x.unsaved) == 0 {
+		return nil
+	}
+	if x.saved = min(x.saved, len(x.unsaved)) - 1; x.saved < 0 {
+		x.saved = len(x.unsaved) - 1
+	}
+	return x.unsaved[x.saved]
 }
 
 func (x *index) grow(k *keyTimers, bytes int64) {

@@ -27,18 +27,31 @@ func (m *Memory) full(used int64) bool {
 	return m.used.Load() > m.limit && float64(used) > smallest*float64(m.limit)
 }
 
-// Flush writes to the store what is only in memory: then a snapshot of the store has all timers.
-// They stay in memory. What it writes is what has changed since the last time.
+// Flush writes to the store what is only in memory: then a snapshot of the store has all timers, those that
+// are handed out included. They stay in memory. What it writes is what has changed since the last time.
 func (t *Timers) Flush() error {
-	for _, k := range t.near.keys {
-		k.each(func(e *entry) {
-			if !e.kept {
-				t.put(k.group, e)
-				e.kept = true
+	_, err := t.FlushSome(math.MaxInt)
+	return err
+}
+
+// FlushSome writes to the store some of what is only in memory, about so many bytes, and reports whether that was all.
+func (t *Timers) FlushSome(bytes int) (done bool, err error) {
+	for written := 0; written < bytes; {
+		e := t.near.nextUnsaved()
+		if e == nil {
+			break
+		}
+		before := t.behind.Bytes()
+		t.put(t.near.keys[e.Key].group, e)
+		t.near.keep(e)
+		after := t.behind.Bytes()
+		if written += after - before; after >= writeBytes {
+			if err := t.write(); err != nil {
+				return false, err
 			}
-		})
+		}
 	}
-	return t.write()
+	return len(t.near.unsaved) == 0, t.write()
 }
 
 // put adds the records of a timer in memory to what is to be written.
@@ -104,7 +117,7 @@ func (t *Timers) limit() error {
 		}
 		k.each(func(e *entry) {
 			t.noteStored(k, e)
-			if !e.kept {
+			if !e.kept() {
 				t.put(k.group, e)
 			}
 			t.near.remove(k, e)

@@ -204,7 +204,7 @@ func (t *Timers) apply(c *change) {
 
 // drop removes a timer from memory.
 func (t *Timers) drop(k *keyTimers, e *entry) {
-	if e.kept {
+	if e.kept() {
 		t.forget(k.group, e)
 	}
 	t.near.remove(k, e)
