@@ -118,10 +118,15 @@ func newExecTask(t *task) (*execTask, error) {
 		}
 		cfg.Timers = x.keyed.timers
 		if spec.TimeSorted && main > 0 {
-			x.sorter = newSorter(spec, t.stage.In[0].Coder, x.keyed.store)
+			if x.sorter, err = newSorter(spec, t.stage.In[0].Coder, x.keyed.store, x.keyed.groups); err != nil {
+				return nil, errors.Join(err, x.keyed.close())
+			}
 		}
 	}
 	x.core = engine.NewTask(cfg)
+	if x.sorter != nil {
+		x.noteBuffered()
+	}
 	x.results = make(chan outcome, 16)
 	x.attempts = make(chan func())
 	x.live = map[engine.BundleID]*live{}

@@ -29,8 +29,32 @@ type sorter struct {
 // sortedState is the state's name. It begins as no identifier of an SDK does.
 const sortedState = "\x00time-sorted-input"
 
-func newSorter(spec *plan.StatefulSpec, coder *coders.Windowed, store statebackend.Store) *sorter {
-	return &sorter{store: store, coder: coder, name: spec.Name, lateness: spec.Windowing.AllowedLateness, heads: map[uint16]int64{}}
+// newSorter returns a sorter with what the store has of the key groups [groups[0], groups[1]).
+func newSorter(spec *plan.StatefulSpec, coder *coders.Windowed, store statebackend.Store, groups [2]int) (*sorter, error) {
+	s := &sorter{store: store, coder: coder, name: spec.Name, lateness: spec.Windowing.AllowedLateness, heads: map[uint16]int64{}}
+	for g := groups[0]; g < groups[1]; g++ {
+		if err := s.findHead(uint16(g)); err != nil {
+			return nil, fmt.Errorf("read input that is to be sorted: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// findHead reads the earliest timestamp of a key group.
+func (s *sorter) findHead(group uint16) error {
+	prefix := s.cell(group).AppendKey(nil)
+	var bad error
+	err := s.store.Scan(prefix, statebackend.PrefixEnd(prefix), func(key, _ []byte) bool {
+		var ts int64
+		if ts, bad = statebackend.SortKey(key[len(prefix):]); bad == nil {
+			s.heads[group] = ts
+		}
+		return false
+	})
+	if err == nil {
+		err = bad
+	}
+	return err
 }
 
 func (s *sorter) cell(group uint16) *statebackend.Cell {

@@ -15,6 +15,7 @@ import (
 	"github.com/lintelrun/lintel/portable/portabletest"
 	"github.com/lintelrun/lintel/portable/windowing"
 	"github.com/lintelrun/lintel/runner/frame"
+	"github.com/lintelrun/lintel/runner/keygroup"
 	"github.com/lintelrun/lintel/statebackend/memstate"
 )
 
@@ -112,8 +113,8 @@ func TestTimeSortedBoundedInput(t *testing.T) {
 	}
 }
 
-// Whatever comes when: all that is not late leaves once, each key's in order, none before
-// its time and none after a watermark that it is behind.
+// Whatever comes when, and restored at any time: all that is not late leaves once, each key's in
+// order, none before its time and none after a watermark that it is behind.
 func TestSorterLosesNothing(t *testing.T) {
 	const lateness = 10
 	layout := kvLayout(t)
@@ -124,7 +125,14 @@ func TestSorterLosesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		spec := &plan.StatefulSpec{Name: "s", Windowing: &windowing.Strategy{AllowedLateness: lateness}}
-		s := newSorter(spec, layout, store)
+		reopened := func() *sorter {
+			s, err := newSorter(spec, layout, store, [2]int{0, keygroup.DefaultMax})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		s := reopened()
 		left := 0
 		last := map[string]int64{}
 		wm := int64(0)
@@ -165,6 +173,13 @@ func TestSorterLosesNothing(t *testing.T) {
 			if rnd.IntN(3) == 0 {
 				wm += rnd.Int64N(20)
 				drain(1 + rnd.IntN(200))
+			}
+			if rnd.IntN(20) == 0 { // it goes on from the store, and knows what it knew
+				again := reopened()
+				if diff := cmp.Diff(s.heads, again.heads); diff != "" {
+					t.Fatalf("seed %d: heads (-before +after the restore):\n%s", seed, diff)
+				}
+				s = again
 			}
 		}
 		if left == 0 || s.earliest() > 2000 {
