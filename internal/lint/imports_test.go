@@ -38,9 +38,10 @@ var arrows = map[string][]string{
 	"runner/grouping":  {"runner/frame", "runner/keygroup", "portable/coders", "portable/windowing", "portable/trigger"},
 	"runner/panes":     {"runner/frame", "runner/keygroup", "portable/coders", "portable/trigger", "portable/urns", "portable/windowing", "statebackend"},
 	"runner/timers":    {"runner/engine", "runner/frame", "runner/keygroup", "portable", "statebackend"},
+	"runner/parts":     {"runner/engine", "runner/frame", "runner/panes"},
 	"runner/sideinput": {"runner/grouping/spillmap", "runner/keygroup", "portable/coders", "portable/windowing"},
 	"runner/worker": {
-		"runner/engine", "runner/exchange", "runner/frame", "runner/grouping", "runner/keygroup", "runner/panes", "runner/rpc", "runner/sideinput", "runner/timers",
+		"runner/engine", "runner/exchange", "runner/frame", "runner/grouping", "runner/keygroup", "runner/panes", "runner/parts", "runner/rpc", "runner/sideinput", "runner/timers",
 		"fnapi", "fnapi/environment", "fnapi/fnapitest", "statebackend", "checkpointing", "portable",
 	},
 	"runner/coordinator": {"runner/rpc", "portable", "checkpointing", "coordination"},
