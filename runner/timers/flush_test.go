@@ -92,6 +92,7 @@ func TestTimersSurviveCrashes(t *testing.T) {
 				delete(model, nameOf(&v))
 			}
 		}
+		k.due(frame.MaxTimestamp, time.Time{}, 1) // looks whether there are more
 		if k.Pending() || k.records() > 0 || len(k.near.unsaved) > 0 {
 			t.Fatalf("%d records are left, %d to be written", k.records(), len(k.near.unsaved))
 		}
