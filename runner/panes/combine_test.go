@@ -192,8 +192,11 @@ func TestMergingAccumulatorsChangesNoSum(tt *testing.T) {
 				same(t, i, plain.clock(plain.now+5), combined.clock(combined.now+5))
 				same(t, i, plain.advance(watermark), combined.advance(watermark))
 			}
-			if rapid.IntRange(0, 5).Draw(t, "flush") == 0 {
+			switch rapid.IntRange(0, 5).Draw(t, "then") {
+			case 0:
 				combined.must(combined.p.Flush())
+			case 1:
+				combined.save()()
 			}
 		}
 		same(t, -1, plain.advance(coders.MaxTimestamp), combined.advance(coders.MaxTimestamp))

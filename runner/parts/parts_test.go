@@ -2,7 +2,12 @@ package parts
 
 import (
 	"bytes"
+	"encoding/hex"
+	"flag"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -152,40 +157,99 @@ func TestPartsAreReadAsWritten(t *testing.T) {
 	})
 }
 
-// Goldens of the bytes: a failure here means that old checkpoints are lost.
-func TestLayout(t *testing.T) {
+var update = flag.Bool("update", false, "write the golden file, if there is none")
+
+// examples are a part of each kind that has all there is, by name and in order.
+func examples() (all []example) {
 	f := frame.Frame{Data: []byte("ab"), Elements: 2, MinTimestamp: 5}
-	late := frame.Frame{Data: []byte("c"), Elements: 1, MinTimestamp: -1, Remote: 300, Empty: true}
+	empty := frame.Frame{Data: []byte("c"), Elements: 1, MinTimestamp: -1, Remote: 300, Empty: true}
 	rest := engine.PendingResidual{Frame: f, OutputHold: 7, At: time.UnixMilli(1000).Add(1), Bounded: true}
-	for name, test := range map[string]struct {
-		part []byte
-		want string
-	}{
-		"inbox": {AppendInbox(nil, &engine.Snapshot{
+	return []example{
+		{"inbox", AppendInbox(nil, &engine.Snapshot{
 			Draining: true,
 			Bundles: []engine.PendingBundle{{
 				InputHold: 3, Residual: true,
 				Frames: []engine.BundleFrame{{Frame: f, OutputHold: 4, Part: true}},
 				Rest:   []engine.PendingResidual{rest},
 			}},
-			Inbox: []engine.PendingFrame{{Frame: late, Hold: 6}},
+			Inbox: []engine.PendingFrame{{Frame: empty, Hold: 6}},
 			Marks: []engine.Mark{{Before: 0, Watermark: 8}, {Before: 1, Watermark: 9}},
-		}), "0101" + "01060100" + "01" + "080001" + "00020a026162" + "01" + "0ed20f0100" + "00020a026162" +
-			"0310" + "020c" + "030101" + "ac02" + "0163" + "0312"},
-		"residuals": {AppendResiduals(nil, []engine.PendingResidual{rest}), "01" + "0ed20f0100" + "00020a026162"},
-		"entries": {encodeEntries([]Entry{{Channel: 1, Data: true, Frame: f, Hold: 2}, {Channel: 3, Watermark: -2}}),
-			"01" + "020104" + "00020a026162" + "040303"},
-		"panes": {AppendPanes(nil, &panes.Snapshot{Watermark: 1, Output: 2, Now: 3, Pending: []frame.Frame{f}}), "01" + "020406" + "00020a026162"},
-	} {
-		if got := fmt.Sprintf("%x", test.part); got != test.want {
-			t.Errorf("%s: %s, not %s", name, got, test.want)
+		})},
+		{"residuals", AppendResiduals(nil, []engine.PendingResidual{rest, {Frame: empty, OutputHold: frame.MinTimestamp, At: time.UnixMilli(-1), Truncated: true}})},
+		{"entries", encodeEntries([]Entry{{Channel: 1, Data: true, Frame: f, Hold: 2}, {Channel: 300, Watermark: frame.MaxTimestamp}})},
+		{"panes", AppendPanes(nil, &panes.Snapshot{Watermark: 1, Output: 2, Now: 3, Pending: []frame.Frame{f, empty}})},
+	}
+}
+
+type example struct {
+	kind string
+	part []byte
+}
+
+// Parts are as they were in version 1, byte by byte, and are read by every build: a failure here means that old
+// checkpoints are lost.
+func TestOldParts(t *testing.T) {
+	var now strings.Builder
+	for _, e := range examples() {
+		fmt.Fprintf(&now, "%s %x\n", e.kind, e.part)
+	}
+	golden := filepath.Join("testdata", "parts-v1")
+	if _, err := os.Stat(golden); *update && os.IsNotExist(err) {
+		if err := os.WriteFile(golden, []byte(now.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), now.String()); diff != "" {
+		t.Errorf("(-version 1 +written):\n%s", diff)
+	}
+	for line := range strings.Lines(string(want)) {
+		kind, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+		part, err := hex.DecodeString(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := forms[kind](part); err != nil || !bytes.Equal(again, part) {
+			t.Errorf("%s: %x is read as %x, %v", kind, part, again, err)
+		}
+	}
+}
+
+// A part that was cut short is found, unless it could have ended there, and no damage is anything but an error or another
+// part: the checksum of its file tells which.
+func TestDamagedParts(t *testing.T) {
+	for _, e := range examples() {
+		read := forms[e.kind]
+		check := func(part []byte) {
+			t.Helper()
+			again, err := read(part)
+			if err != nil && fault.ClassOf(err) != fault.Corruption || err == nil && !bytes.Equal(again, part) {
+				t.Errorf("%s: %x is read as %x, %v", e.kind, part, again, err)
+			}
+		}
+		for i := range e.part {
+			check(e.part[:i])
+			for bit := range 8 {
+				bad := bytes.Clone(e.part)
+				bad[i] ^= 1 << bit
+				check(bad)
+			}
+		}
+		if _, err := read(append(bytes.Clone(e.part), 0)); fault.ClassOf(err) != fault.Corruption {
+			t.Errorf("%s: %v for a byte too many", e.kind, err)
+		}
+		if _, err := read(e.part[:len(e.part)-1]); fault.ClassOf(err) != fault.Corruption {
+			t.Errorf("%s: %v for a byte too few", e.kind, err)
 		}
 	}
 }
 
 func TestOtherVersionsAreNamed(t *testing.T) {
 	for name, read := range forms {
-		if _, err := read([]byte{9}); fault.ClassOf(err) != fault.Corruption || !bytes.Contains([]byte(err.Error()), []byte("version 9")) {
+		if _, err := read([]byte{9}); fault.ClassOf(err) != fault.Corruption || !strings.Contains(err.Error(), "version 9") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := read(nil); fault.ClassOf(err) != fault.Corruption {
@@ -196,14 +260,9 @@ func TestOtherVersionsAreNamed(t *testing.T) {
 
 // Whatever bytes come: they are an error, or what is read of them is written so again.
 func FuzzDecode(f *testing.F) {
-	fr := frame.Frame{Data: []byte("ab"), Elements: 2, MinTimestamp: 5, Remote: 1}
-	f.Add(AppendInbox(nil, &engine.Snapshot{
-		Bundles: []engine.PendingBundle{{Frames: []engine.BundleFrame{{Frame: fr}}, Rest: []engine.PendingResidual{{Frame: fr, At: time.UnixMilli(9)}}}},
-		Inbox:   []engine.PendingFrame{{Frame: fr}}, Marks: []engine.Mark{{Before: 1, Watermark: 9}},
-	}))
-	f.Add(AppendResiduals(nil, []engine.PendingResidual{{Frame: fr, At: time.UnixMilli(9)}}))
-	f.Add(encodeEntries([]Entry{{Data: true, Frame: fr}, {Watermark: 4}}))
-	f.Add(AppendPanes(nil, &panes.Snapshot{Pending: []frame.Frame{fr}}))
+	for _, e := range examples() {
+		f.Add(e.part)
+	}
 	f.Fuzz(func(t *testing.T, part []byte) {
 		for name, read := range forms {
 			again, err := read(part)
