@@ -383,3 +383,63 @@ func TestSnapshotOfABundleThatHasGivenAllAway(t *testing.T) {
 		t.Errorf("%+v: not the rest", r)
 	}
 }
+
+// Residuals come back as residuals, that give no credit and of which a drained job does without those that
+// have no end, whether they wait, run or were given back.
+func TestSnapshotsKnowResiduals(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	cfg := Config{Main: 1, Cut: cutSpans, Splittable: true, InFlight: 1, Checkpoints: Checkpoints{Unbounded: true}}
+	task, credit := NewTask(cfg), 0
+	restart := func() {
+		cfg.Restore = task.Snapshot()
+		if n := cfg.Restore.Bytes(); n != 0 {
+			t.Fatalf("%d bytes of a task that has residuals only", n)
+		}
+		task, credit = NewTask(cfg), 0
+	}
+	start := func(want ...span) BundleID {
+		t.Helper()
+		r, err := task.Ready(now)
+		credit += r.Consumed
+		if err != nil || len(r.Start) != 1 || !slices.Equal(spansOf(r.Start[0].Frames), want) || credit != 0 {
+			t.Fatalf("%+v, %v, and credit for %d bytes; want %v to start", r, err, credit, want)
+		}
+		return r.Start[0].ID
+	}
+	ends, endless := span{1, 0, 9}, span{2, 0, 9}
+	task.Frame(span{0, 0, 9}.frame(), task.ChannelWatermark())
+	task.Watermark(0, frame.MaxTimestamp)
+	id := start(span{0, 0, 9})
+	task.Succeeded(id, Result{Residuals: []Residual{{Frame: ends.frame(), Bounded: true}, {Frame: endless.frame()}}}, now)
+	restart()
+	start(ends, endless)
+	restart()
+	id = start(ends, endless)
+	if err := task.Split(id, Split{LastPrimary: -1, FirstResidual: 0}, now); err != nil {
+		t.Fatal(err)
+	}
+	restart()
+	task.Drain(now)
+	id = start(ends)
+	task.Succeeded(id, Result{}, now)
+	if r, err := task.Ready(now); err != nil || !r.Done || r.Consumed != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// The input watermark of a task does not go back where what it is made of begins anew.
+func TestInputWatermarkSurvivesCrashes(t *testing.T) {
+	cfg := Config{Main: 1}
+	task := NewTask(cfg)
+	task.Watermark(0, 30)
+	task.Buffered(20)
+	if wm := task.InputWatermark(); wm != 20 {
+		t.Fatalf("the watermark is %d", wm)
+	}
+	cfg.Restore = task.Snapshot()
+	task = NewTask(cfg)
+	task.Buffered(10)
+	if wm := task.InputWatermark(); wm != 20 {
+		t.Errorf("the watermark is %d after 20", wm)
+	}
+}

@@ -88,3 +88,40 @@ func BenchmarkChains(b *testing.B) {
 		k.commit(due, nil)
 	}
 }
+
+// BenchmarkFlush writes what has changed of many timers to the store, as before each image of it.
+func BenchmarkFlush(b *testing.B) {
+	const timers = 200_000
+	for _, changed := range []int{0, 1000, 20_000} {
+		b.Run(fmt.Sprintf("changed=%d", changed), func(b *testing.B) {
+			k := newTask(b, memstate.New(), specOf(b, urns.CoderIntervalWindow, 0, "event"))
+			defer k.store.Close()
+			set := func(from, n int, fire int64) {
+				var changes []engine.TimerChange
+				for i := from; i < from+n; i++ {
+					changes = append(changes, engine.TimerChange{Timer: engine.Timer{
+						Key: fmt.Sprint("key", i%timers), Window: interval(1 << 40), Fire: fire, Hold: fire, Pane: []byte{0xf},
+					}})
+				}
+				k.commit(nil, changes)
+			}
+			set(0, timers, 1)
+			if err := k.Flush(); err != nil {
+				b.Fatal(err)
+			}
+			next := 0
+			b.ResetTimer()
+			for i := range b.N {
+				b.StopTimer()
+				if changed > 0 {
+					set(next, changed, int64(i+2))
+					next += changed
+				}
+				b.StartTimer()
+				if err := k.Flush(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
