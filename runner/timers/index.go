@@ -21,8 +21,9 @@ type index struct {
 	group [keygroup.DefaultMax]int64 // bytes of each
 	pane  []byte                     // the last: most are alike
 
+	tracks  bool     // unsaved is kept: from the first flush on
 	unsaved []*entry // whose records the store doesn't have
-	saved   int      // where FlushSome was in unsaved
+	flushed int      // where FlushSome was in unsaved
 }
 
 // keyTimers is those of one key.
@@ -48,7 +49,7 @@ type entry struct {
 	hold   int64 // what it holds the watermark at
 	at     int32 // in its queue, -1 while it is handed out
 	domain domain
-	// unsaved is its place in index.unsaved, -1 if the store has its records.
+	// unsaved is its place in index.unsaved, or saved or unlisted.
 	unsaved int32
 }
 
@@ -151,7 +152,7 @@ func (x *index) set(group uint16, d domain, v *engine.Timer, hold int64, kept bo
 	}
 	e := k.find(v.Family, v.Tag, v.Window)
 	if e == nil {
-		e = &entry{Timer: *v, domain: d, unsaved: -1}
+		e = &entry{Timer: *v, domain: d, unsaved: saved}
 		e.Key = k.key
 		k.add(e)
 		x.count[d]++
@@ -204,27 +205,52 @@ func (x *index) remove(k *keyTimers, e *entry) {
 	}
 }
 
+// What entry.unsaved is where that is no place.
+const (
+	saved    = -1 // the store has its records
+	unlisted = -2 // it has not, and nobody has asked yet
+)
+
 // kept tells whether the store has the records of e.
-func (e *entry) kept() bool { return e.unsaved < 0 }
+func (e *entry) kept() bool { return e.unsaved == saved }
 
 // lack notes that the store doesn't have the records of e, which it is to have.
 func (x *index) lack(e *entry) {
-	if e.kept() {
+	switch {
+	case e.unsaved >= 0:
+	case x.tracks:
 		e.unsaved = int32(len(x.unsaved))
 		x.unsaved = append(x.unsaved, e)
+	default:
+		e.unsaved = unlisted
 	}
 }
 
 // keep notes that the store has the records of e, or that nobody wants them any more.
 func (x *index) keep(e *entry) {
-	if e.kept() {
+	if e.unsaved >= 0 {
+		last := len(x.unsaved) - 1
+		moved := x.unsaved[last]
+		x.unsaved[e.unsaved], moved.unsaved = moved, e.unsaved
+		x.unsaved[last] = nil
+		x.unsaved = x.unsaved[:last]
+	}
+	e.unsaved = saved
+}
+
+// track begins to keep unsaved, which jobs whose timers are never flushed do without.
+func (x *index) track() {
+	if x.tracks {
 		return
 	}
-	last := len(x.unsaved) - 1
-	moved := x.unsaved[last]
-	x.unsaved[e.unsaved], moved.unsaved = moved, e.unsaved
-	x.unsaved[last] = nil
-	x.unsaved, e.unsaved = x.unsaved[:last], -1
+	x.tracks = true
+	for _, k := range x.keys {
+		k.each(func(e *entry) {
+			if !e.kept() {
+				x.lack(e)
+			}
+		})
+	}
 }
 
 // nextUnsaved returns one of those whose records the store doesn't have, nil if there are none. From the end to the
@@ -233,10 +259,10 @@ func (x *index) nextUnsaved() *entry {
 	if len(x.unsaved) == 0 {
 		return nil
 	}
-	if x.saved = min(x.saved, len(x.unsaved)) - 1; x.saved < 0 {
-		x.saved = len(x.unsaved) - 1
+	if x.flushed = min(x.flushed, len(x.unsaved)) - 1; x.flushed < 0 {
+		x.flushed = len(x.unsaved) - 1
 	}
-	return x.unsaved[x.saved]
+	return x.unsaved[x.flushed]
 }
 
 func (x *index) grow(k *keyTimers, bytes int64) {

@@ -36,6 +36,7 @@ func (t *Timers) Flush() error {
 
 // FlushSome writes to the store some of what is only in memory, about so many bytes, and reports whether that was all.
 func (t *Timers) FlushSome(bytes int) (done bool, err error) {
+	t.near.track()
 	for written := 0; written < bytes; {
 		e := t.near.nextUnsaved()
 		if e == nil {
