@@ -32,7 +32,7 @@ var arrows = map[string][]string{
 
 	"runner/frame":     {},
 	"runner/keygroup":  {},
-	"runner/rpc":       {"portable"},
+	"runner/rpc":       {"runner/keygroup", "portable", "checkpointing"},
 	"runner/engine":    {"runner/frame", "runner/keygroup", "portable/windowing", "portable/trigger", "statebackend"},
 	"runner/exchange":  {"runner/frame", "runner/keygroup", "runner/rpc"},
 	"runner/grouping":  {"runner/frame", "runner/keygroup", "portable/coders", "portable/windowing", "portable/trigger"},

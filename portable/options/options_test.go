@@ -3,6 +3,7 @@ package options_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -32,10 +33,32 @@ func TestRead(t *testing.T) {
 			},
 			options.Options{JobName: "go-job", Streaming: true, Parallelism: 3},
 		},
-		"bare and nested":   {m{"parallelism": "2", "options": m{"job_name": "j", "parallelism": 7.0}}, options.Options{JobName: "j", Parallelism: 2}},
-		"list with commas":  {m{"experiments": "a,b=c,"}, options.Options{Experiments: []string{"a", "b=c"}}},
-		"app name":          {m{"beam:option:app_name:v1": "app"}, options.Options{JobName: "app"}},
-		"job over app name": {m{"beam:option:app_name:v1": "app", "job_name": "job"}, options.Options{JobName: "job"}},
+		"checkpoints": {
+			m{
+				"checkpoint_interval": "500ms", "checkpoint_min_pause": "1s", "checkpoint_timeout": "2m", "checkpoint_max_failures": "3",
+				"checkpoint_concurrent": 1.0, "checkpoint_retain": 5.0,
+			},
+			options.Options{Checkpoints: options.Checkpoints{
+				Interval: 500 * time.Millisecond, MinPause: time.Second, Timeout: 2 * time.Minute, MaxFailures: 3, Concurrent: 1, Retain: 5,
+			}},
+		},
+		"no checkpoints":          {m{"checkpoint_interval": 0.0}, options.Options{Checkpoints: options.Checkpoints{Off: true}}},
+		"checkpoints as they are": {m{"checkpoint_interval": "", "checkpoint_timeout": ""}, options.Options{}},
+		"restarts": {
+			m{"restart_attempts": 4.0, "restart_window": "1h", "restart_delay": "0", "restart_max_delay": "30s"},
+			options.Options{Restart: options.Restart{Attempts: 4, Window: time.Hour, MaxDelay: 30 * time.Second}},
+		},
+		"no restarts":        {m{"restart_attempts": "0"}, options.Options{Restart: options.Restart{Never: true}}},
+		"any number of them": {m{"restart_attempts": -1.0}, options.Options{Restart: options.Restart{Always: true}}},
+		"savepoint": {
+			m{"restore_from": "file:///s", "allow_dropped_state": []any{"a", "b:c"}, "transform_name_mapping": `{"a": "b"}`},
+			options.Options{RestoreFrom: "file:///s", AllowDroppedState: []string{"a", "b:c"}, TransformNames: map[string]string{"a": "b"}},
+		},
+		"names as an object": {m{"transform_name_mapping": m{"a": "b"}}, options.Options{TransformNames: map[string]string{"a": "b"}}},
+		"bare and nested":    {m{"parallelism": "2", "options": m{"job_name": "j", "parallelism": 7.0}}, options.Options{JobName: "j", Parallelism: 2}},
+		"list with commas":   {m{"experiments": "a,b=c,"}, options.Options{Experiments: []string{"a", "b=c"}}},
+		"app name":           {m{"beam:option:app_name:v1": "app"}, options.Options{JobName: "app"}},
+		"job over app name":  {m{"beam:option:app_name:v1": "app", "job_name": "job"}, options.Options{JobName: "job"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := structpb.NewStruct(test.in)
@@ -54,8 +77,11 @@ func TestRead(t *testing.T) {
 }
 
 func TestReadNamesWhatIsWrong(t *testing.T) {
+	type m = map[string]any
 	for name, value := range map[string]any{
 		"job_name": 3.0, "streaming": "perhaps", "parallelism": 1.5, "sdk_worker_parallelism": "-1", "experiments": []any{1.0},
+		"checkpoint_interval": "10", "checkpoint_timeout": "-1s", "checkpoint_min_pause": 1000.0, "restart_attempts": -2.0, "restart_delay": true,
+		"checkpoint_retain": -1.0, "transform_name_mapping": `["a"]`, "restore_from": m{},
 	} {
 		s, err := structpb.NewStruct(map[string]any{"beam:option:" + name + ":v1": value})
 		if err != nil {
@@ -88,12 +114,12 @@ func TestDescriptorsAreThoseOfRead(t *testing.T) {
 		}
 		seen[d.Name] = true
 		// Read looks at it: a value of no type is refused by its name.
-		s, err := structpb.NewStruct(map[string]any{"beam:option:" + d.Name + ":v1": map[string]any{}})
+		s, err := structpb.NewStruct(map[string]any{"beam:option:" + d.Name + ":v1": []any{map[string]any{}}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := options.Read(s); err == nil || !strings.Contains(err.Error(), d.Name) {
-			t.Errorf("%s: an object is read: %v", d.Name, err)
+			t.Errorf("%s: a list of objects is read: %v", d.Name, err)
 		}
 		if d.Default == "" {
 			continue

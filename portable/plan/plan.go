@@ -3,6 +3,8 @@
 package plan
 
 import (
+	"slices"
+
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 
@@ -36,6 +38,16 @@ type Plan struct {
 	// redistributions, which are edges, and what a combine's own GroupByKey would have
 	// made. All else that the plan lacks is within composites that it does otherwise.
 	Wired map[string][]string
+}
+
+// Virtual tells whether the job's clock is a TestStream's. Its stages have one task each.
+func (p *Plan) Virtual() bool {
+	return slices.ContainsFunc(p.Stages, func(s *Stage) bool { return s.Kind == TestStream })
+}
+
+// Bounded tells whether all input comes to an end by itself.
+func (p *Plan) Bounded() bool {
+	return !slices.ContainsFunc(p.Stages, func(s *Stage) bool { return !s.Bounded })
 }
 
 // StageKind says who runs a stage and how.

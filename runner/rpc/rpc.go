@@ -8,14 +8,14 @@ import (
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/lintelrun/lintel/checkpointing/protocol"
 	"github.com/lintelrun/lintel/portable/plan"
 )
 
 // Deployment asks a worker to run the tasks of a job.
 type Deployment struct {
 	JobID string
-	// Generation numbers the runs of a job, from 1, for fencing older ones once
-	// workers are processes of their own. Nothing sends across runs yet.
+	// Generation numbers the runs of a job, from 1, for fencing older ones.
 	Generation uint64
 	Plan       *plan.Plan
 	// Parallelism is the number of tasks of a stage that names none.
@@ -31,6 +31,11 @@ type Deployment struct {
 	// Log receives what harnesses and tasks have to tell the user. Never nil;
 	// safe for concurrent use; must not block.
 	Log func(Message)
+
+	// Checkpoints is where snapshots go; nil for a job that takes no checkpoints.
+	Checkpoints Uploads
+	// Restore is what the tasks begin with; nil: from the beginning.
+	Restore *Restore
 }
 
 // Severity of a message, from Debug to Error.
@@ -65,6 +70,22 @@ type Execution interface {
 	Drain()
 	// Metrics returns what bundles reported: committed ones only, and with those in flight.
 	Metrics() (attempted, committed []*pipepb.MonitoringInfo)
+
+	// The rest is for deployments with Checkpoints or Restore.
+
+	// Restored returns once all tasks have the state of Deployment.Restore, at once if there is
+	// none; or with the error that kept one from it, which ends the execution: of class
+	// fault.Corruption where what was read is damaged.
+	Restored() error
+	// Barrier begins an epoch: all sources send its barrier, and all tasks answer. Epochs come in their
+	// order, after Restored. For a savepoint sources hold back first, until nothing is
+	// under way between tasks. It returns at once.
+	Barrier(b protocol.Begun)
+	// Concluded tells how an epoch that began has ended: it is durable, or it comes to nothing and
+	// needs no answers any more. It returns at once.
+	Concluded(epoch uint64, complete bool)
+	// Answers is what tasks say, to be read by one until Wait returns. It may be closed then.
+	Answers() <-chan Answer
 }
 
 // Worker runs tasks.

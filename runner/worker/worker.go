@@ -191,6 +191,9 @@ func (w *Worker) Deploy(ctx context.Context, d rpc.Deployment) (rpc.Execution, e
 	if d.Parallelism < 1 || d.Harnesses < 1 {
 		return nil, fault.New(fault.Invalid, "job %s: parallelism %d and %d harnesses, both must be at least 1", d.JobID, d.Parallelism, d.Harnesses)
 	}
+	if err := refuseCheckpoints(&d); err != nil {
+		return nil, err
+	}
 	dir, err := os.MkdirTemp(w.cfg.Dir, filepath.Base(d.JobID)+"-")
 	if err != nil {
 		return nil, fmt.Errorf("make a folder for spilled data: %w", err)

@@ -1,0 +1,81 @@
+package rpc
+
+import (
+	"context"
+	"io"
+
+	"github.com/lintelrun/lintel/checkpointing/protocol"
+	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/runner/keygroup"
+)
+
+// Uploads is where the tasks of a generation put the files of their snapshots. Safe for
+// concurrent use.
+type Uploads interface {
+	// Put uploads content, from its beginning on, as a file of an epoch that has begun. Task is the
+	// place of the task among Deployment.Tasks. An error of class fault.Fenced
+	// says that the job has a newer generation; all others are final for this epoch only.
+	Put(ctx context.Context, epoch, task uint64, content io.ReadSeeker) (protocol.File, error)
+}
+
+// Restore is what the tasks of a deployment begin with.
+type Restore struct {
+	// Manifest of a checkpoint or savepoint, which nobody changes.
+	Manifest *protocol.Manifest
+	// Same tells that the manifest is of this very plan at this parallelism: each task finds its own
+	// snapshot by its place in Manifest.Tasks.
+	Same bool
+	// Open reads a file of the manifest. The end of what it reads is an error of class
+	// fault.Corruption unless all of it was as it should be: what was read is not to be used before.
+	Open func(ctx context.Context, f protocol.File) (io.ReadCloser, error)
+}
+
+// Answer is what a task has to say about epochs.
+type Answer struct {
+	// Task is the place of the task among Deployment.Tasks.
+	Task int
+	// Ended: the task is done and all it put out has been delivered. The rest is zero then; epochs that
+	// it has not answered, and later ones, need no snapshot of it.
+	Ended bool
+	// Epoch of the snapshot.
+	Epoch uint64
+	// Snapshot, all of whose files are uploaded. Its Task names stage, index and key groups as
+	// Deployment.Tasks does.
+	Snapshot protocol.Snapshot
+	// Err is why there is no snapshot.
+	Err error
+}
+
+// TasksOf returns how many tasks a stage has.
+func (d *Deployment) TasksOf(s *plan.Stage) int {
+	switch {
+	case d.Plan.Virtual():
+		return 1 // what a TestStream makes is to come in order
+	case s.Parallelism > 0:
+		return s.Parallelism
+	}
+	return d.Parallelism
+}
+
+// Tasks returns all tasks of the deployment, those of a stage together, in the order of the plan's
+// stages: by name, index and key groups, and with nothing else.
+func (d *Deployment) Tasks() []protocol.Task {
+	var all []protocol.Task
+	for i, name := range d.Plan.StageNames() {
+		s := d.Plan.Stages[i]
+		of := d.TasksOf(s)
+		for n := range of {
+			t := protocol.Task{Stage: name, Index: n, Of: of}
+			if keyed(s) {
+				t.FirstGroup, t.EndGroup = keygroup.Range(n, of, keygroup.DefaultMax)
+			}
+			all = append(all, t)
+		}
+	}
+	return all
+}
+
+// keyed tells whether the tasks of a stage own key groups.
+func keyed(s *plan.Stage) bool {
+	return s.Group != nil || s.Side != nil || s.Exec != nil && s.Exec.Stateful != nil
+}
