@@ -91,6 +91,16 @@ func OpenFile(ctx context.Context, s Store, f protocol.File) (io.ReadCloser, err
 
 // DeleteSavepoint removes a savepoint from its folder, and nothing else that may be there.
 func DeleteSavepoint(ctx context.Context, s Store) error {
+	return remove(ctx, s, protocol.SavepointObjects)
+}
+
+// Remove removes all of a job that is no more from its folder, and nothing else that may be there.
+func Remove(ctx context.Context, s Store) error {
+	return remove(ctx, s, protocol.JobObjects)
+}
+
+// remove deletes those of all objects that choose returns, in its order.
+func remove(ctx context.Context, s Store, choose func([]protocol.Object) []string) error {
 	var listed []protocol.Object
 	err := s.List(ctx, "", func(name string, size int64) error {
 		listed = append(listed, protocol.Object{Name: name, Size: size})
@@ -99,7 +109,7 @@ func DeleteSavepoint(ctx context.Context, s Store) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range protocol.SavepointObjects(listed) {
+	for _, name := range choose(listed) {
 		if err := s.Delete(ctx, name); err != nil {
 			return err
 		}

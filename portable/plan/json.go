@@ -66,7 +66,7 @@ func (p *Plan) view() *planView {
 func viewStage(s *Stage) *stageView {
 	v := &stageView{ID: s.ID, Name: s.Name, Kind: s.Kind.String(), Parallelism: s.Parallelism}
 	for _, e := range s.In {
-		v.Inputs = append(v.Inputs, &edgeView{e.From.ID, e.Kind.String(), e.PCollection, layout(e.Coder)})
+		v.Inputs = append(v.Inputs, &edgeView{e.From.ID, e.Kind.String(), e.PCollection, Layout(e.Coder)})
 	}
 	switch {
 	case s.Exec != nil:
@@ -118,8 +118,8 @@ func viewTransforms(x *ExecutableSpec) []*transformView {
 	return views
 }
 
-// layout writes a layout of elements for people: its coders without what their URNs share.
-func layout(w *coders.Windowed) string {
+// Layout writes a layout of elements for people: its coders without what their URNs share.
+func Layout(w *coders.Windowed) string {
 	var b strings.Builder
 	writeCoder(&b, w.Element())
 	b.WriteString(" in ")

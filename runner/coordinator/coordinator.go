@@ -1,17 +1,21 @@
 // Package coordinator leads jobs: it decides how parallel they run, gives their
-// tasks to workers and follows them to their end.
+// tasks to workers, has checkpoints taken, starts jobs again after failures and
+// follows them to their end.
 package coordinator
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"runtime"
+	"time"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/lintelrun/lintel/checkpointing"
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/options"
 	"github.com/lintelrun/lintel/portable/plan"
@@ -26,8 +30,29 @@ type Config struct {
 	Parallelism int
 	// MaxParallelism that a job may ask for; default 256.
 	MaxParallelism int
+	// Checkpoints is where jobs put them; nil if they can't take any here.
+	Checkpoints *Checkpoints
 	// Logger for the operator; default slog.Default.
 	Logger *slog.Logger
+}
+
+// Checkpoints is where checkpoints and savepoints are kept.
+type Checkpoints struct {
+	// Store has a folder for each job, by its id.
+	Store checkpointing.Store
+	// Interval of jobs with unbounded input that name none; default 10 s.
+	Interval time.Duration
+	// Savepoints opens the folder that a savepoint's URI names; nil allows none. Errors are of class
+	// fault.Invalid where the URI isn't one that may be used.
+	Savepoints func(ctx context.Context, uri string) (SavepointStore, error)
+	// Dir is for files of savepoints on their way.
+	Dir string
+}
+
+// SavepointStore is the folder of one savepoint, to be closed.
+type SavepointStore interface {
+	checkpointing.Store
+	io.Closer
 }
 
 // Validate fills in the defaults, or says what is wrong.
@@ -47,6 +72,20 @@ func (c *Config) Validate() error {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
+	return c.Checkpoints.validate()
+}
+
+func (c *Checkpoints) validate() error {
+	switch {
+	case c == nil:
+		return nil
+	case c.Store == nil:
+		return errors.New("coordinator: Config.Checkpoints needs a Store")
+	case c.Interval < 0:
+		return fmt.Errorf("coordinator: an interval of %v between checkpoints", c.Interval)
+	case c.Interval == 0:
+		c.Interval = 10 * time.Second
+	}
 	return nil
 }
 
@@ -65,24 +104,88 @@ func New(cfg Config) (*Coordinator, error) {
 
 // Spec is a job to run. Nothing in it is changed.
 type Spec struct {
-	// ID is unique and fit for file names.
-	ID   string
-	Plan *plan.Plan
-	// Environments of the pipeline with the dependencies that were staged.
-	Environments map[string]*pipepb.Environment
-	Options      *structpb.Struct
+	// ID is unique and fit for file names; Name is the user's.
+	ID, Name string
+	Plan     *plan.Plan
+	// Pipeline as submitted, with the dependencies that were staged in its environments.
+	Pipeline *pipepb.Pipeline
+	Options  *structpb.Struct
+	// Submitted is when.
+	Submitted time.Time
 	// RetrievalToken that harnesses get.
 	RetrievalToken string
+	// Resumed is true for a job that ran in an earlier process; AtLeast is the newest checkpoint that it is
+	// known to have, 0 for none.
+	Resumed bool
+	AtLeast uint64
 	// Log receives the job's log; see rpc.Deployment.
 	Log func(rpc.Message)
+	// Checkpoint, if not nil, gets each that has ended. A complete one is durable and
+	// nobody knows of it until the call returns: what it notes for AtLeast is never too new. Not
+	// called concurrently.
+	Checkpoint func(Checkpoint)
 }
 
-// Start begins a job. It ends when it is done, fails or ctx is cancelled.
-func (c *Coordinator) Start(ctx context.Context, s Spec) (rpc.Execution, error) {
+// Checkpoint is one that is complete or came to nothing.
+type Checkpoint struct {
+	// Epoch is 0 where there was no store to claim one from.
+	Epoch, Generation uint64
+	// Savepoint is the URI of what was asked for, "" for a checkpoint.
+	Savepoint    string
+	Began, Ended time.Time
+	// Bytes of all its files, and of those that were uploaded for it.
+	Bytes, NewBytes int64
+	// Err is why it came to nothing; nil if it is complete.
+	Err error
+}
+
+// Start begins a job. It ends when it is done, fails for good or ctx is cancelled. A job with
+// checkpoints goes on from its newest one, if it has any.
+func (c *Coordinator) Start(ctx context.Context, s Spec) (*Job, error) {
 	o, err := options.Read(s.Options)
 	if err != nil {
 		return nil, err
 	}
+	takes, err := c.Takes(o, s.Plan.Bounded())
+	if err != nil {
+		return nil, err
+	}
+	d, err := c.deployment(s, o)
+	if err != nil {
+		return nil, err
+	}
+	j := &Job{c: c, spec: s, options: o, deployment: d, restarts: newRestarts(o.Restart), done: make(chan struct{})}
+	if takes {
+		if err := j.prepare(); err != nil {
+			return nil, err
+		}
+	}
+	g, err := j.begin(ctx)
+	if err != nil && s.Resumed {
+		g, err = j.again(ctx, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	go j.lead(ctx, g)
+	return j, nil
+}
+
+// Takes tells whether a job with these options takes checkpoints, and so goes on after a failure.
+// One that asks for them where there are none to be had is refused as fault.Unsupported.
+func (c *Coordinator) Takes(o *options.Options, bounded bool) (bool, error) {
+	asked := o.Checkpoints.Interval > 0 || o.RestoreFrom != ""
+	if c.cfg.Checkpoints == nil {
+		if asked {
+			return false, fault.New(fault.Unsupported, "pipeline options checkpoint_interval and restore_from: this server takes no checkpoints")
+		}
+		return false, nil
+	}
+	return asked || !bounded && !o.Checkpoints.Off, nil
+}
+
+// deployment returns what all runs of a job have in common.
+func (c *Coordinator) deployment(s Spec, o *options.Options) (rpc.Deployment, error) {
 	d := rpc.Deployment{
 		JobID:          s.ID,
 		Generation:     1,
@@ -101,11 +204,22 @@ func (c *Coordinator) Start(ctx context.Context, s Spec) (rpc.Execution, error) 
 		d.Harnesses = o.SDKWorkerParallelism
 	}
 	if n := max(d.Parallelism, d.Harnesses); n > c.cfg.MaxParallelism {
-		return nil, fault.New(fault.Invalid, "parallelism %d is more than this server's maximum of %d", n, c.cfg.MaxParallelism)
+		return d, fault.New(fault.Invalid, "parallelism %d is more than this server's maximum of %d", n, c.cfg.MaxParallelism)
 	}
 	for id := range s.Plan.Environments {
-		d.Dependencies[id] = s.Environments[id].GetDependencies()
+		d.Dependencies[id] = s.Pipeline.GetComponents().GetEnvironments()[id].GetDependencies()
 	}
-	c.cfg.Logger.Info("job deployed", "job", s.ID, "stages", len(s.Plan.Stages), "parallelism", d.Parallelism)
-	return c.cfg.Worker.Deploy(ctx, d)
+	return d, nil
+}
+
+// Forget removes all checkpoints of a job that has ended for good.
+func (c *Coordinator) Forget(ctx context.Context, id string) error {
+	if c.cfg.Checkpoints == nil {
+		return nil
+	}
+	folder, err := checkpointing.Folder(c.cfg.Checkpoints.Store, id)
+	if err != nil {
+		return err
+	}
+	return checkpointing.Remove(ctx, folder)
 }

@@ -23,7 +23,10 @@ type deployed struct {
 
 func (w *deployed) Deploy(_ context.Context, d rpc.Deployment) (rpc.Execution, error) {
 	w.Deployment = d
-	return nil, w.err
+	if w.err != nil {
+		return nil, w.err
+	}
+	return newExecution(nil), nil
 }
 
 func newCoordinator(t *testing.T, w rpc.Worker) *Coordinator {
@@ -43,9 +46,11 @@ func spec(t *testing.T, options map[string]any) Spec {
 	}
 	env := &pipepb.Environment{Dependencies: []*pipepb.ArtifactInformation{{TypeUrn: "file"}}}
 	return Spec{
-		ID:             "job-1",
-		Plan:           &plan.Plan{Environments: map[string]*pipepb.Environment{"used": env}},
-		Environments:   map[string]*pipepb.Environment{"used": env, "merged into another": {}},
+		ID:   "job-1",
+		Plan: &plan.Plan{Environments: map[string]*pipepb.Environment{"used": env}},
+		Pipeline: &pipepb.Pipeline{Components: &pipepb.Components{
+			Environments: map[string]*pipepb.Environment{"used": env, "merged into another": {}},
+		}},
 		Options:        o,
 		RetrievalToken: "token",
 		Log:            func(rpc.Message) {},

@@ -1,0 +1,407 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/lintelrun/lintel/checkpointing"
+	"github.com/lintelrun/lintel/checkpointing/protocol"
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/runner/keygroup"
+	"github.com/lintelrun/lintel/runner/rpc"
+)
+
+// loop takes the checkpoints of one generation: it does what the protocol's coordinator says, and tells
+// it what has come of that.
+type loop struct {
+	job   *Job
+	repo  *checkpointing.Repository
+	exec  rpc.Execution
+	tasks []protocol.Task
+	// co, and what follows up to ended, is of the goroutine that runs.
+	co       *protocol.Coordinator
+	newest   uint64 // complete
+	claiming bool
+	// claimBegan is when, for claims that fail.
+	claimBegan time.Time
+	began      map[uint64]time.Time // epochs under way
+	manifests  map[uint64]*protocol.Manifest
+	requests   map[string]*savepoint // by id
+	told       bool                  // of the first checkpoint
+
+	claims  chan claim
+	written chan result
+	asked   chan *savepoint
+	garbage chan struct{} // buffered: there may be some
+	ended   chan struct{}
+	working sync.WaitGroup // claims, writes, exports and the collector
+
+	// submissions has the files with the pipeline as submitted, by the checkpoints that name them. Of
+	// the one write at a time.
+	submissions map[uint64]protocol.File
+
+	mu       sync.Mutex // protects what follows
+	underWay []protocol.UnderWay
+	exports  map[uint64]bool // epochs that are being copied
+}
+
+// claim is what came of Actions.Claim.
+type claim struct {
+	epoch uint64
+	err   error
+}
+
+// result is what came of Actions.Write.
+type result struct {
+	epoch    uint64
+	manifest *protocol.Manifest
+	err      error
+}
+
+// savepoint is a request for one.
+type savepoint struct {
+	id    string
+	uri   string
+	to    checkpointing.Store
+	reply chan result // buffered
+}
+
+// newLoop returns the loop of a generation that went on from the checkpoint of an epoch, 0 for none.
+func newLoop(j *Job, repo *checkpointing.Repository, exec rpc.Execution, d rpc.Deployment, restored uint64) *loop {
+	l := &loop{
+		job: j, repo: repo, exec: exec, tasks: d.Tasks(), newest: restored,
+		began: map[uint64]time.Time{}, manifests: map[uint64]*protocol.Manifest{}, requests: map[string]*savepoint{},
+		claims: make(chan claim, 1), written: make(chan result, 1), asked: make(chan *savepoint),
+		garbage: make(chan struct{}, 1), ended: make(chan struct{}),
+		submissions: map[uint64]protocol.File{}, exports: map[uint64]bool{},
+	}
+	l.co = protocol.NewCoordinator(j.checkpoints.schedule, len(l.tasks), restored, time.Now())
+	if restored > 0 {
+		l.keepSubmission(d.Restore.Manifest)
+	}
+	return l
+}
+
+// run takes checkpoints until ctx ends, or returns why the job is to fail. Nothing of it runs
+// after that.
+func (l *loop) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		l.working.Wait()
+		for _, s := range l.requests {
+			s.reply <- result{err: errGone}
+		}
+		close(l.ended)
+	}()
+	l.working.Go(func() { l.collect(ctx) })
+	answers := l.exec.Answers()
+	alarm := time.NewTimer(math.MaxInt64)
+	defer alarm.Stop()
+	for {
+		actions := l.co.Ready(time.Now())
+		l.act(ctx, actions)
+		if actions.Fail != nil {
+			return actions.Fail
+		}
+		wait := time.Duration(math.MaxInt64)
+		if !actions.Wake.IsZero() {
+			wait = time.Until(actions.Wake)
+		}
+		alarm.Reset(wait)
+		select {
+		case a, ok := <-answers:
+			if !ok {
+				answers = nil
+			} else {
+				l.answer(a)
+			}
+		case c := <-l.claims:
+			l.claimed(c)
+		case w := <-l.written:
+			l.co.Written(w.epoch, w.err, time.Now())
+			if w.err == nil {
+				l.manifests[w.epoch] = w.manifest
+			}
+		case s := <-l.asked:
+			l.requests[s.id] = s
+			l.co.Savepoint(s.id)
+		case <-alarm.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (l *loop) answer(a rpc.Answer) {
+	switch {
+	case a.Ended:
+		l.co.TaskEnded(a.Task)
+	case a.Err != nil:
+		l.co.Decline(a.Epoch, a.Task, a.Err, time.Now())
+	default:
+		l.co.Ack(a.Epoch, a.Task, a.Snapshot)
+	}
+}
+
+func (l *loop) claimed(c claim) {
+	l.claiming = false
+	now := time.Now()
+	if c.err == nil {
+		l.began[c.epoch] = now
+	}
+	l.co.Claimed(c.epoch, c.err, now)
+}
+
+// act does what the protocol's coordinator says, in its order.
+func (l *loop) act(ctx context.Context, a protocol.Actions) {
+	if a.Claim {
+		l.claiming, l.claimBegan = true, time.Now()
+	}
+	for _, b := range a.Complete {
+		l.newest = max(l.newest, b.Epoch)
+		if l.requests[b.Savepoint] != nil {
+			l.mu.Lock()
+			l.exports[b.Epoch] = true
+			l.mu.Unlock()
+		}
+	}
+	l.publish()
+	for _, e := range a.Abort {
+		l.abort(e)
+	}
+	for _, b := range a.Complete {
+		l.complete(ctx, b)
+	}
+	if a.Claim {
+		l.working.Go(func() {
+			epoch, err := l.repo.Claim(ctx)
+			if ctx.Err() == nil {
+				l.claims <- claim{epoch, err}
+			}
+		})
+	}
+	for _, b := range a.Begin {
+		l.exec.Barrier(b)
+	}
+	if a.Write != nil {
+		l.working.Go(func() { l.write(ctx, a.Write) })
+	}
+}
+
+// publish tells the collector of garbage what is under way. What was begun is in it before any
+// task hears of it.
+func (l *loop) publish() {
+	all := l.co.UnderWay()
+	if l.claiming { // what is claimed next may name all that the newest has
+		all = append(all, keep(l.newest))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.underWay = all
+}
+
+// keep keeps the files of a checkpoint, and stands for no epoch.
+func keep(epoch uint64) protocol.UnderWay {
+	return protocol.UnderWay{Epoch: math.MaxUint64, Over: epoch}
+}
+
+// holdings are the epochs whose files are not to be removed.
+func (l *loop) holdings() []protocol.UnderWay {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := append([]protocol.UnderWay(nil), l.underWay...)
+	for epoch := range l.exports {
+		all = append(all, keep(epoch))
+	}
+	return all
+}
+
+// abort tells of an epoch that came to nothing.
+func (l *loop) abort(e protocol.Ended) {
+	began, uri := l.claimBegan, ""
+	if e.Epoch != 0 {
+		began = l.began[e.Epoch]
+		delete(l.began, e.Epoch)
+		l.exec.Concluded(e.Epoch, false)
+	}
+	s := l.request(e.Savepoint)
+	if s != nil {
+		uri = s.uri
+		s.reply <- result{err: e.Reason}
+	}
+	l.job.say(rpc.Warn, "checkpoint %s came to nothing: %v", epochName(e.Epoch), e.Reason)
+	l.job.record(Checkpoint{
+		Epoch: e.Epoch, Generation: l.repo.Generation(), Savepoint: uri, Began: began, Ended: time.Now(), Err: e.Reason,
+	})
+}
+
+func epochName(epoch uint64) string {
+	if epoch == 0 {
+		return "to come"
+	}
+	return strconv.FormatUint(epoch, 10)
+}
+
+// complete tells all tasks of a checkpoint that is durable.
+func (l *loop) complete(ctx context.Context, b protocol.Begun) {
+	m, began := l.manifests[b.Epoch], l.began[b.Epoch]
+	delete(l.manifests, b.Epoch)
+	delete(l.began, b.Epoch)
+	uri := ""
+	s := l.request(b.Savepoint)
+	if s != nil {
+		uri = s.uri
+	}
+	c := Checkpoint{Epoch: b.Epoch, Generation: l.repo.Generation(), Savepoint: uri, Began: began, Ended: time.Now()}
+	c.Bytes, c.NewBytes = m.Bytes()
+	l.job.checkpoints.atLeast = b.Epoch
+	l.job.record(c) // before anybody acts on it
+	l.exec.Concluded(b.Epoch, true)
+	if !l.told {
+		l.told = true
+		l.job.say(rpc.Info, "first checkpoint, %d: %d bytes, in %v", b.Epoch, c.Bytes, c.Ended.Sub(c.Began).Round(time.Millisecond))
+	}
+	if s != nil {
+		l.working.Go(func() { l.export(ctx, s, m) })
+	}
+	select {
+	case l.garbage <- struct{}{}:
+	default: // it looks again anyway
+	}
+}
+
+// request takes a savepoint's request, nil if nobody has asked.
+func (l *loop) request(id string) *savepoint {
+	s := l.requests[id]
+	delete(l.requests, id)
+	return s
+}
+
+// record tells whoever keeps the job's history.
+func (j *Job) record(c Checkpoint) {
+	if j.spec.Checkpoint != nil {
+		j.spec.Checkpoint(c)
+	}
+}
+
+// write makes a checkpoint of the snapshots of all tasks.
+func (l *loop) write(ctx context.Context, c *protocol.Completed) {
+	m, err := l.manifest(ctx, c)
+	if err == nil {
+		err = l.repo.Commit(ctx, m)
+	}
+	if ctx.Err() != nil {
+		return // whether it counts finds out who begins next
+	}
+	if err == nil {
+		l.keepSubmission(m)
+	}
+	l.written <- result{c.Epoch, m, err}
+}
+
+func (l *loop) manifest(ctx context.Context, c *protocol.Completed) (*protocol.Manifest, error) {
+	k := l.job.checkpoints
+	f, err := l.submission(ctx, c.Begun)
+	if err != nil {
+		return nil, err
+	}
+	rest := int64(len(k.submission)) - k.pipelineBytes
+	header := protocol.Manifest{
+		Epoch: c.Epoch, Generation: l.repo.Generation(), Taken: c.Began.UnixMilli(), KeyGroups: keygroup.DefaultMax,
+		Job: protocol.Job{
+			ID: l.job.spec.ID, Name: l.job.spec.Name, Submitted: l.job.spec.Submitted.UnixMilli(),
+			Pipeline: protocol.Span{Length: k.pipelineBytes}, Options: protocol.Span{Offset: k.pipelineBytes, Length: rest},
+		},
+		Plan: k.plan, Pipeline: k.pipeline, Files: []protocol.File{f},
+	}
+	m, err := protocol.Assemble(header, c.Snapshots, l.tasks)
+	if err != nil {
+		return nil, fmt.Errorf("the snapshots don't go together: %w", err)
+	}
+	return m, nil
+}
+
+// submission returns the file with the pipeline as submitted: that of the checkpoint which an epoch may
+// name files of, or a new one.
+func (l *loop) submission(ctx context.Context, b protocol.Begun) (protocol.File, error) {
+	for epoch := range l.submissions {
+		if epoch < b.Over {
+			delete(l.submissions, epoch)
+		}
+	}
+	if f, ok := l.submissions[b.Over]; ok {
+		return f, nil
+	}
+	return l.repo.Put(ctx, b.Epoch, uint64(len(l.tasks)), bytes.NewReader(l.job.checkpoints.submission))
+}
+
+// keepSubmission notes that a checkpoint has the pipeline as submitted.
+func (l *loop) keepSubmission(m *protocol.Manifest) {
+	k := l.job.checkpoints
+	at, rest := m.Job.Pipeline, m.Job.Options
+	if at.File < len(m.Files) && at.File == rest.File && at.Offset == 0 && at.Length == k.pipelineBytes && rest.Offset == at.Length &&
+		m.Files[at.File].Size == int64(len(k.submission)) {
+		l.submissions[m.Epoch] = m.Files[at.File]
+	}
+}
+
+// collect removes garbage each time that there may be some.
+func (l *loop) collect(ctx context.Context) {
+	for {
+		select {
+		case <-l.garbage:
+		case <-ctx.Done():
+			return
+		}
+		removed, err := l.repo.Collect(ctx, l.holdings)
+		switch log := l.job.c.cfg.Logger.With("job", l.job.spec.ID); {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			log.Warn("old checkpoints not removed", "error", err)
+		case removed > 0:
+			log.Debug("old checkpoints removed", "objects", removed)
+		}
+	}
+}
+
+// errGone answers requests for savepoints of a run that has ended.
+var errGone = fault.New(fault.Retryable, "the job ended, or failed and starts again, before the savepoint was complete")
+
+// savepoint asks for one and waits until it is there. It is safe for concurrent use.
+func (l *loop) savepoint(ctx context.Context, uri string, to checkpointing.Store) (*protocol.Manifest, error) {
+	s := &savepoint{id: rand.Text(), uri: uri, to: to, reply: make(chan result, 1)}
+	select {
+	case l.asked <- s:
+	case <-l.ended:
+		return nil, errGone
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case r := <-s.reply:
+		if errors.Is(r.err, context.Canceled) {
+			return nil, errGone
+		}
+		return r.manifest, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// export copies a checkpoint to where its savepoint was asked for.
+func (l *loop) export(ctx context.Context, s *savepoint, m *protocol.Manifest) {
+	made, err := l.repo.Export(ctx, m, s.to, l.job.c.cfg.Checkpoints.Dir)
+	l.mu.Lock()
+	delete(l.exports, m.Epoch)
+	l.mu.Unlock()
+	s.reply <- result{m.Epoch, made, err}
+}

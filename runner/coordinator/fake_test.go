@@ -1,0 +1,293 @@
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/lintelrun/lintel/checkpointing"
+	"github.com/lintelrun/lintel/checkpointing/memstore"
+	"github.com/lintelrun/lintel/checkpointing/protocol"
+	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/runner/rpc"
+)
+
+// worker is one whose tasks hold a number each, which counts the epochs that they have answered.
+type worker struct {
+	// onDeploy and onRestored, if not nil, say how that ends.
+	onDeploy, onRestored func(*execution) error
+	// onBarrier, if not nil, takes the place of answering it.
+	onBarrier func(*execution, protocol.Begun)
+
+	mu   sync.Mutex
+	runs []*execution
+}
+
+func (w *worker) Deploy(ctx context.Context, d rpc.Deployment) (rpc.Execution, error) {
+	e := newExecution(ctx)
+	e.worker, e.d, e.tasks = w, d, d.Tasks()
+	e.counts = make([]int, len(e.tasks))
+	w.mu.Lock()
+	w.runs = append(w.runs, e)
+	w.mu.Unlock()
+	if w.onDeploy != nil {
+		if err := w.onDeploy(e); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+// run returns the nth deployment, from 1, or nil.
+func (w *worker) run(n int) *execution {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n > len(w.runs) {
+		return nil
+	}
+	return w.runs[n-1]
+}
+
+type execution struct {
+	ctx     context.Context
+	worker  *worker
+	d       rpc.Deployment
+	tasks   []protocol.Task
+	result  chan error
+	answers chan rpc.Answer
+
+	mu        sync.Mutex
+	counts    []int
+	concluded []string
+	begun     []protocol.Begun
+	drained   bool
+}
+
+func newExecution(ctx context.Context) *execution {
+	return &execution{ctx: ctx, result: make(chan error, 1), answers: make(chan rpc.Answer, 100)}
+}
+
+func (e *execution) Wait() error {
+	if e.ctx == nil {
+		return nil
+	}
+	select {
+	case err := <-e.result:
+		return err
+	case <-e.ctx.Done():
+		return e.ctx.Err()
+	}
+}
+
+func (e *execution) Drain() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.drained = true
+}
+
+func (e *execution) Metrics() (attempted, committed []*pipepb.MonitoringInfo) {
+	return nil, []*pipepb.MonitoringInfo{{Urn: fmt.Sprint("generation ", e.d.Generation)}}
+}
+
+// Restored reads the counts.
+func (e *execution) Restored() error {
+	if r := e.d.Restore; r != nil {
+		for i, t := range r.Manifest.Tasks {
+			if t.Ended {
+				continue
+			}
+			f := r.Manifest.Files[t.Parts[0].Span.File]
+			in, err := r.Open(e.ctx, f)
+			if err != nil {
+				return err
+			}
+			data, err := io.ReadAll(in)
+			in.Close()
+			if err != nil {
+				return err
+			}
+			if _, err := fmt.Sscan(string(data), &e.counts[i]); err != nil {
+				return err
+			}
+		}
+	}
+	if e.worker.onRestored != nil {
+		return e.worker.onRestored(e)
+	}
+	return nil
+}
+
+func (e *execution) Barrier(b protocol.Begun) {
+	e.mu.Lock()
+	e.begun = append(e.begun, b)
+	e.mu.Unlock()
+	if e.worker.onBarrier != nil {
+		e.worker.onBarrier(e, b)
+		return
+	}
+	go e.answer(b)
+}
+
+// answer answers for all tasks.
+func (e *execution) answer(b protocol.Begun) {
+	for i := range e.tasks {
+		e.answers <- e.snapshot(b.Epoch, i)
+	}
+}
+
+func (e *execution) snapshot(epoch uint64, task int) rpc.Answer {
+	e.mu.Lock()
+	e.counts[task]++
+	n := e.counts[task]
+	e.mu.Unlock()
+	f, err := e.d.Checkpoints.Put(e.ctx, epoch, uint64(task), newReader(fmt.Sprint(n)))
+	t := e.tasks[task]
+	t.Parts = []protocol.Part{{Kind: protocol.Position, Span: protocol.Span{Length: f.Size}}}
+	return rpc.Answer{Task: task, Epoch: epoch, Snapshot: protocol.Snapshot{Task: t, Files: []protocol.File{f}}, Err: err}
+}
+
+func (e *execution) Concluded(epoch uint64, complete bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.concluded = append(e.concluded, fmt.Sprint(epoch, " ", complete))
+}
+
+func (e *execution) Answers() <-chan rpc.Answer { return e.answers }
+
+func (e *execution) said() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return append([]string(nil), e.concluded...)
+}
+
+// rig is a coordinator with one job's spec.
+type rig struct {
+	*worker
+	co    *Coordinator
+	store *memstore.Store
+	// under is what the coordinator sees of store.
+	under      checkpointing.Store
+	savepoints map[string]*savepointFolder
+	spec       Spec
+
+	mu          sync.Mutex
+	checkpoints []Checkpoint
+	messages    []string
+}
+
+type savepointFolder struct{ memstore.Store }
+
+func (*savepointFolder) Close() error { return nil }
+
+// newRig has a plan of an Impulse and a GroupByKey of 2 tasks.
+func newRig(t *testing.T, options map[string]any) *rig {
+	t.Helper()
+	r := &rig{worker: &worker{}, store: new(memstore.Store), savepoints: map[string]*savepointFolder{}}
+	r.under = r.store
+	impulse := &plan.Stage{ID: "s0", Name: "Impulse", Kind: plan.Impulse, Parallelism: 1, Transforms: []string{"i"}, Bounded: true}
+	group := &plan.Stage{Index: 1, ID: "s1", Name: "Group", Kind: plan.GroupByKey, Group: &plan.GroupSpec{Name: "Group", Input: layout(t)}}
+	edge := &plan.Edge{Kind: plan.Keyed, From: impulse, To: group, PCollection: "p", Coder: layout(t)}
+	impulse.Out, group.In = []*plan.Edge{edge}, []*plan.Edge{edge}
+	components := &pipepb.Components{Transforms: map[string]*pipepb.PTransform{"i": {UniqueName: "Impulse"}}}
+	o, err := structpb.NewStruct(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.spec = Spec{
+		ID: "job-1", Name: "job", Options: o, Pipeline: &pipepb.Pipeline{Components: components},
+		Plan: &plan.Plan{Stages: []*plan.Stage{impulse, group}, Edges: []*plan.Edge{edge}, Components: components},
+		Log: func(m rpc.Message) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.messages = append(r.messages, m.Text)
+		},
+		Checkpoint: func(c Checkpoint) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.checkpoints = append(r.checkpoints, c)
+		},
+	}
+	return r
+}
+
+func layout(t *testing.T) *coders.Windowed {
+	t.Helper()
+	all := map[string]*pipepb.Coder{}
+	for id, c := range map[string][]string{
+		"bytes": {"beam:coder:bytes:v1"}, "kv": {"beam:coder:kv:v1", "bytes", "bytes"}, "window": {"beam:coder:global_window:v1"},
+		"windowed": {"beam:coder:windowed_value:v1", "kv", "window"},
+	} {
+		all[id] = &pipepb.Coder{Spec: &pipepb.FunctionSpec{Urn: c[0]}, ComponentCoderIds: c[1:]}
+	}
+	w, err := coders.CompileWindowed("windowed", all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// start starts the job, in a new coordinator as after a restart of the process.
+func (r *rig) start(ctx context.Context, t *testing.T) *Job {
+	t.Helper()
+	j, err := r.tryStart(ctx, t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+func (r *rig) tryStart(ctx context.Context, t *testing.T) (*Job, error) {
+	t.Helper()
+	var err error
+	r.co, err = New(Config{
+		Worker: r.worker, Parallelism: 2, Logger: slog.New(slog.DiscardHandler),
+		Checkpoints: &Checkpoints{Store: r.under, Dir: t.TempDir(), Savepoints: r.openSavepoint},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.co.Start(ctx, r.spec)
+}
+
+func (r *rig) openSavepoint(_ context.Context, uri string) (SavepointStore, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.savepoints[uri] == nil {
+		r.savepoints[uri] = &savepointFolder{}
+	}
+	return r.savepoints[uri], nil
+}
+
+// complete are the epochs that the job was told of.
+func (r *rig) complete() (epochs []uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.checkpoints {
+		if c.Err == nil {
+			epochs = append(epochs, c.Epoch)
+		}
+	}
+	return epochs
+}
+
+func (r *rig) failed() (texts []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.checkpoints {
+		if c.Err != nil {
+			texts = append(texts, c.Err.Error())
+		}
+	}
+	return texts
+}
+
+// sleep lets time pass and everybody come to rest.
+func sleep(d time.Duration) { time.Sleep(d + time.Millisecond) }

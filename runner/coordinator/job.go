@@ -1,0 +1,265 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/lintelrun/lintel/checkpointing"
+	"github.com/lintelrun/lintel/checkpointing/protocol"
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/portable/options"
+	"github.com/lintelrun/lintel/runner/rpc"
+)
+
+// Job is one that was started: one run, or generation, after the other. Safe for concurrent use.
+type Job struct {
+	c          *Coordinator
+	spec       Spec
+	options    *options.Options
+	deployment rpc.Deployment
+	restarts   *restarts
+	// checkpoints is nil for a job that takes none.
+	checkpoints *jobCheckpoints
+
+	mu       sync.Mutex
+	current  *generation // the newest; nil before the first
+	draining bool
+
+	done chan struct{}
+	err  error // set before done is closed
+}
+
+// jobCheckpoints is what all generations of a job have in common.
+type jobCheckpoints struct {
+	folder   checkpointing.Store
+	schedule protocol.Schedule
+	pipeline protocol.Pipeline
+	plan     [32]byte
+	// submission is the pipeline as submitted, of pipelineBytes, and then its options.
+	submission    []byte
+	pipelineBytes int64
+	// atLeast is the newest epoch known to be complete. Of whoever leads the job.
+	atLeast uint64
+}
+
+// generation is one run of a job.
+type generation struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	exec   rpc.Execution
+	loop   *loop // nil without checkpoints
+}
+
+// Wait returns when the job has ended and its harnesses are gone: nil if it is done, the
+// error that failed it, or that of the context of Start.
+func (j *Job) Wait() error {
+	<-j.done
+	return j.err
+}
+
+// Drain asks the job to come to an end without loss, over failures too. It returns at once.
+func (j *Job) Drain() {
+	j.mu.Lock()
+	j.draining = true
+	g := j.current
+	j.mu.Unlock()
+	if g != nil {
+		g.exec.Drain()
+	}
+}
+
+// Metrics are those of the present run; see rpc.Execution.
+func (j *Job) Metrics() (attempted, committed []*pipepb.MonitoringInfo) {
+	j.mu.Lock()
+	g := j.current
+	j.mu.Unlock()
+	if g == nil {
+		return nil, nil
+	}
+	return g.exec.Metrics()
+}
+
+// Savepoint takes one and returns its manifest once all of it is at the URI. The job goes on.
+// Where it takes no checkpoints, or there is a savepoint already, that is a fault.Invalid; where
+// the job has failed and is about to start again a fault.Retryable.
+func (j *Job) Savepoint(ctx context.Context, uri string) (*protocol.Manifest, error) {
+	if j.checkpoints == nil {
+		return nil, fault.New(fault.Invalid, "job %s takes no checkpoints, so it can have no savepoint: submit it with checkpoint_interval", j.spec.ID)
+	}
+	to, err := j.c.savepointStore(ctx, uri)
+	if err != nil {
+		return nil, err
+	}
+	defer to.Close()
+	switch _, err := checkpointing.ReadSavepoint(ctx, to); {
+	case err == nil:
+		return nil, fault.New(fault.Invalid, "there is a savepoint at %s already", uri)
+	case !errors.Is(err, checkpointing.ErrAbsent):
+		return nil, fmt.Errorf("%s: %w", uri, err)
+	}
+	j.mu.Lock()
+	g := j.current
+	j.mu.Unlock()
+	return g.loop.savepoint(ctx, uri, to)
+}
+
+func (c *Coordinator) savepointStore(ctx context.Context, uri string) (SavepointStore, error) {
+	if c.cfg.Checkpoints.Savepoints == nil {
+		return nil, fault.New(fault.Invalid, "savepoint %s: this server has no folder for savepoints", uri)
+	}
+	return c.cfg.Checkpoints.Savepoints(ctx, uri)
+}
+
+// prepare makes the job one with checkpoints.
+func (j *Job) prepare() error {
+	o, cfg := j.options.Checkpoints, j.c.cfg.Checkpoints
+	folder, err := checkpointing.Folder(cfg.Store, j.spec.ID)
+	if err != nil {
+		return err
+	}
+	k := &jobCheckpoints{
+		folder: folder, atLeast: j.spec.AtLeast, pipeline: describe(j.spec.Plan), plan: sha256.Sum256([]byte(j.spec.Plan.Text())),
+		schedule: protocol.Schedule{
+			Interval: o.Interval, MinPause: o.MinPause, Timeout: o.Timeout, MaxFailures: o.MaxFailures, Concurrent: o.Concurrent,
+		},
+	}
+	if o.Interval == 0 && !o.Off && !j.spec.Plan.Bounded() {
+		k.schedule.Interval = cfg.Interval
+	}
+	if err := k.schedule.Validate(); err != nil {
+		return err
+	}
+	marshal := proto.MarshalOptions{Deterministic: true}
+	if k.submission, err = marshal.Marshal(j.spec.Pipeline); err != nil {
+		return fmt.Errorf("pipeline: %w", err)
+	}
+	k.pipelineBytes = int64(len(k.submission))
+	if k.submission, err = marshal.MarshalAppend(k.submission, j.spec.Options); err != nil {
+		return fmt.Errorf("pipeline options: %w", err)
+	}
+	j.checkpoints = k
+	return nil
+}
+
+// begin starts a generation, which has all of its state when it returns.
+func (j *Job) begin(ctx context.Context) (*generation, error) {
+	if j.checkpoints != nil {
+		return j.recover(ctx)
+	}
+	g, err := j.deploy(ctx, j.deployment)
+	if err != nil {
+		return nil, err
+	}
+	j.install(g)
+	return g, nil
+}
+
+// deploy starts the tasks of a generation.
+func (j *Job) deploy(ctx context.Context, d rpc.Deployment) (*generation, error) {
+	g := &generation{}
+	g.ctx, g.cancel = context.WithCancel(ctx)
+	var err error
+	if g.exec, err = j.c.cfg.Worker.Deploy(g.ctx, d); err != nil {
+		g.cancel()
+		return nil, err
+	}
+	j.c.cfg.Logger.Info("job deployed", "job", d.JobID, "generation", d.Generation, "stages", len(d.Plan.Stages), "parallelism", d.Parallelism)
+	return g, nil
+}
+
+// stop ends a generation that is not to be led.
+func (g *generation) stop() {
+	g.cancel()
+	_ = g.exec.Wait() // it was cancelled
+}
+
+// install makes a generation the present one.
+func (j *Job) install(g *generation) {
+	j.mu.Lock()
+	j.current = g
+	draining := j.draining
+	j.mu.Unlock()
+	if draining {
+		g.exec.Drain()
+	}
+}
+
+// lead follows the job to its end.
+func (j *Job) lead(ctx context.Context, g *generation) {
+	defer close(j.done)
+	for {
+		err := g.run()
+		if err == nil || ctx.Err() != nil {
+			j.err = err
+			return
+		}
+		if g, err = j.again(ctx, err); err != nil {
+			j.err = err
+			return
+		}
+	}
+}
+
+// run returns how the generation has ended, once nothing of it runs any more.
+func (g *generation) run() error {
+	defer g.cancel()
+	if g.loop == nil {
+		return g.exec.Wait()
+	}
+	failed := make(chan error, 1)
+	go func() {
+		err := g.loop.run(g.ctx)
+		if err != nil {
+			g.cancel()
+		}
+		failed <- err
+	}()
+	err := g.exec.Wait()
+	g.cancel()
+	if failure := <-failed; failure != nil {
+		return failure
+	}
+	return err
+}
+
+// say adds to the job's log.
+func (j *Job) say(level rpc.Severity, format string, args ...any) {
+	j.spec.Log(rpc.Message{Severity: level, Source: "checkpoints", Text: fmt.Sprintf(format, args...)})
+}
+
+// again starts the job after a failure, as often as it may be. It returns the error that it fails with.
+func (j *Job) again(ctx context.Context, why error) (*generation, error) {
+	if j.checkpoints == nil {
+		return nil, why
+	}
+	for {
+		delay, ok := j.restarts.next(why, time.Now())
+		if !ok {
+			return nil, why
+		}
+		j.say(rpc.Warn, "the job failed, and goes on from its newest checkpoint in %v: %v", delay, why)
+		j.c.cfg.Logger.Warn("job restarts", "job", j.spec.ID, "in", delay, "error", why)
+		timer := time.NewTimer(delay)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, ctx.Err()
+		}
+		g, err := j.begin(ctx)
+		if err == nil {
+			return g, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		why = err
+	}
+}
