@@ -61,8 +61,10 @@ type Repository struct {
 	generation uint64
 	writer     uint64
 
+	claiming chan struct{} // held by whoever claims an epoch
+	last     uint64        // epoch that was claimed; of whoever claims
+
 	mu       sync.Mutex // protects what follows
-	last     uint64     // epoch that was claimed
 	numbers  map[fileSpace]uint64
 	complete []protocol.Checkpoint
 	orphaned []uint64
@@ -76,7 +78,7 @@ func NewGeneration(ctx context.Context, cfg Config) (*Repository, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Repository{cfg: cfg, writer: rand.Uint64(), numbers: map[fileSpace]uint64{}}
+	r := &Repository{cfg: cfg, writer: rand.Uint64(), numbers: map[fileSpace]uint64{}, claiming: make(chan struct{}, 1)}
 	listed, err := r.list(ctx)
 	if err != nil {
 		return nil, err
@@ -296,17 +298,20 @@ func (r *Repository) replaced(ctx context.Context) error {
 
 // Claim claims the next epoch.
 func (r *Repository) Claim(ctx context.Context) (uint64, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock() // one after the other
+	select { // one after the other, and nothing else waits for a slow store
+	case r.claiming <- struct{}{}:
+		defer func() { <-r.claiming }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
 	for {
-		r.last++
-		mine, err := r.claim(ctx, protocol.ClaimName(r.last))
+		epoch := r.last + 1
+		mine, err := r.claim(ctx, protocol.ClaimName(epoch))
 		if err != nil {
-			r.last--
 			return 0, err
 		}
-		if mine {
-			return r.last, nil
+		if r.last = epoch; mine {
+			return epoch, nil
 		}
 	}
 }
