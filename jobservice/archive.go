@@ -19,12 +19,12 @@ import (
 
 const (
 	// whyInterrupted is the reason of a failure that a restart has found.
-	whyInterrupted = "the server stopped while the job ran; jobs survive a restart once checkpoints exist"
+	whyInterrupted = "the server stopped while the job ran, and the job had no checkpoint to go on from"
 	whyNeverRun    = "the server stopped before the job was run: submit it again"
 )
 
 // restore brings back the jobs of earlier processes. Those that had not ended
-// have now.
+// have now, or go on.
 func (s *Service) restore() error {
 	if s.cfg.Records == nil {
 		return nil
@@ -35,9 +35,10 @@ func (s *Service) restore() error {
 			s.cfg.Logger.Warn("job record left alone: it can't be read", "job", r.ID, "error", err)
 			return
 		}
-		j := &job{id: r.ID, name: r.Name, options: r.Options, size: r.Bytes, prepared: r.Prepared, ending: true}
+		j := &job{id: r.ID, name: r.Name, options: r.Options, size: r.Bytes, prepared: r.Prepared, records: s.cfg.Records, ending: true}
 		if r.Ended {
 			j.adopt(r.Events)
+			j.archived = true
 		} else {
 			interrupted = append(interrupted, j)
 		}
@@ -53,7 +54,7 @@ func (s *Service) restore() error {
 	return nil
 }
 
-// interrupt ends a job that had not ended when its process did.
+// interrupt ends a job that had not ended when its process did, or has it go on.
 func (s *Service) interrupt(j *job) {
 	w, events, err := s.cfg.Records.Resume(j.id)
 	why, whyNot := whyInterrupted, whyNeverRun
@@ -75,6 +76,9 @@ func (s *Service) interrupt(j *job) {
 		j.recorder = newRecorder(w, j.journal, s.cfg.Logger.With("job", j.id))
 		j.recorder.after = j.journal.last
 		go j.recorder.run()
+	}
+	if err == nil && s.comeBack(j) {
+		return
 	}
 	var last []Event
 	switch j.state {
@@ -106,6 +110,9 @@ func (s *Service) record(j *job) {
 func (s *Service) unrecord(jobs []*job) {
 	for _, j := range jobs {
 		s.artifacts.Release(j.token)
+		if j.archived || j.survives {
+			s.forgetCheckpoints(j)
+		}
 		if s.cfg.Records == nil {
 			continue
 		}

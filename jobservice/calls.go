@@ -64,18 +64,46 @@ func (s *Service) begin() bool {
 func (s *Service) execute(ctx context.Context, cancel context.CancelFunc, j *job) {
 	defer s.running.Done()
 	defer cancel()
+	spec := s.spec(j)
+	if s.executor.Survives(spec) {
+		s.keep(j)
+	}
+	s.lead(ctx, j, spec)
+}
+
+// spec returns what the executor is to know of a job.
+func (s *Service) spec(j *job) Job {
 	j.mu.Lock()
 	planned, pipeline := j.plan, j.pipeline
 	j.mu.Unlock()
-	run, err := j.execute(ctx, s.executor, Job{
-		ID: j.id, Name: j.name, Plan: planned, Options: j.options, RetrievalToken: j.token,
+	return Job{
+		ID: j.id, Name: j.name, Plan: planned, Options: j.options, RetrievalToken: j.token, Submitted: j.prepared,
 		Pipeline: withDependencies(pipeline, func(env string) []*pipepb.ArtifactInformation {
 			return s.artifacts.Dependencies(j.token, env)
 		}),
-	})
+	}
+}
+
+// lead runs a job to its end.
+func (s *Service) lead(ctx context.Context, j *job, spec Job) {
+	run, err := j.execute(ctx, s.executor, spec)
+	if j.left(err) {
+		j.leave()
+		s.cfg.Logger.Info("job left for the next start", "job", j.id)
+		return
+	}
+	s.end(j, run, err)
+}
+
+// end is how a job ends for good.
+func (s *Service) end(j *job, run Run, err error) {
 	s.artifacts.Release(j.token)
 	j.finish(run, err)
-	s.cfg.Logger.Info("job ended", "job", j.id, "state", j.summary().State.String())
+	state := j.summary().State
+	s.cfg.Logger.Info("job ended", "job", j.id, "state", state.String())
+	if state != jobpb.JobState_FAILED { // of one that failed they may be of use
+		s.forgetCheckpoints(j)
+	}
 }
 
 // withDependencies returns the pipeline with other dependencies in its

@@ -3,6 +3,7 @@ package jobservice
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -21,6 +22,11 @@ type Executor interface {
 	// Start begins a job; it may block while workers come up. Cancelling ctx
 	// cancels the job, during Start and after. An error fails the job with its text.
 	Start(ctx context.Context, job Job, sink Sink) (Run, error)
+	// Survives tells whether a job takes checkpoints: when the process ends without it, it
+	// is started again by the next one, as Resumed.
+	Survives(job Job) bool
+	// Forget removes what is kept for a job to go on with. The job has ended for good.
+	Forget(ctx context.Context, id string) error
 }
 
 // Run is a job that the executor has started. Methods may be called concurrently.
@@ -54,6 +60,12 @@ type Job struct {
 	// RetrievalToken for ProvisionInfo, never empty. It also is the token by
 	// which artifact.Service gives the dependencies of an environment.
 	RetrievalToken string
+	// Submitted is when it was prepared.
+	Submitted time.Time
+	// Resumed is true for a job that ran in an earlier process, and AtLeast is the newest
+	// complete checkpoint that the sink was told of, 0 for none.
+	Resumed bool
+	AtLeast uint64
 }
 
 // Sink takes what an executor has to tell about a job. Methods may be called
@@ -69,4 +81,7 @@ type Sink interface {
 	HarnessMessage(level slog.Level, text string)
 	// Running tells that the job's workers are ready and data begins to flow.
 	Running()
+	// Checkpoint adds to the job's list of checkpoints. A complete one is durable there when it
+	// returns, unless the record is broken. Calls come one after the other.
+	Checkpoint(c Checkpoint)
 }

@@ -90,7 +90,7 @@ func (s *Service) newJob(req *jobpb.PrepareJobRequest, options *structpb.Struct,
 	j := &job{
 		id: newID(name), name: name, options: options, prepared: time.Now().UTC(),
 		pipeline: req.GetPipeline(), plan: planned,
-		journal: newJournal(s.cfg), state: jobpb.JobState_STOPPED,
+		journal: newJournal(s.cfg), state: jobpb.JobState_STOPPED, records: s.cfg.Records,
 	}
 	j.states = j.journal.add(Event{State: j.state})
 	return j

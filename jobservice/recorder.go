@@ -23,8 +23,8 @@ type recorder struct {
 	journal *journal
 	log     *slog.Logger // with the job's id
 
-	finish chan Ending // one at most; buffered
-	done   chan bool   // whether all of the record is there; buffered
+	finish chan *Ending // one at most, nil to leave the record open; buffered
+	done   chan bool    // whether all of the record is there; buffered
 
 	// Of the goroutine that runs.
 	after   int64 // Seq of the newest event written
@@ -33,12 +33,17 @@ type recorder struct {
 }
 
 func newRecorder(w RecordWriter, j *journal, log *slog.Logger) *recorder {
-	return &recorder{writer: w, journal: j, log: log, finish: make(chan Ending, 1), done: make(chan bool, 1)}
+	return &recorder{writer: w, journal: j, log: log, finish: make(chan *Ending, 1), done: make(chan bool, 1)}
 }
 
 // end completes the record once the journal is sealed, and reports whether all
 // of it is there. The goroutine of run must have been started, and ends with it.
-func (r *recorder) end(e Ending) bool {
+func (r *recorder) end(e Ending) bool { return r.finished(&e) }
+
+// leave closes the record of a job that goes on in another process, once all of the journal is in it.
+func (r *recorder) leave() { r.finished(nil) }
+
+func (r *recorder) finished(e *Ending) bool {
 	r.finish <- e
 	patience := time.NewTimer(recordPatience)
 	defer patience.Stop()
@@ -109,15 +114,17 @@ func (r *recorder) replace() error {
 	return nil
 }
 
-func (r *recorder) complete(e Ending) bool {
+func (r *recorder) complete(e *Ending) bool {
 	_, err := r.copy()
 	if err != nil {
 		r.warn(err)
 	}
-	if endErr := r.writer.End(e); endErr != nil {
-		r.failing = false // what follows is something else
-		r.warn(endErr)
-		err = endErr
+	if e != nil {
+		if endErr := r.writer.End(*e); endErr != nil {
+			r.failing = false // what follows is something else
+			r.warn(endErr)
+			err = endErr
+		}
 	}
 	r.abandon()
 	return err == nil

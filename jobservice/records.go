@@ -1,11 +1,14 @@
 package jobservice
 
 import (
+	"slices"
 	"time"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/lintelrun/lintel/jobservice/artifact"
 )
 
 // Records keep what is known of jobs where it outlives the process. Ids are those
@@ -27,6 +30,17 @@ type Records interface {
 	// Resume opens the record of a job that has not ended, and returns the events
 	// that it has.
 	Resume(id string) (RecordWriter, []Event, error)
+	// Keep notes what a job that survives the process has staged, durable before it returns. Kept returns
+	// it; the error is fs.ErrNotExist for other jobs.
+	Keep(id string, s artifact.Staged) error
+	Kept(id string) (artifact.Staged, error)
+	// AddCheckpoint adds to a job's list of checkpoints, durable before it returns, and may drop all but
+	// the newest KeptCheckpoints complete and as many failed ones. One goroutine at a time calls it
+	// for a job.
+	AddCheckpoint(id string, c Checkpoint) error
+	// Checkpoints returns the list, oldest first; with an error of class fault.Corruption what
+	// can be read of it.
+	Checkpoints(id string) ([]Checkpoint, error)
 	// Remove drops a record, in whatever condition.
 	Remove(id string) error
 
@@ -63,6 +77,47 @@ type RecordWriter interface {
 	End(e Ending) error
 	// Close frees what the writer holds. Nothing may follow.
 	Close() error
+}
+
+// KeptCheckpoints is how many checkpoints a job's list has: so many complete and failed ones each.
+const KeptCheckpoints = 100
+
+// Checkpoint is one that is complete or came to nothing.
+type Checkpoint struct {
+	// Epoch numbers the job's checkpoints; 0 where it did not come to that. Generation is the
+	// run of the job.
+	Epoch, Generation uint64
+	Began, Ended      time.Time
+	// Bytes of all its files, and of those that were written for it.
+	Bytes, NewBytes int64
+	// Savepoint is the URI of what was asked for, "" for a checkpoint.
+	Savepoint string
+	// Failure is why it came to nothing, "" if it is complete.
+	Failure string
+}
+
+// TrimCheckpoints drops the oldest of a list of which more are complete, or failed, than are kept.
+func TrimCheckpoints(list []Checkpoint) []Checkpoint {
+	left := map[bool]int{true: KeptCheckpoints, false: KeptCheckpoints}
+	kept := make([]Checkpoint, 0, len(list))
+	for _, c := range slices.Backward(list) {
+		if left[c.Failure == ""] > 0 {
+			kept = append(kept, c)
+		}
+		left[c.Failure == ""]--
+	}
+	slices.Reverse(kept)
+	return kept
+}
+
+// newestComplete returns the epoch of the newest complete checkpoint, 0 if there is none.
+func newestComplete(list []Checkpoint) (newest uint64) {
+	for _, c := range list {
+		if c.Failure == "" {
+			newest = max(newest, c.Epoch)
+		}
+	}
+	return newest
 }
 
 // Ending is what a record says at last.

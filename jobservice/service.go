@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/jobservice/artifact"
 	"github.com/lintelrun/lintel/jobservice/internal/rpcstatus"
 	"github.com/lintelrun/lintel/portable/plan"
@@ -56,7 +57,8 @@ type Service struct {
 
 // New makes a service that plans with planner and runs with executor. Artifacts
 // of its jobs are staged to artifacts, which the caller closes after the service.
-// It brings back the jobs of cfg.Records: those that had not ended are FAILED.
+// It brings back the jobs of cfg.Records: those that had not ended are FAILED, or go on if
+// they survive.
 // The caller must call Close.
 func New(cfg Config, planner Planner, executor Executor, artifacts *artifact.Service) (*Service, error) {
 	if err := cfg.Validate(); err != nil {
@@ -74,6 +76,9 @@ func New(cfg Config, planner Planner, executor Executor, artifacts *artifact.Ser
 	if err := s.restore(); err != nil {
 		return nil, err
 	}
+	if err := artifacts.Sweep(); err != nil {
+		s.cfg.Logger.Warn("files of ended jobs not removed", "error", err)
+	}
 	s.background.Add(1)
 	go s.sweep()
 	return s, nil
@@ -85,8 +90,8 @@ func (s *Service) Register(reg grpc.ServiceRegistrar) {
 	s.artifacts.RegisterStaging(reg)
 }
 
-// Close cancels all jobs, waits until they have ended or ctx has, and ends all
-// streams. Jobs are refused from then on; the views still work.
+// Close cancels all jobs, but for those that survive, which the next start goes on with; it waits until
+// none runs any more or ctx has ended, and ends all streams. Jobs are refused from then on; the views still work.
 func (s *Service) Close(ctx context.Context) error {
 	s.mu.Lock()
 	first := !s.stopped
@@ -94,7 +99,7 @@ func (s *Service) Close(ctx context.Context) error {
 	jobs := slices.Clone(s.order)
 	s.mu.Unlock()
 	for _, j := range jobs {
-		if !j.expire(whyNeverRun) {
+		if !j.expire(whyNeverRun) && !j.suspend() {
 			j.requestCancel()
 		}
 	}
@@ -191,6 +196,26 @@ func (s *Service) Plan(ctx context.Context, id string) (*plan.Plan, error) {
 	}
 	made, err = s.planPipeline(ctx, p, j.options)
 	return made, rpcstatus.Of(err)
+}
+
+// Checkpoints returns the newest checkpoints of a job, oldest first, those that failed included.
+func (s *Service) Checkpoints(id string) ([]Checkpoint, error) {
+	j, err := s.job(id)
+	if err != nil {
+		return nil, err
+	}
+	j.mu.Lock()
+	list, archivedOnly := slices.Clone(j.checkpoints), j.archived
+	j.mu.Unlock()
+	if !archivedOnly || s.cfg.Records == nil {
+		return list, nil
+	}
+	list, err = s.cfg.Records.Checkpoints(id)
+	if fault.ClassOf(err) == fault.Corruption {
+		s.cfg.Logger.Warn("list of checkpoints damaged", "job", id, "error", err)
+		err = nil
+	}
+	return list, archived(j, err)
 }
 
 // Messages returns up to limit events of a job after the given Seq, oldest

@@ -189,6 +189,46 @@ func (s *Service) Dependencies(token, environment string) []*pipepb.ArtifactInfo
 	return slices.Clone(sess.deps[environment])
 }
 
+// Staged is what a session holds, for a job that outlives the process.
+type Staged struct {
+	Token        string
+	Dependencies map[string][]*pipepb.ArtifactInformation
+	// Blobs are the SHA-256 of the files that they need, one for each time.
+	Blobs []string
+}
+
+// Staged returns what a sealed session holds; its messages are shared and must not be changed.
+// Of an unknown token it is zero.
+func (s *Service) Staged(token string) Staged {
+	sess := s.session(token)
+	if sess == nil {
+		return Staged{}
+	}
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	return Staged{Token: token, Dependencies: maps.Clone(sess.deps), Blobs: slices.Clone(sess.held)}
+}
+
+// Restore opens a session again that an earlier process had, before Sweep. The error is of class
+// fault.Corruption if a file of it is gone.
+func (s *Service) Restore(st Staged) error {
+	sess := &session{turn: make(chan struct{}, 1), deps: st.Dependencies, done: true}
+	for _, sum := range st.Blobs {
+		if _, ok := s.store.Retain(sum); !ok {
+			s.drop(sess.held)
+			return fault.New(fault.Corruption, "the staged file with SHA-256 %s is gone", sum)
+		}
+		sess.held = append(sess.held, sum)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessions[st.Token] = sess
+	return nil
+}
+
+// Sweep removes the files of earlier processes that no session was restored for.
+func (s *Service) Sweep() error { return s.store.Sweep() }
+
 // Release ends a session and drops artifacts that no other session needs.
 // Unknown tokens are ignored.
 func (s *Service) Release(token string) {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"strings"
 	"sync"
 
@@ -39,9 +40,8 @@ type blob struct {
 	size int64
 }
 
-// OpenStore opens or creates the store in dir, for limit bytes at most. References
-// don't outlive the process, so blobs and unfinished files that an earlier one
-// left are removed.
+// OpenStore opens or creates the store in dir, for limit bytes at most. It has the blobs that an
+// earlier process left, without references: Sweep removes those that nobody has retained.
 func OpenStore(dir string, limit int64) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("artifact store: %w", err)
@@ -51,7 +51,7 @@ func OpenStore(dir string, limit int64) (*Store, error) {
 		return nil, fmt.Errorf("artifact store: %w", err)
 	}
 	s := &Store{root: root, limit: limit, blobs: map[string]*blob{}}
-	if err := s.sweep(); err != nil {
+	if err := s.adopt(); err != nil {
 		root.Close()
 		return nil, fmt.Errorf("artifact store: %w", err)
 	}
@@ -61,21 +61,48 @@ func OpenStore(dir string, limit int64) (*Store, error) {
 // Close releases the directory. Blobs stay on disk until the next OpenStore.
 func (s *Store) Close() error { return s.root.Close() }
 
-// sweep removes what only a Store makes: the folder of unfinished files and the
-// two-digit folders of blobs.
-func (s *Store) sweep() error {
-	entries, err := fs.ReadDir(s.root.FS(), ".")
+// adopt takes over the blobs of an earlier process, and drops what it did not finish.
+func (s *Store) adopt() error {
+	if err := s.root.RemoveAll(tmpDir); err != nil {
+		return err
+	}
+	found, err := fs.Glob(s.root.FS(), "[0-9a-f][0-9a-f]/*")
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if name := e.Name(); name == tmpDir || len(name) == 2 && isHex(name) {
-			if err := s.root.RemoveAll(name); err != nil {
-				return err
-			}
+	for _, place := range found {
+		sum := path.Base(place)
+		info, err := s.root.Stat(place)
+		if err != nil || !info.Mode().IsRegular() || len(sum) != 2*sha256.Size || !isHex(sum) || blobPath(sum) != place {
+			continue // not ours
 		}
+		s.blobs[sum] = &blob{size: info.Size()}
+		s.used += info.Size()
 	}
 	return s.root.Mkdir(tmpDir, 0o700)
+}
+
+// Sweep removes all blobs without references.
+func (s *Store) Sweep() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var failed []error
+	for sum, b := range s.blobs {
+		if b.refs == 0 {
+			failed = append(failed, s.remove(sum, b))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// remove drops a blob. The caller holds mu.
+func (s *Store) remove(sum string, b *blob) error {
+	delete(s.blobs, sum)
+	s.used -= b.size
+	if err := s.root.Remove(blobPath(sum)); err != nil {
+		return fmt.Errorf("artifact store: %w", err)
+	}
+	return nil
 }
 
 // Create starts a new blob. The caller must end with Commit or Abort.
@@ -112,12 +139,7 @@ func (s *Store) Release(sum string) error {
 	if b.refs--; b.refs > 0 {
 		return nil
 	}
-	delete(s.blobs, sum)
-	s.used -= b.size
-	if err := s.root.Remove(blobPath(sum)); err != nil {
-		return fmt.Errorf("artifact store: %w", err)
-	}
-	return nil
+	return s.remove(sum, b)
 }
 
 // Open returns the content of a blob; the error is fs.ErrNotExist if the store

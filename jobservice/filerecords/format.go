@@ -33,6 +33,11 @@ const (
 	kindPipeline kind = 3 // org.apache.beam.model.pipeline.v1.Pipeline
 	kindEvent    kind = 4
 	kindMetrics  kind = 5 // org.apache.beam.model.job_management.v1.MetricResults
+	kindToken    kind = 6 // by which harnesses ask for what was staged
+	kindStaged   kind = 7 // org.apache.beam.model.pipeline.v1.Components: environments with dependencies only
+	kindBlob     kind = 8 // SHA-256 of a staged file, in hex
+	// kindCheckpoint is one that is complete or failed.
+	kindCheckpoint kind = 9
 )
 
 const (

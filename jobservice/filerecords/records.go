@@ -3,6 +3,8 @@
 //	<id>/job    who the job is, its options and its pipeline; written once
 //	<id>/log    events, appended
 //	<id>/end    the events of the job's end and its metrics; written once
+//	<id>/staged       what a job that outlives the process has staged; written once
+//	<id>/checkpoints  a job's checkpoints, appended
 //
 // A record begins with job and is complete with end; both are written beside
 // their place and renamed. The files are made of frames that each have a
@@ -35,6 +37,10 @@ const (
 	jobFile = "job"
 	logFile = "log"
 	endFile = "end"
+
+	stagedFile      = "staged"
+	checkpointsFile = "checkpoints"
+
 	newFile = ".new" // suffix of what isn't in its place yet
 )
 

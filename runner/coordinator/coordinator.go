@@ -150,6 +150,9 @@ func (c *Coordinator) Start(ctx context.Context, s Spec) (*Job, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.Resumed && !takes {
+		return nil, fault.New(fault.Unsupported, "the job had checkpoints, and this server takes none")
+	}
 	d, err := c.deployment(s, o)
 	if err != nil {
 		return nil, err

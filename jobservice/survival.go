@@ -1,0 +1,120 @@
+package jobservice
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"time"
+
+	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
+
+	"github.com/lintelrun/lintel/portable/plan"
+)
+
+// A job with checkpoints outlives the process. Its record then has what it staged (Records.Keep), which
+// is how a later process knows it, and its checkpoints. That process starts it again, with the same id.
+
+// forgetTimeout bounds the removal of an ended job's checkpoints. What is left goes with the record.
+const forgetTimeout = 30 * time.Second
+
+// keep makes the job one that survives. If that can't be recorded it does not.
+func (s *Service) keep(j *job) {
+	if s.cfg.Records == nil || j.recorder == nil {
+		return
+	}
+	if err := s.cfg.Records.Keep(j.id, s.artifacts.Staged(j.token)); err != nil {
+		s.cfg.Logger.Warn("the job won't survive a restart of the server: its record can't be written", "job", j.id, "error", err)
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.survives = true
+}
+
+// comeBack takes up a job that an earlier process ran; false if it isn't one that survives. It is
+// called before the service takes jobs.
+func (s *Service) comeBack(j *job) bool {
+	switch j.state {
+	case jobpb.JobState_STARTING, jobpb.JobState_RUNNING, jobpb.JobState_DRAINING:
+	default:
+		return false
+	}
+	staged, err := s.cfg.Records.Kept(j.id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	if err == nil {
+		err = s.artifacts.Restore(staged)
+	}
+	var list []Checkpoint
+	if err == nil {
+		var damaged error
+		if list, damaged = s.cfg.Records.Checkpoints(j.id); damaged != nil { // the store knows them too
+			s.cfg.Logger.Warn("list of checkpoints damaged", "job", j.id, "error", damaged)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	j.token, j.ending, j.survives, j.cancel, j.checkpoints = staged.Token, false, true, cancel, list
+	s.running.Add(1)
+	go s.resume(ctx, cancel, j, err)
+	return true
+}
+
+// resume runs a job of an earlier process to its end, unless something stands in the way.
+func (s *Service) resume(ctx context.Context, cancel context.CancelFunc, j *job, problem error) {
+	defer s.running.Done()
+	defer cancel()
+	made, err := s.planAgain(ctx, j, problem)
+	if err != nil {
+		if j.left(err) {
+			j.leave()
+			return
+		}
+		s.end(j, nil, fmt.Errorf("the server stopped while the job ran, and the job can't go on: %w", err))
+		return
+	}
+	spec := s.spec(j)
+	j.mu.Lock()
+	spec.Resumed, spec.AtLeast = true, newestComplete(j.checkpoints)
+	j.mu.Unlock()
+	if spec.AtLeast == 0 && made.Bounded() {
+		s.end(j, nil, errors.New(whyInterrupted))
+		return
+	}
+	sink{j}.Message(slog.LevelInfo, "the server was started again, and the job goes on")
+	s.cfg.Logger.Info("job goes on", "job", j.id, "checkpoint", spec.AtLeast)
+	s.lead(ctx, j, spec)
+}
+
+// planAgain gives a job of an earlier process its pipeline and plan.
+func (s *Service) planAgain(ctx context.Context, j *job, problem error) (*plan.Plan, error) {
+	if problem != nil {
+		return nil, problem
+	}
+	p, err := s.cfg.Records.Pipeline(j.id)
+	if err != nil {
+		return nil, err
+	}
+	made, err := s.planPipeline(ctx, p, j.options)
+	if err != nil {
+		return nil, err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.pipeline, j.plan = p, made
+	return made, nil
+}
+
+// forgetCheckpoints removes what an ended job could have gone on with.
+func (s *Service) forgetCheckpoints(j *job) {
+	if !j.survives && !j.archived {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), forgetTimeout)
+	defer cancel()
+	if err := s.executor.Forget(ctx, j.id); err != nil {
+		s.cfg.Logger.Warn("checkpoints of an ended job not removed", "job", j.id, "error", err)
+	}
+}
