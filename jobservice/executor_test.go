@@ -2,6 +2,7 @@ package jobservice_test
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -15,9 +16,12 @@ type executor struct {
 	startErr error
 	// auto ends every run at once.
 	auto bool
+	// survives is what Survives says of all jobs.
+	survives bool
 
 	mu     sync.Mutex
 	runs   map[string]*run
+	forgot []string
 	starts int
 }
 
@@ -78,6 +82,21 @@ func (e *executor) Start(ctx context.Context, job jobservice.Job, sink jobservic
 		return nil, e.startErr
 	}
 	return r, nil
+}
+
+func (e *executor) Survives(jobservice.Job) bool { return e.survives }
+
+func (e *executor) Forget(_ context.Context, id string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.forgot = append(e.forgot, id)
+	return nil
+}
+
+func (e *executor) forgotten() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.forgot)
 }
 
 func (r *run) Wait() error {

@@ -39,14 +39,20 @@ type rig struct {
 
 func newRig(t testing.TB, cfg jobservice.Config, planner jobservice.Planner) *rig {
 	t.Helper()
-	artifacts, err := artifact.New(artifact.Config{Dir: t.TempDir()})
+	return newRigWith(t, cfg, planner, t.TempDir(), &executor{runs: map[string]*run{}})
+}
+
+// newRigWith is a rig with artifacts in dir, which an earlier one may have used.
+func newRigWith(t testing.TB, cfg jobservice.Config, planner jobservice.Planner, dir string, x *executor) *rig {
+	t.Helper()
+	artifacts, err := artifact.New(artifact.Config{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if planner == nil {
 		planner = acceptAll
 	}
-	r := &rig{executor: &executor{runs: map[string]*run{}}, artifacts: artifacts}
+	r := &rig{executor: x, artifacts: artifacts}
 	if r.Service, err = jobservice.New(cfg, planner, r.executor, artifacts); err != nil {
 		t.Fatal(err)
 	}

@@ -174,11 +174,11 @@ func (j *job) execute(ctx context.Context, executor Executor, spec Job) (Run, er
 	return run, run.Wait()
 }
 
-// left tells whether a run that ended with err is one that another process goes on with.
+// left tells whether a run that ended with err was stopped for another process to go on with.
 func (j *job) left(err error) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.suspended && errors.Is(err, context.Canceled) && j.state != jobpb.JobState_CANCELLING
+	return j.suspended && err != nil && j.state != jobpb.JobState_CANCELLING
 }
 
 // finish records how the run ended. The run is nil if it never started.

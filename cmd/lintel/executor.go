@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"github.com/lintelrun/lintel/jobservice"
+	"github.com/lintelrun/lintel/portable/options"
 	"github.com/lintelrun/lintel/runner/coordinator"
 	"github.com/lintelrun/lintel/runner/rpc"
 )
@@ -16,10 +17,15 @@ type executor struct{ *coordinator.Coordinator }
 func (e executor) Start(ctx context.Context, job jobservice.Job, sink jobservice.Sink) (jobservice.Run, error) {
 	run, err := e.Coordinator.Start(ctx, coordinator.Spec{
 		ID:             job.ID,
+		Name:           job.Name,
 		Plan:           job.Plan,
-		Environments:   job.Pipeline.GetComponents().GetEnvironments(),
+		Pipeline:       job.Pipeline,
 		Options:        job.Options,
+		Submitted:      job.Submitted,
 		RetrievalToken: job.RetrievalToken,
+		Resumed:        job.Resumed,
+		AtLeast:        job.AtLeast,
+		Checkpoint:     func(c coordinator.Checkpoint) { sink.Checkpoint(recorded(c)) },
 		Log: func(m rpc.Message) {
 			add := sink.Message
 			if m.Harness {
@@ -33,6 +39,27 @@ func (e executor) Start(ctx context.Context, job jobservice.Job, sink jobservice
 	}
 	sink.Running()
 	return run, nil
+}
+
+// Survives implements jobservice.Executor; Forget is the coordinator's.
+func (e executor) Survives(job jobservice.Job) bool {
+	o, err := options.Read(job.Options)
+	if err != nil {
+		return false // Start says what is wrong
+	}
+	takes, err := e.Takes(o, job.Plan.Bounded())
+	return takes && err == nil
+}
+
+func recorded(c coordinator.Checkpoint) jobservice.Checkpoint {
+	r := jobservice.Checkpoint{
+		Epoch: c.Epoch, Generation: c.Generation, Began: c.Began, Ended: c.Ended,
+		Bytes: c.Bytes, NewBytes: c.NewBytes, Savepoint: c.Savepoint,
+	}
+	if c.Err != nil {
+		r.Failure = c.Err.Error()
+	}
+	return r
 }
 
 var levels = map[rpc.Severity]slog.Level{

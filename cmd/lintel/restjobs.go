@@ -87,6 +87,24 @@ func (r restJobs) Logs(ctx context.Context, id string, each func(jobview.LogEntr
 	return ctx.Err()
 }
 
+func (r restJobs) Checkpoints(_ context.Context, id string) ([]jobview.Checkpoint, error) {
+	list, err := r.service.Checkpoints(id)
+	if err != nil {
+		return nil, notFound(id, err)
+	}
+	out := make([]jobview.Checkpoint, len(list))
+	for i, c := range list {
+		out[i] = jobview.Checkpoint{
+			Epoch: c.Epoch, Generation: c.Generation, State: jobview.CheckpointComplete, Began: c.Began, Ended: c.Ended,
+			Seconds: c.Ended.Sub(c.Began).Seconds(), Bytes: c.Bytes, NewBytes: c.NewBytes, Savepoint: c.Savepoint, Error: c.Failure,
+		}
+		if c.Failure != "" {
+			out[i].State = jobview.CheckpointFailed
+		}
+	}
+	return out, nil
+}
+
 // byState counts jobs for /metrics.
 func (r restJobs) byState() map[string]int {
 	n := map[string]int{}

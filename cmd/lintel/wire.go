@@ -15,7 +15,6 @@ import (
 
 	"github.com/lintelrun/lintel/fnapi"
 	"github.com/lintelrun/lintel/fnapi/environment"
-	"github.com/lintelrun/lintel/jobservice"
 	"github.com/lintelrun/lintel/portable/options"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/coordinator"
@@ -29,7 +28,7 @@ import (
 
 // runner is what the job service plans and executes with.
 type runner struct {
-	executor jobservice.Executor
+	executor executor
 	planner  planner
 	live     *environment.Registry
 	state    statebackend.Backend // nil if it was not made
@@ -81,7 +80,7 @@ func openState(c serverConfig, spill string) (statebackend.Backend, error) {
 	return tieredstate.New(budget/8, disk), nil
 }
 
-func newExecutor(c serverConfig, spill string, fn *fnapi.Server, r *runner, m *metrics.Metrics, tracer trace.Tracer) (jobservice.Executor, error) {
+func newExecutor(c serverConfig, spill string, fn *fnapi.Server, r *runner, m *metrics.Metrics, tracer trace.Tracer) (executor, error) {
 	w, err := worker.New(worker.Config{
 		Server:      fn,
 		Launcher:    r.live,
@@ -95,11 +94,11 @@ func newExecutor(c serverConfig, spill string, fn *fnapi.Server, r *runner, m *m
 		TraceBundles: c.tracing.bundles,
 	})
 	if err != nil {
-		return nil, err
+		return executor{}, err
 	}
 	co, err := coordinator.New(coordinator.Config{Worker: w, Parallelism: c.parallelism, Logger: c.log})
 	if err != nil {
-		return nil, err
+		return executor{}, err
 	}
 	return executor{co}, nil
 }
@@ -110,7 +109,14 @@ func (r *runner) plan(ctx context.Context, p *pipepb.Pipeline, given *structpb.S
 	if err != nil {
 		return nil, err
 	}
-	return r.planner.plan(ctx, p, o)
+	made, err := r.planner.plan(ctx, p, o)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := r.executor.Takes(o, made.Bounded()); err != nil { // refused before anything is staged
+		return nil, err
+	}
+	return made, nil
 }
 
 func (r *runner) harnesses() int { return len(r.live.Live()) }

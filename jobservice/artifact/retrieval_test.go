@@ -59,7 +59,8 @@ func TestStoreSweepsWhatAnEarlierProcessLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Write([]byte("finished"))
-	if _, err := w.Commit(""); err != nil {
+	sum, err := w.Commit("")
+	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := store.Create(); err != nil { // and never finished
@@ -73,7 +74,25 @@ func TestStoreSweepsWhatAnEarlierProcessLeft(t *testing.T) {
 	if store, err = artifact.OpenStore(dir, 1000); err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close()
+	defer func() { store.Close() }()
+	if size, ok := store.Retain(sum); !ok || size != 8 {
+		t.Errorf("the finished blob: %d bytes, %v", size, ok)
+	}
+	if err := store.Sweep(); err != nil {
+		t.Error(err)
+	}
+	if r, err := store.Open(sum); err != nil {
+		t.Errorf("swept though it was retained: %v", err)
+	} else {
+		r.Close()
+	}
+	store.Close()
+	if store, err = artifact.OpenStore(dir, 1000); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Sweep(); err != nil { // nobody has retained it
+		t.Error(err)
+	}
 	var left []string
 	for _, pattern := range []string{"*", "*/*"} {
 		m, _ := filepath.Glob(filepath.Join(dir, pattern))

@@ -90,6 +90,7 @@ func (s *Store) Sweep() error {
 	for sum, b := range s.blobs {
 		if b.refs == 0 {
 			failed = append(failed, s.remove(sum, b))
+			_ = s.root.Remove(sum[:2]) // unless it has others
 		}
 	}
 	return errors.Join(failed...)

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/lintelrun/lintel/jobservice"
+	"github.com/lintelrun/lintel/jobservice/artifact"
 )
 
 // Run tests what open returns. Every call of open opens the same storage of the
@@ -32,6 +33,8 @@ func Run(t *testing.T, newStorage func(t *testing.T) (open func() jobservice.Rec
 		"a removed record is gone":           removed,
 		"jobs don't disturb each other":      concurrent,
 		"what was never written is not told": missing,
+		"what was staged is kept":            kept,
+		"checkpoints are listed":             checkpoints,
 	} {
 		t.Run(name, func(t *testing.T) {
 			open := newStorage(t)
@@ -285,6 +288,48 @@ func concurrent(t *testing.T, s *suite) {
 		if want := map[bool]int{true: 51, false: 49}[r.Ended]; err != nil || len(events) != want {
 			t.Errorf("%s has %d events, %v; want %d", id, len(events), err, want)
 		}
+	}
+}
+
+func kept(t *testing.T, s *suite) {
+	check(t, s.create(t, "a").Close())
+	check(t, s.create(t, "b").Close())
+	want := artifact.Staged{
+		Token: "token", Blobs: []string{"aa", "bb"},
+		Dependencies: map[string][]*pipepb.ArtifactInformation{"env": {{TypeUrn: "file", TypePayload: []byte{1}}}, "bare": nil},
+	}
+	check(t, s.Keep("a", want))
+	for range 2 {
+		got, err := s.Kept("a")
+		if diff := cmp.Diff(want, got, protocmp.Transform()); err != nil || diff != "" {
+			t.Errorf("%v (-want +got):\n%s", err, diff)
+		}
+		if _, err := s.Kept("b"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("of a job that has kept nothing: %v", err)
+		}
+		s.reopen()
+	}
+}
+
+func checkpoints(t *testing.T, s *suite) {
+	check(t, s.create(t, "a").Close())
+	const most = 5 * jobservice.KeptCheckpoints
+	for n := uint64(1); n <= most; n++ {
+		c := jobservice.Checkpoint{Epoch: n, Generation: 2, Began: time.Unix(int64(n), 1).UTC(), Ended: time.Unix(int64(n), 2).UTC(), Bytes: 7, NewBytes: 3}
+		if n == 2 {
+			c.Savepoint, c.Failure = "file:///s", "disk full"
+		}
+		check(t, s.AddCheckpoint("a", c))
+		if n%100 == 50 {
+			s.reopen()
+		}
+		list, err := s.Checkpoints("a")
+		if err != nil || list[len(list)-1] != c || len(list) > jobservice.KeptCheckpoints+1 || n >= 2 && !slices.ContainsFunc(list, func(c jobservice.Checkpoint) bool { return c.Failure == "disk full" && c.Savepoint == "file:///s" }) {
+			t.Fatalf("after %d: %d checkpoints, %v", n, len(list), err)
+		}
+	}
+	if list, err := s.Checkpoints("nobody"); err != nil || len(list) != 0 {
+		t.Errorf("of nobody: %v, %v", list, err)
 	}
 }
 

@@ -20,6 +20,9 @@ type (
 	jobList struct {
 		Jobs []jobview.Job `json:"jobs"`
 	}
+	checkpointList struct {
+		Checkpoints []jobview.Checkpoint `json:"checkpoints"`
+	}
 	metricList struct {
 		Metrics []jobview.Metric `json:"metrics"`
 	}
@@ -60,6 +63,15 @@ func (c Config) metrics(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.json(w, metricList{Metrics: append([]jobview.Metric{}, ms...)})
+}
+
+func (c Config) checkpoints(w http.ResponseWriter, r *http.Request) {
+	list, err := c.Jobs.Checkpoints(r.Context(), r.PathValue("id"))
+	if err != nil {
+		c.fail(w, r, err)
+		return
+	}
+	c.json(w, checkpointList{Checkpoints: append([]jobview.Checkpoint{}, list...)})
 }
 
 func (c Config) cancel(w http.ResponseWriter, r *http.Request) { c.steer(w, r, c.Jobs.Cancel) }

@@ -27,6 +27,8 @@ type Jobs interface {
 	// not run yet the error wraps jobview.ErrState.
 	Drain(ctx context.Context, id string) (state string, err error)
 	Metrics(ctx context.Context, id string) ([]jobview.Metric, error)
+	// Checkpoints are the newest of the job that have ended, oldest first.
+	Checkpoints(ctx context.Context, id string) ([]jobview.Checkpoint, error)
 	// Logs gives what the job has said so far to each, oldest first.
 	Logs(ctx context.Context, id string, each func(jobview.LogEntry) error) error
 }
@@ -98,6 +100,7 @@ var routes = []struct {
 	{"GET /v1/jobs/{id}", Config.describe},
 	{"GET /v1/jobs/{id}/metrics", Config.metrics},
 	{"GET /v1/jobs/{id}/logs", Config.logs},
+	{"GET /v1/jobs/{id}/checkpoints", Config.checkpoints},
 	{"POST /v1/jobs/{id}/cancel", Config.cancel},
 	{"POST /v1/jobs/{id}/drain", Config.drain},
 }

@@ -1,0 +1,156 @@
+package jobservice_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/lintelrun/lintel/internal/testkit"
+	"github.com/lintelrun/lintel/jobservice"
+	"github.com/lintelrun/lintel/portable/plan"
+)
+
+// surviving is a rig whose jobs survive, over the folders of an earlier one.
+func surviving(t testing.TB, dir string, planner jobservice.Planner) *rig {
+	t.Helper()
+	x := &executor{runs: map[string]*run{}, survives: true}
+	return newRigWith(t, jobservice.Config{Records: openRecords(t, filepath.Join(dir, "jobs"))}, planner, filepath.Join(dir, "artifacts"), x)
+}
+
+// unbounded plans a job whose input does not end.
+func unbounded(_ context.Context, p *pipepb.Pipeline, _ *structpb.Struct) (*plan.Plan, error) {
+	return &plan.Plan{Components: p.GetComponents(), Stages: []*plan.Stage{{ID: "s0"}}}, nil
+}
+
+func complete(epoch uint64) jobservice.Checkpoint {
+	at := time.Unix(1700000000+int64(epoch), 0).UTC()
+	return jobservice.Checkpoint{Epoch: epoch, Generation: 1, Began: at, Ended: at.Add(time.Second), Bytes: 1000, NewBytes: 10}
+}
+
+func TestSurvivingJobsGoOnAfterARestart(t *testing.T) {
+	dir := t.TempDir()
+	r := surviving(t, dir, unbounded)
+	id := r.prepare(t)
+	job := r.start(t, id)
+	job.sink.Running()
+	job.sink.Checkpoint(complete(1))
+	failure := complete(2)
+	failure.Failure = "disk full"
+	job.sink.Checkpoint(failure)
+	job.sink.Checkpoint(complete(3))
+	stream, err := r.client.GetStateStream(t.Context(), &jobpb.GetJobStateRequest{JobId: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := job.job.RetrievalToken
+	r.shutDown(t)
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	if status.Code(err) != codes.Unavailable {
+		t.Errorf("the client that waits is told %v", err)
+	}
+
+	r = surviving(t, dir, unbounded)
+	again := r.executor.run(id)
+	if j := again.job; !j.Resumed || j.AtLeast != 3 || j.RetrievalToken != token || j.Plan == nil || j.Pipeline == nil || job.job.Resumed {
+		t.Errorf("it is started with %+v", j)
+	}
+	again.sink.Running()
+	again.sink.Checkpoint(complete(4))
+	list, err := r.Checkpoints(id)
+	if err != nil || len(list) != 4 || list[1].Failure != "disk full" || list[3] != complete(4) {
+		t.Errorf("checkpoints %+v, %v", list, err)
+	}
+	if d, err := r.Describe(id); err != nil || d.State != running || d.Started.IsZero() {
+		t.Errorf("it is %+v, %v", d, err)
+	}
+	again.end(nil)
+	messages := r.watch(t, id)
+	if got := statesOf(messages); !slices.Equal(got, []jobservice.State{stopped, starting, running, done}) {
+		t.Errorf("states over both processes: %v", got)
+	}
+	testkit.Eventually(t, 5*time.Second, "its checkpoints are removed", func() bool { return slices.Contains(r.executor.forgotten(), id) })
+	r.shutDown(t)
+
+	r = surviving(t, dir, unbounded) // what has ended stays so
+	if list, err := r.Checkpoints(id); err != nil || len(list) != 4 || r.view(t, id).Summary.State != done {
+		t.Errorf("checkpoints of the ended job: %v, %v", list, err)
+	}
+}
+
+func TestWhichJobsGoOn(t *testing.T) {
+	for what, c := range map[string]struct {
+		planner jobservice.Planner
+		before  func(*rig, string, *run)
+		want    jobservice.State // after the restart; running if it goes on
+		text    string
+	}{
+		"unbounded without a checkpoint": {unbounded, func(*rig, string, *run) {}, running, ""},
+		"bounded with a checkpoint":      {acceptAll, func(_ *rig, _ string, j *run) { j.sink.Checkpoint(complete(1)) }, running, ""},
+		"bounded without a checkpoint":   {acceptAll, func(*rig, string, *run) {}, failed, "no checkpoint to go on from"},
+		"being drained": {unbounded, func(r *rig, id string, _ *run) {
+			if _, err := r.Drain(context.Background(), &jobpb.DrainJobRequest{JobId: id}); err != nil {
+				panic(err)
+			}
+		}, draining, ""},
+		"cancelled": {unbounded, func(r *rig, id string, _ *run) {
+			if _, err := r.Cancel(context.Background(), &jobpb.CancelJobRequest{JobId: id}); err != nil {
+				panic(err)
+			}
+		}, cancelled, ""},
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := t.TempDir()
+			r := surviving(t, dir, c.planner)
+			id := r.prepare(t)
+			job := r.start(t, id)
+			job.sink.Running()
+			c.before(r, id, job)
+			r.shutDown(t)
+
+			r = surviving(t, dir, c.planner)
+			if jobservice.Terminal(c.want) {
+				v := r.view(t, id)
+				if v.Summary.State != c.want || !strings.Contains(v.Summary.Failure, c.text) {
+					t.Errorf("it is %v: %s", v.Summary.State, v.Summary.Failure)
+				}
+				return
+			}
+			again := r.executor.run(id)
+			if d, err := r.Describe(id); err != nil || d.State != c.want {
+				t.Errorf("it is %v, %v", d.State, err)
+			}
+			if c.want == draining {
+				testkit.Eventually(t, 5*time.Second, "it is drained again", again.drained.Load)
+			}
+			again.end(nil)
+			r.watch(t, id)
+		})
+	}
+}
+
+func TestJobsThatCannotGoOnSayWhy(t *testing.T) {
+	dir := t.TempDir()
+	r := surviving(t, dir, unbounded)
+	id := r.prepare(t)
+	r.start(t, id).sink.Running()
+	r.shutDown(t)
+	r = surviving(t, dir, func(context.Context, *pipepb.Pipeline, *structpb.Struct) (*plan.Plan, error) {
+		return nil, errors.New("this release knows no such transform")
+	})
+	r.watch(t, id)
+	if v := r.view(t, id); v.Summary.State != failed || !strings.Contains(v.Summary.Failure, "this release knows no such transform") {
+		t.Errorf("it is %v: %s", v.Summary.State, v.Summary.Failure)
+	}
+}
