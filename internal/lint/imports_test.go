@@ -44,7 +44,7 @@ var arrows = map[string][]string{
 		"runner/engine", "runner/exchange", "runner/frame", "runner/grouping", "runner/keygroup", "runner/panes", "runner/parts", "runner/rpc", "runner/sideinput", "runner/timers",
 		"fnapi", "fnapi/environment", "fnapi/fnapitest", "statebackend", "checkpointing", "portable",
 	},
-	"runner/coordinator": {"runner/rpc", "portable", "checkpointing", "coordination"},
+	"runner/coordinator": {"runner/rpc", "runner/keygroup", "portable", "checkpointing", "coordination"},
 
 	// internal is open to all, but has no knowledge of any.
 	"internal": {},

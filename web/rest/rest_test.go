@@ -45,6 +45,12 @@ func (f *fakeJobs) Describe(_ context.Context, id string) (jobview.Detail, error
 	}, f.find(id)
 }
 
+func (f *fakeJobs) Checkpoints(_ context.Context, id string) ([]jobview.Checkpoint, error) {
+	return []jobview.Checkpoint{{
+		Epoch: 3, Generation: 2, State: jobview.CheckpointFailed, Began: time.Unix(100, 0).UTC(), Ended: time.Unix(101, 0).UTC(), Seconds: 1, Error: "disk full",
+	}}, f.find(id)
+}
+
 func (f *fakeJobs) Drain(_ context.Context, id string) (string, error) {
 	if id == "stopped" {
 		return "", fmt.Errorf("%w: job stopped is STOPPED", jobview.ErrState)
@@ -121,6 +127,9 @@ func TestJobs(t *testing.T) {
 		{"GET /v1/jobs/j2", 404, `{"title":"Not Found","status":404,"detail":"no such job: j2"}`},
 		{"GET /v1/jobs/j1/metrics", 200, `{"metrics":[{"urn":"beam:metric:element_count:v1","type":"beam:metrics:sum_int64:v1",` +
 			`"labels":{"PCOLLECTION":"p"},"step":"p","committed":7}]}`},
+		{"GET /v1/jobs/j1/checkpoints", 200, `{"checkpoints":[{"epoch":3,"generation":2,"state":"failed","began":"1970-01-01T00:01:40Z",` +
+			`"ended":"1970-01-01T00:01:41Z","seconds":1,"bytes":0,"new_bytes":0,"error":"disk full"}]}`},
+		{"GET /v1/jobs/j2/checkpoints", 404, `{"title":"Not Found","status":404,"detail":"no such job: j2"}`},
 		{"GET /v1/jobs/j2/metrics", 404, `{"title":"Not Found","status":404,"detail":"no such job: j2"}`},
 		{"GET /v1/jobs/j1/logs", 200, `{"entries":[{"level":"info","message":"m2"},{"level":"warn","message":"m3"},{"level":"error","message":"m4"}],"skipped":0}`},
 		{"GET /v1/jobs/j1/logs?level=debug&tail=2", 200, `{"entries":[{"level":"warn","message":"m3"},{"level":"error","message":"m4"}],"skipped":3}`},
