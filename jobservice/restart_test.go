@@ -203,7 +203,7 @@ func TestJobsThatACrashInterruptsHaveFailed(t *testing.T) {
 	defer r.executor.run(stopping).end(nil)
 	dir = crash(t, dir, map[string]int{early: 2, midway: 4, stopping: 3})
 
-	const why = "the server stopped while the job ran; jobs survive a restart once checkpoints exist"
+	const why = "the server stopped while the job ran, and the job had no checkpoint to go on from"
 	for restart := range 2 {
 		r := newRecordedRig(t, dir, jobservice.Config{})
 		for _, c := range []struct {

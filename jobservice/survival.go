@@ -21,7 +21,10 @@ const forgetTimeout = 30 * time.Second
 
 // keep makes the job one that survives. If that can't be recorded it does not.
 func (s *Service) keep(j *job) {
-	if s.cfg.Records == nil || j.recorder == nil {
+	j.mu.Lock()
+	recorded := j.recorder != nil
+	j.mu.Unlock()
+	if !recorded {
 		return
 	}
 	if err := s.cfg.Records.Keep(j.id, s.artifacts.Staged(j.token)); err != nil {

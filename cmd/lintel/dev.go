@@ -49,7 +49,8 @@ func newDev() *cobra.Command {
 		Long: `Start a server on this machine: Job API, planner, workers and HTTP in one process.
 
 It prints "ready" on a line of its own once it takes jobs. The first Ctrl-C (or SIGTERM)
-cancels all jobs and stops within 10 s, the second stops at once.`,
+cancels all jobs, but for those with checkpoints, which go on at the next start, and stops
+within 10 s; the second stops at once.`,
 		Args: exactly(cobra.NoArgs),
 	}
 	var f devFlags
