@@ -20,7 +20,8 @@ type Uploads interface {
 
 // Restore is what the tasks of a deployment begin with.
 type Restore struct {
-	// Manifest of a checkpoint or savepoint, which nobody changes.
+	// Manifest of a checkpoint or savepoint, which nobody changes. Its parts lie as those who took the
+	// snapshots have put them; tasks that are Ended in it have nothing to do.
 	Manifest *protocol.Manifest
 	// Same tells that the manifest is of this very plan at this parallelism: each task finds its own
 	// snapshot by its place in Manifest.Tasks.
@@ -37,33 +38,29 @@ type Answer struct {
 	// Ended: the task is done and all it put out has been delivered. The rest is zero then; epochs that
 	// it has not answered, and later ones, need no snapshot of it.
 	Ended bool
-	// Epoch of the snapshot.
+	// Epoch of the snapshot. Answers to epochs that were concluded are ignored.
 	Epoch uint64
-	// Snapshot, all of whose files are uploaded. Its Task names stage, index and key groups as
-	// Deployment.Tasks does.
+	// Snapshot, all of whose files are uploaded: by Uploads.Put for its epoch, or such as the checkpoint
+	// protocol.Begun.Over has. Its Task names stage, index and key groups as Deployment.Tasks does.
 	Snapshot protocol.Snapshot
-	// Err is why there is no snapshot.
+	// Err is why there is no snapshot: the epoch comes to nothing, and the job goes on unless the error is of
+	// class fault.Fenced.
 	Err error
 }
 
-// TasksOf returns how many tasks a stage has.
-func (d *Deployment) TasksOf(s *plan.Stage) int {
-	switch {
-	case d.Plan.Virtual():
-		return 1 // what a TestStream makes is to come in order
-	case s.Parallelism > 0:
-		return s.Parallelism
-	}
-	return d.Parallelism
-}
-
 // Tasks returns all tasks of the deployment, those of a stage together, in the order of the plan's
-// stages: by name, index and key groups, and with nothing else.
+// stages: by name, index and key groups, and with nothing else. Workers make their tasks in this order.
 func (d *Deployment) Tasks() []protocol.Task {
 	var all []protocol.Task
+	virtual := d.Plan.Virtual()
 	for i, name := range d.Plan.StageNames() {
-		s := d.Plan.Stages[i]
-		of := d.TasksOf(s)
+		s, of := d.Plan.Stages[i], d.Parallelism
+		switch {
+		case virtual:
+			of = 1 // what a TestStream makes is to come in order
+		case s.Parallelism > 0:
+			of = s.Parallelism
+		}
 		for n := range of {
 			t := protocol.Task{Stage: name, Index: n, Of: of}
 			if keyed(s) {

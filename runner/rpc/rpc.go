@@ -32,9 +32,10 @@ type Deployment struct {
 	// safe for concurrent use; must not block.
 	Log func(Message)
 
-	// Checkpoints is where snapshots go; nil for a job that takes no checkpoints.
+	// Checkpoints is where snapshots go; nil for a job that takes no checkpoints, which runs without
+	// all that barriers need.
 	Checkpoints Uploads
-	// Restore is what the tasks begin with; nil: from the beginning.
+	// Restore is what the tasks begin with; nil: from the beginning. Nil without Checkpoints.
 	Restore *Restore
 }
 
@@ -71,20 +72,23 @@ type Execution interface {
 	// Metrics returns what bundles reported: committed ones only, and with those in flight.
 	Metrics() (attempted, committed []*pipepb.MonitoringInfo)
 
-	// The rest is for deployments with Checkpoints or Restore.
+	// The rest is for deployments with Checkpoints.
 
 	// Restored returns once all tasks have the state of Deployment.Restore, at once if there is
 	// none; or with the error that kept one from it, which ends the execution: of class
 	// fault.Corruption where what was read is damaged.
 	Restored() error
-	// Barrier begins an epoch: all sources send its barrier, and all tasks answer. Epochs come in their
-	// order, after Restored. For a savepoint sources hold back first, until nothing is
-	// under way between tasks. It returns at once.
+	// Barrier announces an epoch: sources put its barrier into what they send, and each task answers once
+	// all of its channels have delivered it. Epochs come in ascending order, not every number, after
+	// Restored; several may be under way. That of a savepoint is to be quiet: sources hold back first,
+	// until nothing is under way between tasks. It returns at once.
 	Barrier(b protocol.Begun)
-	// Concluded tells how an epoch that began has ended: it is durable, or it comes to nothing and
-	// needs no answers any more. It returns at once.
+	// Concluded tells, once for each epoch that was announced, how it has ended: it is durable, or it comes to
+	// nothing and needs no answers any more. Barriers of such an epoch travel on, since
+	// channels carry every epoch in order. Of epochs under way when the execution ends nobody tells. It returns at once.
 	Concluded(epoch uint64, complete bool)
-	// Answers is what tasks say, to be read by one until Wait returns. It may be closed then.
+	// Answers is what tasks say. One reads them, from some time after Restored until the context of
+	// Deploy ends or the channel is closed: tasks neither wait for it nor outlast Wait because of it.
 	Answers() <-chan Answer
 }
 
