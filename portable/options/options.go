@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/types/known/structpb"
 
@@ -42,33 +41,6 @@ type Options struct {
 	TransformNames map[string]string
 }
 
-// Checkpoints are when a job takes checkpoints. Zero values mean the runner's defaults.
-type Checkpoints struct {
-	// Interval from one to the next.
-	Interval time.Duration
-	// Off is true where the user wants none.
-	Off bool
-	// MinPause between two, and Timeout of one.
-	MinPause, Timeout time.Duration
-	// MaxFailures in a row that the job survives.
-	MaxFailures int
-	// Concurrent is how many may be under way at once.
-	Concurrent int
-	// Retain is how many of the newest to keep.
-	Retain int
-}
-
-// Restart is what becomes of a job with checkpoints after a failure that may not come again. Zero
-// values mean the runner's defaults.
-type Restart struct {
-	// Attempts within Window; Never and Always are where the user asks for none, and for any number.
-	Attempts      int
-	Never, Always bool
-	Window        time.Duration
-	// Delay before the first restart, doubled with each further one in Window up to MaxDelay.
-	Delay, MaxDelay time.Duration
-}
-
 // Experiment returns the value of an experiment; that of one without a value is "".
 func (o *Options) Experiment(name string) (value string, ok bool) {
 	for _, e := range o.Experiments {
@@ -79,7 +51,7 @@ func (o *Options) Experiment(name string) (value string, ok bool) {
 	return "", false
 }
 
-// Validate checks the ranges of numbers.
+// Validate checks the ranges of numbers, and options that go together.
 func (o *Options) Validate() error {
 	for name, n := range map[string]int{
 		"parallelism": o.Parallelism, "sdk_worker_parallelism": o.SDKWorkerParallelism, "restart_attempts": o.Restart.Attempts,
@@ -89,7 +61,7 @@ func (o *Options) Validate() error {
 			return fault.New(fault.Invalid, "pipeline option %q is %d, which is out of range", name, n)
 		}
 	}
-	return nil
+	return o.validateCheckpoints()
 }
 
 // Read reads the options in a PrepareJobRequest. An option is looked for by its
@@ -209,93 +181,6 @@ func (r *reader) number(name string) int {
 	r.bad(name, v, "a whole number")
 	return 0
 }
-
-// checkpoints reads when checkpoints are taken; an interval of 0 is none.
-func (r *reader) checkpoints() Checkpoints {
-	interval, given := r.duration("checkpoint_interval")
-	c := Checkpoints{
-		Interval: interval, Off: given && interval == 0,
-		MaxFailures: r.number("checkpoint_max_failures"), Concurrent: r.number("checkpoint_concurrent"), Retain: r.number("checkpoint_retain"),
-	}
-	c.MinPause, _ = r.duration("checkpoint_min_pause")
-	c.Timeout, _ = r.duration("checkpoint_timeout")
-	if c.MinPause > 0 && c.Concurrent > 1 && r.err == nil {
-		r.err = fault.New(fault.Invalid, "pipeline option \"checkpoint_min_pause\" is %v, and \"checkpoint_concurrent\" %d: with a pause between them there is one at a time", c.MinPause, c.Concurrent)
-	}
-	return c
-}
-
-// restart reads how often a job is started again: -1 attempts are any number.
-func (r *reader) restart() Restart {
-	_, given := r.get("restart_attempts")
-	s := Restart{Attempts: r.number("restart_attempts")}
-	if given != nil && s.Attempts == 0 {
-		s.Never = true
-	}
-	if s.Attempts == -1 {
-		s.Attempts, s.Always = 0, true
-	}
-	s.Window, _ = r.duration("restart_window")
-	s.Delay, _ = r.duration("restart_delay")
-	s.MaxDelay, _ = r.duration("restart_max_delay")
-	return s
-}
-
-// duration reads a length of time with its unit, such as 10s or 500ms; only 0 has none.
-func (r *reader) duration(name string) (d time.Duration, given bool) {
-	_, v := r.get(name)
-	switch k := v.GetKind().(type) {
-	case nil:
-		return 0, false
-	case *structpb.Value_NumberValue:
-		if k.NumberValue == 0 {
-			return 0, true
-		}
-	case *structpb.Value_StringValue:
-		if k.StringValue == "" {
-			return 0, false
-		}
-		if d, err := time.ParseDuration(k.StringValue); err == nil && d >= 0 {
-			return d, true
-		}
-	}
-	r.bad(name, v, "a length of time with its unit, such as 10s or 500ms")
-	return 0, false
-}
-
-// names reads a mapping of names, a JSON object or such as text.
-func (r *reader) names(name string) map[string]string {
-	_, v := r.get(name)
-	fields := v.GetStructValue().GetFields()
-	switch k := v.GetKind().(type) {
-	case nil:
-		return nil
-	case *structpb.Value_StringValue:
-		var s structpb.Struct
-		if k.StringValue == "" {
-			return nil
-		}
-		if s.UnmarshalJSON([]byte(k.StringValue)) != nil {
-			r.bad(name, v, wantNames)
-			return nil
-		}
-		fields = s.GetFields()
-	case *structpb.Value_StructValue:
-	default:
-		r.bad(name, v, wantNames)
-		return nil
-	}
-	all := make(map[string]string, len(fields))
-	for from, to := range fields {
-		if all[from] = to.GetStringValue(); all[from] == "" {
-			r.bad(name, v, wantNames)
-			return nil
-		}
-	}
-	return all
-}
-
-const wantNames = `an object of old names to new ones, such as {"Old/Name": "New/Name"}`
 
 // list reads a list of strings, or one string with commas.
 func (r *reader) list(name string) []string {

@@ -45,7 +45,7 @@ func TestRead(t *testing.T) {
 		"no checkpoints":          {m{"checkpoint_interval": 0.0}, options.Options{Checkpoints: options.Checkpoints{Off: true}}},
 		"checkpoints as they are": {m{"checkpoint_interval": "", "checkpoint_timeout": ""}, options.Options{}},
 		"restarts": {
-			m{"restart_attempts": 4.0, "restart_window": "1h", "restart_delay": "0", "restart_max_delay": "30s"},
+			m{"restart_attempts": 4.0, "restart_window": "1h", "restart_delay": "", "restart_max_delay": "30s"},
 			options.Options{Restart: options.Restart{Attempts: 4, Window: time.Hour, MaxDelay: 30 * time.Second}},
 		},
 		"no restarts":        {m{"restart_attempts": "0"}, options.Options{Restart: options.Restart{Never: true}}},
@@ -54,7 +54,9 @@ func TestRead(t *testing.T) {
 			m{"restore_from": "file:///s", "allow_dropped_state": []any{"a", "b:c"}, "transform_name_mapping": `{"a": "b"}`},
 			options.Options{RestoreFrom: "file:///s", AllowDroppedState: []string{"a", "b:c"}, TransformNames: map[string]string{"a": "b"}},
 		},
-		"names as an object": {m{"transform_name_mapping": m{"a": "b"}}, options.Options{TransformNames: map[string]string{"a": "b"}}},
+		"names as an object": {
+			m{"restore_from": "s", "transform_name_mapping": m{"a": "b"}}, options.Options{RestoreFrom: "s", TransformNames: map[string]string{"a": "b"}},
+		},
 		"bare and nested":    {m{"parallelism": "2", "options": m{"job_name": "j", "parallelism": 7.0}}, options.Options{JobName: "j", Parallelism: 2}},
 		"list with commas":   {m{"experiments": "a,b=c,"}, options.Options{Experiments: []string{"a", "b=c"}}},
 		"app name":           {m{"beam:option:app_name:v1": "app"}, options.Options{JobName: "app"}},
@@ -81,6 +83,7 @@ func TestReadNamesWhatIsWrong(t *testing.T) {
 	for name, value := range map[string]any{
 		"job_name": 3.0, "streaming": "perhaps", "parallelism": 1.5, "sdk_worker_parallelism": "-1", "experiments": []any{1.0},
 		"checkpoint_interval": "10", "checkpoint_timeout": "-1s", "checkpoint_min_pause": 1000.0, "restart_attempts": -2.0, "restart_delay": true,
+		"restart_window": 0.0, "restart_max_delay": "0s",
 		"checkpoint_retain": -1.0, "transform_name_mapping": `["a"]`, "restore_from": m{},
 	} {
 		s, err := structpb.NewStruct(map[string]any{"beam:option:" + name + ":v1": value})

@@ -32,6 +32,7 @@ type loop struct {
 	// claimBegan is when, for claims that fail.
 	claimBegan time.Time
 	began      map[uint64]time.Time // epochs under way
+	announced  map[uint64]bool      // those that tasks know of
 	manifests  map[uint64]*protocol.Manifest
 	requests   map[string]*savepoint // by id
 	told       bool                  // of the first checkpoint
@@ -65,19 +66,25 @@ type result struct {
 	err      error
 }
 
-// savepoint is a request for one.
+// savepoint is a request for one. It is answered once, by whoever has it then.
 type savepoint struct {
 	id    string
 	uri   string
-	to    checkpointing.Store
+	to    SavepointStore
 	reply chan result // buffered
+}
+
+// answer tells what has come of it, to whoever still waits.
+func (s *savepoint) answer(r result) {
+	r.err = errors.Join(r.err, s.to.Close())
+	s.reply <- r
 }
 
 // newLoop returns the loop of a generation that went on from the checkpoint of an epoch, 0 for none.
 func newLoop(j *Job, repo *checkpointing.Repository, exec rpc.Execution, d rpc.Deployment, restored uint64) *loop {
 	l := &loop{
 		job: j, repo: repo, exec: exec, tasks: d.Tasks(), newest: restored,
-		began: map[uint64]time.Time{}, manifests: map[uint64]*protocol.Manifest{}, requests: map[string]*savepoint{},
+		began: map[uint64]time.Time{}, announced: map[uint64]bool{}, manifests: map[uint64]*protocol.Manifest{}, requests: map[string]*savepoint{},
 		claims: make(chan claim, 1), written: make(chan result, 1), asked: make(chan *savepoint),
 		garbage: make(chan struct{}, 1), ended: make(chan struct{}),
 		submissions: map[uint64]protocol.File{}, exports: map[uint64]bool{},
@@ -97,7 +104,7 @@ func (l *loop) run(ctx context.Context) error {
 		cancel()
 		l.working.Wait()
 		for _, s := range l.requests {
-			s.reply <- result{err: errGone}
+			s.answer(result{err: errGone})
 		}
 		close(l.ended)
 	}()
@@ -189,7 +196,10 @@ func (l *loop) act(ctx context.Context, a protocol.Actions) {
 		})
 	}
 	for _, b := range a.Begin {
-		l.exec.Barrier(b)
+		if _, ok := l.began[b.Epoch]; ok { // else it came to nothing at once
+			l.announced[b.Epoch] = true
+			l.exec.Barrier(b)
+		}
 	}
 	if a.Write != nil {
 		l.working.Go(func() { l.write(ctx, a.Write) })
@@ -229,18 +239,26 @@ func (l *loop) abort(e protocol.Ended) {
 	began, uri := l.claimBegan, ""
 	if e.Epoch != 0 {
 		began = l.began[e.Epoch]
-		delete(l.began, e.Epoch)
-		l.exec.Concluded(e.Epoch, false)
+		l.concluded(e.Epoch, false)
 	}
 	s := l.request(e.Savepoint)
 	if s != nil {
 		uri = s.uri
-		s.reply <- result{err: e.Reason}
+		s.answer(result{err: e.Reason})
 	}
 	l.job.say(rpc.Warn, "checkpoint %s came to nothing: %v", epochName(e.Epoch), e.Reason)
 	l.job.record(Checkpoint{
 		Epoch: e.Epoch, Generation: l.repo.Generation(), Savepoint: uri, Began: began, Ended: time.Now(), Err: e.Reason,
 	})
+}
+
+// concluded tells the tasks how an epoch has ended.
+func (l *loop) concluded(epoch uint64, complete bool) {
+	delete(l.began, epoch)
+	if l.announced[epoch] {
+		delete(l.announced, epoch)
+		l.exec.Concluded(epoch, complete)
+	}
 }
 
 func epochName(epoch uint64) string {
@@ -254,7 +272,6 @@ func epochName(epoch uint64) string {
 func (l *loop) complete(ctx context.Context, b protocol.Begun) {
 	m, began := l.manifests[b.Epoch], l.began[b.Epoch]
 	delete(l.manifests, b.Epoch)
-	delete(l.began, b.Epoch)
 	uri := ""
 	s := l.request(b.Savepoint)
 	if s != nil {
@@ -262,9 +279,9 @@ func (l *loop) complete(ctx context.Context, b protocol.Begun) {
 	}
 	c := Checkpoint{Epoch: b.Epoch, Generation: l.repo.Generation(), Savepoint: uri, Began: began, Ended: time.Now()}
 	c.Bytes, c.NewBytes = m.Bytes()
-	l.job.checkpoints.atLeast = b.Epoch
+	l.job.checkpoints.atLeast = max(l.job.checkpoints.atLeast, b.Epoch)
 	l.job.record(c) // before anybody acts on it
-	l.exec.Concluded(b.Epoch, true)
+	l.concluded(b.Epoch, true)
 	if !l.told {
 		l.told = true
 		l.job.say(rpc.Info, "first checkpoint, %d: %d bytes, in %v", b.Epoch, c.Bytes, c.Ended.Sub(c.Began).Round(time.Millisecond))
@@ -376,20 +393,21 @@ func (l *loop) collect(ctx context.Context) {
 // errGone answers requests for savepoints of a run that has ended.
 var errGone = fault.New(fault.Retryable, "the job ended, or failed and starts again, before the savepoint was complete")
 
-// savepoint asks for one and waits until it is there. It is safe for concurrent use.
-func (l *loop) savepoint(ctx context.Context, uri string, to checkpointing.Store) (*protocol.Manifest, error) {
+// savepoint asks for one and waits until it is there. It closes the store once that is done with. It
+// is safe for concurrent use.
+func (l *loop) savepoint(ctx context.Context, uri string, to SavepointStore) (*protocol.Manifest, error) {
 	s := &savepoint{id: rand.Text(), uri: uri, to: to, reply: make(chan result, 1)}
 	select {
 	case l.asked <- s:
 	case <-l.ended:
-		return nil, errGone
+		s.answer(result{err: errGone})
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		s.answer(result{err: ctx.Err()})
 	}
 	select {
 	case r := <-s.reply:
-		if errors.Is(r.err, context.Canceled) {
-			return nil, errGone
+		if errors.Is(r.err, context.Canceled) && ctx.Err() == nil {
+			return nil, errGone // it is the run that was cancelled
 		}
 		return r.manifest, r.err
 	case <-ctx.Done():
@@ -403,5 +421,5 @@ func (l *loop) export(ctx context.Context, s *savepoint, m *protocol.Manifest) {
 	l.mu.Lock()
 	delete(l.exports, m.Epoch)
 	l.mu.Unlock()
-	s.reply <- result{m.Epoch, made, err}
+	s.answer(result{m.Epoch, made, err})
 }

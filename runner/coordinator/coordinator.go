@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime"
+	"strings"
 	"time"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -174,17 +175,21 @@ func (c *Coordinator) Start(ctx context.Context, s Spec) (*Job, error) {
 	return j, nil
 }
 
-// Takes tells whether a job with these options takes checkpoints, and so goes on after a failure.
-// One that asks for them where there are none to be had is refused as fault.Unsupported.
+// Takes tells whether a job with these options takes checkpoints, and so goes on after a failure. Options
+// that would do nothing are refused: as fault.Unsupported by a server that takes no checkpoints, as
+// fault.Invalid for a job that takes none.
 func (c *Coordinator) Takes(o *options.Options, bounded bool) (bool, error) {
-	asked := o.Checkpoints.Interval > 0 || o.RestoreFrom != ""
-	if c.cfg.Checkpoints == nil {
-		if asked {
-			return false, fault.New(fault.Unsupported, "pipeline options checkpoint_interval and restore_from: this server takes no checkpoints")
-		}
+	takes := o.Checkpoints.Interval > 0 || o.RestoreFrom != "" || !bounded && !o.Checkpoints.Off
+	given := strings.Join(o.NeedCheckpoints(), ", ")
+	switch {
+	case c.cfg.Checkpoints == nil && given != "":
+		return false, fault.New(fault.Unsupported, "pipeline option %s: this server takes no checkpoints; run the job without the option", given)
+	case c.cfg.Checkpoints == nil:
 		return false, nil
+	case !takes && given != "":
+		return false, fault.New(fault.Invalid, "pipeline option %s is for jobs with checkpoints, and this one takes none: set checkpoint_interval too", given)
 	}
-	return asked || !bounded && !o.Checkpoints.Off, nil
+	return takes, nil
 }
 
 // deployment returns what all runs of a job have in common.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -34,7 +35,7 @@ type worker struct {
 func (w *worker) Deploy(ctx context.Context, d rpc.Deployment) (rpc.Execution, error) {
 	e := newExecution(ctx)
 	e.worker, e.d, e.tasks = w, d, d.Tasks()
-	e.counts = make([]int, len(e.tasks))
+	e.counts, e.at = make([]int, len(e.tasks)), map[uint64][]int{}
 	w.mu.Lock()
 	w.runs = append(w.runs, e)
 	w.mu.Unlock()
@@ -50,7 +51,7 @@ func (w *worker) Deploy(ctx context.Context, d rpc.Deployment) (rpc.Execution, e
 func (w *worker) run(n int) *execution {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if n > len(w.runs) {
+	if n < 1 || n > len(w.runs) {
 		return nil
 	}
 	return w.runs[n-1]
@@ -64,8 +65,10 @@ type execution struct {
 	result  chan error
 	answers chan rpc.Answer
 
+	restored  []int // counts at the beginning
 	mu        sync.Mutex
 	counts    []int
+	at        map[uint64][]int // counts by epoch
 	concluded []string
 	begun     []protocol.Begun
 	drained   bool
@@ -118,6 +121,7 @@ func (e *execution) Restored() error {
 				return err
 			}
 		}
+		e.restored = slices.Clone(e.counts)
 	}
 	if e.worker.onRestored != nil {
 		return e.worker.onRestored(e)
@@ -147,11 +151,22 @@ func (e *execution) snapshot(epoch uint64, task int) rpc.Answer {
 	e.mu.Lock()
 	e.counts[task]++
 	n := e.counts[task]
+	if e.at[epoch] == nil {
+		e.at[epoch] = make([]int, len(e.tasks))
+	}
+	e.at[epoch][task] = n
 	e.mu.Unlock()
 	f, err := e.d.Checkpoints.Put(e.ctx, epoch, uint64(task), newReader(fmt.Sprint(n)))
 	t := e.tasks[task]
 	t.Parts = []protocol.Part{{Kind: protocol.Position, Span: protocol.Span{Length: f.Size}}}
 	return rpc.Answer{Task: task, Epoch: epoch, Snapshot: protocol.Snapshot{Task: t, Files: []protocol.File{f}}, Err: err}
+}
+
+// counted returns what tasks have answered the barrier of an epoch with, nil if none has.
+func (e *execution) counted(epoch uint64) []int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.at[epoch])
 }
 
 func (e *execution) Concluded(epoch uint64, complete bool) {

@@ -86,7 +86,8 @@ func (j *Job) Metrics() (attempted, committed []*pipepb.MonitoringInfo) {
 	return g.exec.Metrics()
 }
 
-// Savepoint takes one and returns its manifest once all of it is at the URI. The job goes on.
+// Savepoint takes one and returns its manifest once all of it is at the URI. The job goes on; so
+// does the savepoint where ctx ends before.
 // Where it takes no checkpoints, or there is a savepoint already, that is a fault.Invalid; where
 // the job has failed and is about to start again a fault.Retryable.
 func (j *Job) Savepoint(ctx context.Context, uri string) (*protocol.Manifest, error) {
@@ -97,11 +98,12 @@ func (j *Job) Savepoint(ctx context.Context, uri string) (*protocol.Manifest, er
 	if err != nil {
 		return nil, err
 	}
-	defer to.Close()
 	switch _, err := checkpointing.ReadSavepoint(ctx, to); {
 	case err == nil:
+		to.Close()
 		return nil, fault.New(fault.Invalid, "there is a savepoint at %s already", uri)
 	case !errors.Is(err, checkpointing.ErrAbsent):
+		to.Close()
 		return nil, fmt.Errorf("%s: %w", uri, err)
 	}
 	j.mu.Lock()
@@ -223,10 +225,11 @@ func (g *generation) run() error {
 	}()
 	err := g.exec.Wait()
 	g.cancel()
-	if failure := <-failed; failure != nil {
-		return failure
+	failure := <-failed
+	if failure == nil || err == nil && fault.ClassOf(failure) != fault.Fenced { // all is done, and still ours
+		return err
 	}
-	return err
+	return failure
 }
 
 // say adds to the job's log.

@@ -23,7 +23,7 @@ func newReader(text string) io.ReadSeeker { return strings.NewReader(text) }
 // every10 is what most tests run with.
 var every10 = map[string]any{"checkpoint_interval": "10s", "restart_delay": "1s"}
 
-// cancelled runs a test in a bubble with a context that ends before it.
+// bubble runs a test in a bubble, with a context that ends before it.
 func bubble(t *testing.T, test func(t *testing.T, ctx context.Context, cancel context.CancelFunc)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {

@@ -21,7 +21,7 @@ type Uploads interface {
 // Restore is what the tasks of a deployment begin with.
 type Restore struct {
 	// Manifest of a checkpoint or savepoint, which nobody changes. Its parts lie as those who took the
-	// snapshots have put them; tasks that are Ended in it have nothing to do.
+	// snapshots have put them; tasks that are Ended in it have nothing to do, and say so again.
 	Manifest *protocol.Manifest
 	// Same tells that the manifest is of this very plan at this parallelism: each task finds its own
 	// snapshot by its place in Manifest.Tasks.
