@@ -35,7 +35,10 @@ func (s *Service) restore() error {
 			s.cfg.Logger.Warn("job record left alone: it can't be read", "job", r.ID, "error", err)
 			return
 		}
-		j := &job{id: r.ID, name: r.Name, options: r.Options, size: r.Bytes, prepared: r.Prepared, records: s.cfg.Records, ending: true}
+		j := &job{
+			id: r.ID, name: r.Name, options: r.Options, size: r.Bytes, prepared: r.Prepared, records: s.cfg.Records,
+			ending: true, checkpointing: true,
+		}
 		if r.Ended {
 			j.adopt(r.Events)
 			j.archived = true
@@ -110,9 +113,7 @@ func (s *Service) record(j *job) {
 func (s *Service) unrecord(jobs []*job) {
 	for _, j := range jobs {
 		s.artifacts.Release(j.token)
-		if j.archived || j.survives {
-			s.forgetCheckpoints(j)
-		}
+		s.forgetCheckpoints(j)
 		if s.cfg.Records == nil {
 			continue
 		}

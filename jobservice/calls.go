@@ -87,12 +87,9 @@ func (s *Service) spec(j *job) Job {
 // lead runs a job to its end.
 func (s *Service) lead(ctx context.Context, j *job, spec Job) {
 	run, err := j.execute(ctx, s.executor, spec)
-	if j.left(err) {
-		j.leave()
-		s.cfg.Logger.Info("job left for the next start", "job", j.id)
-		return
+	if !j.leave(err) {
+		s.end(j, run, err)
 	}
-	s.end(j, run, err)
 }
 
 // end is how a job ends for good.
@@ -101,7 +98,7 @@ func (s *Service) end(j *job, run Run, err error) {
 	j.finish(run, err)
 	state := j.summary().State
 	s.cfg.Logger.Info("job ended", "job", j.id, "state", state.String())
-	if state != jobpb.JobState_FAILED { // of one that failed they may be of use
+	if state != jobpb.JobState_FAILED { // of one that failed they stay as long as its record
 		s.forgetCheckpoints(j)
 	}
 }

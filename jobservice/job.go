@@ -37,10 +37,11 @@ type job struct {
 	cancel         context.CancelFunc // set while it runs
 	run            Run                // set while it runs
 	recorder       *recorder          // nil if there is no record, or it is complete
-	checkpoints    []Checkpoint       // oldest first; of a job that is archived its record has them
-	archived       bool               // it had ended before this process
-	survives       bool               // it goes on after this process
-	suspended      bool               // and is made to
+	checkpoints    []Checkpoint       // oldest first, once the record has them nil
+	archived       bool               // the record has all there is to know
+	checkpointing  bool               // it may have checkpoints to be removed
+	survives       bool               // another process can go on with it
+	suspended      bool               // and is to
 	// The rest is nil once the record has it, which is after the job's end.
 	pipeline *pipepb.Pipeline
 	plan     *plan.Plan
@@ -116,30 +117,6 @@ func (j *job) requestDrain() (State, error) {
 	return state, nil
 }
 
-// suspend stops a job that survives, for another process to go on with it; false if it does not.
-func (j *job) suspend() bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if !j.survives || j.ending || j.state == jobpb.JobState_CANCELLING || j.cancel == nil {
-		return false
-	}
-	j.suspended = true
-	j.cancel()
-	return true
-}
-
-// leave leaves a suspended job's record for another process.
-func (j *job) leave() {
-	j.mu.Lock()
-	j.run, j.cancel = nil, nil
-	r := j.recorder
-	j.recorder = nil
-	j.mu.Unlock()
-	if r != nil {
-		r.leave()
-	}
-}
-
 // expire ends a job that was never run, so that nobody waits for it any more,
 // and leaves its record as it is; false if it has been run.
 func (j *job) expire(why string) bool {
@@ -172,13 +149,6 @@ func (j *job) execute(ctx context.Context, executor Executor, spec Job) (Run, er
 		run.Drain()
 	}
 	return run, run.Wait()
-}
-
-// left tells whether a run that ended with err was stopped for another process to go on with.
-func (j *job) left(err error) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.suspended && err != nil && j.state != jobpb.JobState_CANCELLING
 }
 
 // finish records how the run ended. The run is nil if it never started.
@@ -238,7 +208,8 @@ func (j *job) settle(last []Event) {
 	j.endTrace()
 	j.journal.publish(last)
 	if recorded {
-		j.pipeline, j.journal, j.metrics = nil, nil, nil
+		j.pipeline, j.journal, j.metrics, j.checkpoints = nil, nil, nil, nil
+		j.archived = true
 	}
 	j.plan = nil
 }
@@ -302,21 +273,6 @@ func (s sink) add(e Event) {
 	s.job.mu.Unlock()
 	if journal != nil { // else the job has ended
 		journal.add(e)
-	}
-}
-
-func (s sink) Checkpoint(c Checkpoint) {
-	j := s.job
-	c.Failure = clipText(c.Failure, 10_000)
-	j.mu.Lock()
-	j.checkpoints = TrimCheckpoints(append(j.checkpoints, c))
-	r := j.recorder
-	j.mu.Unlock()
-	if r == nil || j.records == nil {
-		return
-	}
-	if err := j.records.AddCheckpoint(j.id, c); err != nil {
-		r.log.Warn("checkpoint not recorded; the job goes on", "epoch", c.Epoch, "error", err)
 	}
 }
 

@@ -90,8 +90,9 @@ func (s *Service) Register(reg grpc.ServiceRegistrar) {
 	s.artifacts.RegisterStaging(reg)
 }
 
-// Close cancels all jobs, but for those that survive, which the next start goes on with; it waits until
-// none runs any more or ctx has ended, and ends all streams. Jobs are refused from then on; the views still work.
+// Close cancels all jobs but those with checkpoints, which it leaves for the next service on the same records
+// to go on with; the log says which. It waits until none runs any more or ctx has ended, and ends all
+// streams. Jobs are refused from then on; the views still work.
 func (s *Service) Close(ctx context.Context) error {
 	s.mu.Lock()
 	first := !s.stopped
@@ -99,8 +100,8 @@ func (s *Service) Close(ctx context.Context) error {
 	jobs := slices.Clone(s.order)
 	s.mu.Unlock()
 	for _, j := range jobs {
-		if !j.expire(whyNeverRun) && !j.suspend() {
-			j.requestCancel()
+		if !j.expire(whyNeverRun) {
+			s.halt(j)
 		}
 	}
 	err := waitFor(ctx, &s.running)
@@ -108,6 +109,19 @@ func (s *Service) Close(ctx context.Context) error {
 		close(s.stop) // readers of ended jobs have the rest of the journal to read and end by themselves
 	}
 	return errors.Join(err, waitFor(ctx, &s.background))
+}
+
+// halt leaves a job for another process, or cancels it.
+func (s *Service) halt(j *job) {
+	log := s.cfg.Logger.With("job", j.id, "name", j.name)
+	if newest, ok := j.suspend(); ok {
+		log.Warn("job left: the next start goes on with it; lintel jobs cancel ends it then", "checkpoint", newest)
+		return
+	}
+	before := j.summary().State
+	if after := j.requestCancel(); after != before {
+		log.Warn("job cancelled: it has no checkpoint to go on from")
+	}
 }
 
 func waitFor(ctx context.Context, group *sync.WaitGroup) error {
@@ -205,9 +219,9 @@ func (s *Service) Checkpoints(id string) ([]Checkpoint, error) {
 		return nil, err
 	}
 	j.mu.Lock()
-	list, archivedOnly := slices.Clone(j.checkpoints), j.archived
+	list, inRecord := slices.Clone(j.checkpoints), j.archived
 	j.mu.Unlock()
-	if !archivedOnly || s.cfg.Records == nil {
+	if !inRecord {
 		return list, nil
 	}
 	list, err = s.cfg.Records.Checkpoints(id)

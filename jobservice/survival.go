@@ -9,8 +9,6 @@ import (
 	"time"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
-
-	"github.com/lintelrun/lintel/portable/plan"
 )
 
 // A job with checkpoints outlives the process. Its record then has what it staged (Records.Keep), which
@@ -22,6 +20,7 @@ const forgetTimeout = 30 * time.Second
 // keep makes the job one that survives. If that can't be recorded it does not.
 func (s *Service) keep(j *job) {
 	j.mu.Lock()
+	j.checkpointing = true
 	recorded := j.recorder != nil
 	j.mu.Unlock()
 	if !recorded {
@@ -34,6 +33,42 @@ func (s *Service) keep(j *job) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.survives = true
+}
+
+// goesOn tells whether another process can go on with the job: from a checkpoint or, with unbounded
+// input, from the beginning. The caller holds mu.
+func (j *job) goesOn() bool {
+	return j.survives && (newestComplete(j.checkpoints) > 0 || j.plan == nil || !j.plan.Bounded())
+}
+
+// suspend stops a job for another process to go on with it, from the newest of its checkpoints; false if
+// none can.
+func (j *job) suspend() (newest uint64, ok bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.ending || j.cancel == nil || j.state == jobpb.JobState_CANCELLING || !j.goesOn() {
+		return 0, false
+	}
+	j.suspended = true
+	j.cancel()
+	return newestComplete(j.checkpoints), true
+}
+
+// leave closes the record of a suspended job whose run has ended with err, for another process to go on
+// with; false if this process has to end the job.
+func (j *job) leave(err error) bool {
+	j.mu.Lock()
+	r := j.recorder
+	left := j.suspended && err != nil && j.state != jobpb.JobState_CANCELLING
+	if left {
+		j.ending = true // though not by us
+		j.run, j.cancel, j.recorder = nil, nil, nil
+	}
+	j.mu.Unlock()
+	if left && r != nil {
+		r.leave()
+	}
+	return left
 }
 
 // comeBack takes up a job that an earlier process ran; false if it isn't one that survives. It is
@@ -51,12 +86,9 @@ func (s *Service) comeBack(j *job) bool {
 	if err == nil {
 		err = s.artifacts.Restore(staged)
 	}
-	var list []Checkpoint
-	if err == nil {
-		var damaged error
-		if list, damaged = s.cfg.Records.Checkpoints(j.id); damaged != nil { // the store knows them too
-			s.cfg.Logger.Warn("list of checkpoints damaged", "job", j.id, "error", damaged)
-		}
+	list, damaged := s.cfg.Records.Checkpoints(j.id)
+	if damaged != nil { // the store knows them too
+		s.cfg.Logger.Warn("list of checkpoints damaged", "job", j.id, "error", damaged)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	j.token, j.ending, j.survives, j.cancel, j.checkpoints = staged.Token, false, true, cancel, list
@@ -69,20 +101,18 @@ func (s *Service) comeBack(j *job) bool {
 func (s *Service) resume(ctx context.Context, cancel context.CancelFunc, j *job, problem error) {
 	defer s.running.Done()
 	defer cancel()
-	made, err := s.planAgain(ctx, j, problem)
-	if err != nil {
-		if j.left(err) {
-			j.leave()
-			return
+	if err := s.planAgain(ctx, j, problem); err != nil {
+		if !j.leave(ctx.Err()) {
+			s.end(j, nil, fmt.Errorf("the server stopped while the job ran, and the job can't go on: %w", err))
 		}
-		s.end(j, nil, fmt.Errorf("the server stopped while the job ran, and the job can't go on: %w", err))
 		return
 	}
 	spec := s.spec(j)
 	j.mu.Lock()
+	goesOn := j.goesOn()
 	spec.Resumed, spec.AtLeast = true, newestComplete(j.checkpoints)
 	j.mu.Unlock()
-	if spec.AtLeast == 0 && made.Bounded() {
+	if !goesOn {
 		s.end(j, nil, errors.New(whyInterrupted))
 		return
 	}
@@ -92,32 +122,51 @@ func (s *Service) resume(ctx context.Context, cancel context.CancelFunc, j *job,
 }
 
 // planAgain gives a job of an earlier process its pipeline and plan.
-func (s *Service) planAgain(ctx context.Context, j *job, problem error) (*plan.Plan, error) {
+func (s *Service) planAgain(ctx context.Context, j *job, problem error) error {
 	if problem != nil {
-		return nil, problem
+		return problem
 	}
 	p, err := s.cfg.Records.Pipeline(j.id)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	made, err := s.planPipeline(ctx, p, j.options)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.pipeline, j.plan = p, made
-	return made, nil
+	return nil
 }
 
 // forgetCheckpoints removes what an ended job could have gone on with.
 func (s *Service) forgetCheckpoints(j *job) {
-	if !j.survives && !j.archived {
+	j.mu.Lock()
+	may := j.checkpointing
+	j.mu.Unlock()
+	if !may {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), forgetTimeout)
 	defer cancel()
 	if err := s.executor.Forget(ctx, j.id); err != nil {
 		s.cfg.Logger.Warn("checkpoints of an ended job not removed", "job", j.id, "error", err)
+	}
+}
+
+// Checkpoint implements Sink.
+func (s sink) Checkpoint(c Checkpoint) {
+	j := s.job
+	c.Failure = clipText(c.Failure, 10_000)
+	j.mu.Lock()
+	j.checkpoints = TrimCheckpoints(append(j.checkpoints, c))
+	r := j.recorder
+	j.mu.Unlock()
+	if r == nil {
+		return
+	}
+	if err := j.records.AddCheckpoint(j.id, c); err != nil {
+		r.log.Warn("checkpoint not recorded; the job goes on", "epoch", c.Epoch, "error", err)
 	}
 }

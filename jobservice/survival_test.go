@@ -1,8 +1,11 @@
 package jobservice_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -89,54 +92,108 @@ func TestSurvivingJobsGoOnAfterARestart(t *testing.T) {
 	}
 }
 
+// ways are how a process ends: they return the folders that the next one finds.
+var ways = map[string]func(t *testing.T, r *rig, dir, id string, events int) string{
+	"stopped": func(t *testing.T, r *rig, dir, _ string, _ int) string {
+		r.shutDown(t)
+		return dir
+	},
+	"killed": func(t *testing.T, _ *rig, dir, id string, events int) string {
+		after := filepath.Dir(crash(t, filepath.Join(dir, "jobs"), map[string]int{id: events}))
+		if err := os.CopyFS(filepath.Join(after, "artifacts"), os.DirFS(filepath.Join(dir, "artifacts"))); err != nil {
+			t.Fatal(err)
+		}
+		return after
+	},
+}
+
 func TestWhichJobsGoOn(t *testing.T) {
+	nothing := func(*rig, string, *run) {}
 	for what, c := range map[string]struct {
 		planner jobservice.Planner
 		before  func(*rig, string, *run)
-		want    jobservice.State // after the restart; running if it goes on
+		events  int                         // that there are then
+		want    map[string]jobservice.State // after the restart, by the way that the process has ended
 		text    string
 	}{
-		"unbounded without a checkpoint": {unbounded, func(*rig, string, *run) {}, running, ""},
-		"bounded with a checkpoint":      {acceptAll, func(_ *rig, _ string, j *run) { j.sink.Checkpoint(complete(1)) }, running, ""},
-		"bounded without a checkpoint":   {acceptAll, func(*rig, string, *run) {}, failed, "no checkpoint to go on from"},
+		"unbounded without a checkpoint": {unbounded, nothing, 3, map[string]jobservice.State{"stopped": running, "killed": running}, ""},
+		"bounded with a checkpoint": {
+			acceptAll, func(_ *rig, _ string, j *run) { j.sink.Checkpoint(complete(1)) }, 3,
+			map[string]jobservice.State{"stopped": running, "killed": running}, "",
+		},
+		"bounded without a checkpoint": {
+			acceptAll, nothing, 3, map[string]jobservice.State{"stopped": cancelled, "killed": failed}, "no checkpoint to go on from",
+		},
+		"bounded with a failed checkpoint": {
+			acceptAll, func(_ *rig, _ string, j *run) {
+				j.sink.Checkpoint(jobservice.Checkpoint{Epoch: 1, Failure: "disk full"})
+			}, 3,
+			map[string]jobservice.State{"stopped": cancelled, "killed": failed}, "no checkpoint to go on from",
+		},
 		"being drained": {unbounded, func(r *rig, id string, _ *run) {
 			if _, err := r.Drain(context.Background(), &jobpb.DrainJobRequest{JobId: id}); err != nil {
 				panic(err)
 			}
-		}, draining, ""},
+		}, 4, map[string]jobservice.State{"stopped": draining, "killed": draining}, ""},
 		"cancelled": {unbounded, func(r *rig, id string, _ *run) {
 			if _, err := r.Cancel(context.Background(), &jobpb.CancelJobRequest{JobId: id}); err != nil {
 				panic(err)
 			}
-		}, cancelled, ""},
+		}, 4, map[string]jobservice.State{"stopped": cancelled, "killed": cancelled}, ""},
 	} {
-		t.Run(what, func(t *testing.T) {
-			dir := t.TempDir()
-			r := surviving(t, dir, c.planner)
-			id := r.prepare(t)
-			job := r.start(t, id)
-			job.sink.Running()
-			c.before(r, id, job)
-			r.shutDown(t)
-
-			r = surviving(t, dir, c.planner)
-			if jobservice.Terminal(c.want) {
-				v := r.view(t, id)
-				if v.Summary.State != c.want || !strings.Contains(v.Summary.Failure, c.text) {
-					t.Errorf("it is %v: %s", v.Summary.State, v.Summary.Failure)
+		for way, end := range ways {
+			t.Run(what+", "+way, func(t *testing.T) {
+				dir := t.TempDir()
+				r := surviving(t, dir, c.planner)
+				id := r.prepare(t)
+				job := r.start(t, id)
+				job.sink.Running()
+				c.before(r, id, job)
+				r = surviving(t, end(t, r, dir, id, c.events), c.planner)
+				if want := c.want[way]; jobservice.Terminal(want) {
+					testkit.Eventually(t, 5*time.Second, "it has ended", func() bool { return jobservice.Terminal(r.view(t, id).Summary.State) })
+					v := r.view(t, id)
+					if v.Summary.State != want || want == failed && !strings.Contains(v.Summary.Failure, c.text) {
+						t.Errorf("it is %v: %s", v.Summary.State, v.Summary.Failure)
+					}
+					return
 				}
-				return
-			}
-			again := r.executor.run(id)
-			if d, err := r.Describe(id); err != nil || d.State != c.want {
-				t.Errorf("it is %v, %v", d.State, err)
-			}
-			if c.want == draining {
-				testkit.Eventually(t, 5*time.Second, "it is drained again", again.drained.Load)
-			}
-			again.end(nil)
-			r.watch(t, id)
-		})
+				again := r.executor.run(id)
+				if d, err := r.Describe(id); err != nil || d.State != c.want[way] {
+					t.Errorf("it is %v, %v", d.State, err)
+				}
+				if c.want[way] == draining {
+					testkit.Eventually(t, 5*time.Second, "it is drained again", again.drained.Load)
+				}
+				again.end(nil)
+				r.watch(t, id)
+			})
+		}
+	}
+}
+
+// A service that is closed says what becomes of each job that runs.
+func TestCloseSaysWhatBecomesOfJobs(t *testing.T) {
+	dir := t.TempDir()
+	var log bytes.Buffer
+	cfg := jobservice.Config{
+		Records: openRecords(t, filepath.Join(dir, "jobs")), Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	}
+	x := &executor{runs: map[string]*run{}, survives: true}
+	r := newRigWith(t, cfg, nil, filepath.Join(dir, "artifacts"), x)
+	with, without, ended := r.prepare(t), r.prepare(t), r.prepare(t)
+	r.start(t, with).sink.Checkpoint(complete(7))
+	r.start(t, without).sink.Running()
+	r.start(t, ended).end(nil)
+	r.watch(t, ended)
+	r.shutDown(t)
+	for _, c := range []struct{ id, want string }{{with, "the next start goes on with it"}, {with, "checkpoint=7"}, {without, "job cancelled"}} {
+		if !slices.ContainsFunc(strings.Split(log.String(), "\n"), func(line string) bool { return strings.Contains(line, c.id) && strings.Contains(line, c.want) }) {
+			t.Errorf("nothing of %q about %s:\n%s", c.want, c.id, &log)
+		}
+	}
+	if strings.Contains(log.String(), ended) {
+		t.Errorf("something about a job that had ended:\n%s", &log)
 	}
 }
 

@@ -49,8 +49,8 @@ func newDev() *cobra.Command {
 		Long: `Start a server on this machine: Job API, planner, workers and HTTP in one process.
 
 It prints "ready" on a line of its own once it takes jobs. The first Ctrl-C (or SIGTERM)
-cancels all jobs, but for those with checkpoints, which go on at the next start, and stops
-within 10 s; the second stops at once.`,
+cancels all jobs but those with checkpoints, which go on at the next start, says so of
+each on standard error, and stops within 10 s; the second stops at once.`,
 		Args: exactly(cobra.NoArgs),
 	}
 	var f devFlags
@@ -144,7 +144,7 @@ func (f *devFlags) serve(ctx context.Context, environments environmentConfig, ou
 	}
 	select {
 	case <-ctx.Done():
-		fmt.Fprintln(out, "stopping: jobs are being cancelled; Ctrl-C again stops at once")
+		fmt.Fprintln(out, "stopping: jobs are being cancelled, but for those with checkpoints; Ctrl-C again stops at once")
 	case err = <-s.failed:
 		s.serving--
 		err = errors.Join(errors.New("a part of the server ended by itself"), err)

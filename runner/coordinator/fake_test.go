@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -23,13 +24,30 @@ import (
 
 // worker is one whose tasks hold a number each, which counts the epochs that they have answered.
 type worker struct {
+	mu   sync.Mutex // protects what follows
+	runs []*execution
 	// onDeploy and onRestored, if not nil, say how that ends.
 	onDeploy, onRestored func(*execution) error
 	// onBarrier, if not nil, takes the place of answering it.
 	onBarrier func(*execution, protocol.Begun)
+}
 
-	mu   sync.Mutex
-	runs []*execution
+// set changes what the worker does while a job runs.
+func (w *worker) set(change func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change()
+}
+
+// ends returns how something ends, by one of the worker's hooks.
+func (w *worker) ends(e *execution, hook *func(*execution) error) error {
+	w.mu.Lock()
+	ends := *hook
+	w.mu.Unlock()
+	if ends == nil {
+		return nil
+	}
+	return ends(e)
 }
 
 func (w *worker) Deploy(ctx context.Context, d rpc.Deployment) (rpc.Execution, error) {
@@ -39,10 +57,8 @@ func (w *worker) Deploy(ctx context.Context, d rpc.Deployment) (rpc.Execution, e
 	w.mu.Lock()
 	w.runs = append(w.runs, e)
 	w.mu.Unlock()
-	if w.onDeploy != nil {
-		if err := w.onDeploy(e); err != nil {
-			return nil, err
-		}
+	if err := w.ends(e, &w.onDeploy); err != nil {
+		return nil, err
 	}
 	return e, nil
 }
@@ -123,21 +139,21 @@ func (e *execution) Restored() error {
 		}
 		e.restored = slices.Clone(e.counts)
 	}
-	if e.worker.onRestored != nil {
-		return e.worker.onRestored(e)
-	}
-	return nil
+	return e.worker.ends(e, &e.worker.onRestored)
 }
 
 func (e *execution) Barrier(b protocol.Begun) {
 	e.mu.Lock()
 	e.begun = append(e.begun, b)
 	e.mu.Unlock()
-	if e.worker.onBarrier != nil {
-		e.worker.onBarrier(e, b)
+	e.worker.mu.Lock()
+	answer := e.worker.onBarrier
+	e.worker.mu.Unlock()
+	if answer == nil {
+		go e.answer(b)
 		return
 	}
-	go e.answer(b)
+	answer(e, b)
 }
 
 // answer answers for all tasks.
@@ -305,4 +321,7 @@ func (r *rig) failed() (texts []string) {
 }
 
 // sleep lets time pass and everybody come to rest.
-func sleep(d time.Duration) { time.Sleep(d + time.Millisecond) }
+func sleep(d time.Duration) {
+	time.Sleep(d + time.Millisecond)
+	synctest.Wait()
+}

@@ -189,7 +189,9 @@ func TestJobsAreTakenUpByAnotherProcess(t *testing.T) {
 		life, kill := context.WithCancel(ctx)
 		j := r.start(life, t)
 		sleep(20 * time.Second)
-		r.onBarrier = func(e *execution, b protocol.Begun) { e.answers <- e.snapshot(b.Epoch, 0) } // one task only
+		r.set(func() {
+			r.onBarrier = func(e *execution, b protocol.Begun) { e.answers <- e.snapshot(b.Epoch, 0) } // one task only
+		})
 		sleep(10 * time.Second)
 		kill()
 		wantWait(t, j, context.Canceled)
@@ -242,12 +244,14 @@ func TestDamagedCheckpointsAreSkipped(t *testing.T) {
 		r := newRig(t, every10)
 		j := r.start(ctx, t)
 		sleep(30 * time.Second)
-		r.onRestored = func(e *execution) error {
-			if m := e.d.Restore.Manifest; m.Epoch == 3 {
-				return fault.New(fault.Corruption, "file %s is damaged", m.Files[1].Name())
+		r.set(func() {
+			r.onRestored = func(e *execution) error {
+				if m := e.d.Restore.Manifest; m.Epoch == 3 {
+					return fault.New(fault.Corruption, "file %s is damaged", m.Files[1].Name())
+				}
+				return nil
 			}
-			return nil
-		}
+		})
 		r.run(1).result <- fault.New(fault.Retryable, "lost")
 		sleep(time.Second)
 		if e := r.run(3); e == nil || e.d.Restore.Manifest.Epoch != 2 || e.d.Generation != 2 || r.run(2).ctx.Err() == nil {
@@ -259,7 +263,7 @@ func TestDamagedCheckpointsAreSkipped(t *testing.T) {
 			t.Errorf("nobody is told: %q", r.messages)
 		}
 		// All of them damaged: the job fails, and says so.
-		r.onRestored = func(*execution) error { return fault.New(fault.Corruption, "damaged") }
+		r.set(func() { r.onRestored = func(*execution) error { return fault.New(fault.Corruption, "damaged") } })
 		r.run(3).result <- fault.New(fault.Retryable, "lost")
 		if err := j.Wait(); fault.ClassOf(err) != fault.Corruption || !strings.Contains(err.Error(), "no checkpoint can be used") {
 			t.Errorf("ended with %v", err)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,17 +20,29 @@ import (
 // hooked is a store whose manifests are looked at on their way.
 type hooked struct {
 	checkpointing.Store
-	before, after func() // nil: nothing
+	mu            sync.Mutex // protects what follows
+	before, after func()     // nil: nothing
+}
+
+func (h *hooked) set(before, after func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.before, h.after = before, after
 }
 
 func (h *hooked) Create(ctx context.Context, name string, content io.ReadSeeker) error {
-	manifest := strings.Contains(name, "/manifest-")
-	if manifest && h.before != nil {
-		h.before()
+	if !strings.Contains(name, "/manifest-") {
+		return h.Store.Create(ctx, name, content)
+	}
+	h.mu.Lock()
+	before, after := h.before, h.after
+	h.mu.Unlock()
+	if before != nil {
+		before()
 	}
 	err := h.Store.Create(ctx, name, content)
-	if manifest && h.after != nil {
-		h.after()
+	if after != nil {
+		after()
 	}
 	return err
 }
@@ -73,62 +86,70 @@ func (h *history) killed() {
 	h.process()
 }
 
-// once has the next call fail, and those after it not.
-func once(hook *func(*execution) error, err error) {
-	*hook = func(*execution) error { *hook = nil; return err }
+// once has a hook say how the next call ends, and that those after it end well.
+func (h *history) once(hook *func(*execution) error, ends func(*execution) error) {
+	h.set(func() {
+		*hook = func(e *execution) error {
+			h.set(func() { *hook = nil })
+			return ends(e)
+		}
+	})
+}
+
+func lost(*execution) error { return errLost }
+
+// at has barriers answered in another way for a while.
+func (h *history) at(barrier func(*execution, protocol.Begun)) {
+	h.set(func() { h.onBarrier = barrier })
+	sleep(10 * time.Second)
+	h.set(func() { h.onBarrier = nil })
 }
 
 // failures are all that may happen to a job that goes on all the same.
 var failures = map[string]func(*history){
 	"the run fails": func(h *history) { h.last().result <- errLost },
 	"and so does the next deployment": func(h *history) {
-		once(&h.onDeploy, errLost)
+		h.once(&h.onDeploy, lost)
 		h.last().result <- errLost
 	},
 	"and the next does not come to its state": func(h *history) {
-		once(&h.onRestored, errLost)
+		h.once(&h.onRestored, lost)
 		h.last().result <- errLost
 	},
 	"and the newest checkpoint is damaged": func(h *history) {
-		h.onRestored = func(e *execution) error {
-			h.onRestored = nil
+		h.once(&h.onRestored, func(e *execution) error {
 			if len(h.complete()) < len(h.damaged)+2 {
 				return nil // it would be the end: TestDamagedCheckpointsAreSkipped
 			}
 			h.damaged[e.d.Restore.Manifest.Epoch] = true
 			return fault.New(fault.Corruption, "damaged")
-		}
+		})
 		h.last().result <- errLost
 	},
 	"the run fails in the middle of a checkpoint": func(h *history) {
-		h.onBarrier = func(e *execution, b protocol.Begun) {
+		h.at(func(e *execution, b protocol.Begun) {
 			e.answers <- e.snapshot(b.Epoch, 1)
 			e.result <- errLost
-		}
-		sleep(10 * time.Second)
-		h.onBarrier = nil
+		})
 	},
 	"a task declines, and one does not answer": func(h *history) {
-		h.onBarrier = func(e *execution, b protocol.Begun) {
+		h.at(func(e *execution, b protocol.Begun) {
 			e.answers <- e.snapshot(b.Epoch, 0)
 			e.answers <- rpc.Answer{Epoch: b.Epoch, Task: 1, Err: errors.New("disk full")}
-		}
-		sleep(10 * time.Second)
-		h.onBarrier = func(*execution, protocol.Begun) {}
-		sleep(10 * time.Second)
-		h.onBarrier = nil
+		})
+		h.at(func(*execution, protocol.Begun) {})
 	},
 	"the process is killed": (*history).killed,
 	"the process is killed before a manifest is there": func(h *history) {
-		h.store.before = h.kill
+		h.store.set(h.kill, nil)
 		sleep(10 * time.Second)
-		h.store.before = nil
+		h.store.set(nil, nil)
 		h.killed()
 	},
 	"the process is killed before it tells of a manifest": func(h *history) {
-		h.store.after = h.kill
+		h.store.set(nil, h.kill)
 		sleep(10 * time.Second)
-		h.store.after = nil
+		h.store.set(nil, nil)
 		h.killed()
 	},
 }

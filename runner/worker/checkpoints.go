@@ -6,11 +6,8 @@ import (
 	"github.com/lintelrun/lintel/runner/rpc"
 )
 
-// TakesSnapshots tells whether workers take snapshots of tasks: not before step 5 of
-// docs/design/checkpoints.md. Until then servers refuse jobs that ask for checkpoints.
-const TakesSnapshots = false
-
-// refuseCheckpoints keeps a deployment from running without the snapshots that it is to take.
+// refuseCheckpoints keeps a deployment from running without the snapshots that it is to take. There are none
+// before step 5 of docs/design/checkpoints.md, and servers refuse jobs that ask for checkpoints.
 func refuseCheckpoints(d *rpc.Deployment) error {
 	if d.Checkpoints != nil || d.Restore != nil {
 		return fault.New(fault.Unsupported, "job %s: this worker takes no snapshots and restores none", d.JobID)
