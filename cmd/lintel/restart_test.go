@@ -46,6 +46,16 @@ func waitingPipeline(t *testing.T, pool string) *pipepb.Pipeline {
 	return p
 }
 
+func dialJobs(t *testing.T, d *dev) jobpb.JobServiceClient {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+d.JobEndpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return jobpb.NewJobServiceClient(conn)
+}
+
 // submit prepares and runs a job.
 func submit(t *testing.T, jobs jobpb.JobServiceClient, p *pipepb.Pipeline) string {
 	t.Helper()
@@ -69,12 +79,7 @@ func TestJobsSurviveAKill(t *testing.T) {
 	defer silent.Close()
 	dir := t.TempDir()
 	d := startDev(t, dir)
-	conn, err := grpc.NewClient("passthrough:///"+d.JobEndpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	jobs := jobpb.NewJobServiceClient(conn)
+	jobs := dialJobs(t, d)
 	impulses := &pipepb.Pipeline{}
 	if err := protojson.Unmarshal([]byte(impulse), impulses); err != nil {
 		t.Fatal(err)

@@ -3,8 +3,6 @@ package coordinator
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -13,7 +11,6 @@ import (
 
 	"github.com/lintelrun/lintel/checkpointing"
 	"github.com/lintelrun/lintel/checkpointing/protocol"
-	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/runner/keygroup"
 	"github.com/lintelrun/lintel/runner/rpc"
 )
@@ -64,20 +61,6 @@ type result struct {
 	epoch    uint64
 	manifest *protocol.Manifest
 	err      error
-}
-
-// savepoint is a request for one. It is answered once, by whoever has it then.
-type savepoint struct {
-	id    string
-	uri   string
-	to    SavepointStore
-	reply chan result // buffered
-}
-
-// answer tells what has come of it, to whoever still waits.
-func (s *savepoint) answer(r result) {
-	r.err = errors.Join(r.err, s.to.Close())
-	s.reply <- r
 }
 
 // newLoop returns the loop of a generation that went on from the checkpoint of an epoch, 0 for none.
@@ -388,38 +371,4 @@ func (l *loop) collect(ctx context.Context) {
 			log.Debug("old checkpoints removed", "objects", removed)
 		}
 	}
-}
-
-// errGone answers requests for savepoints of a run that has ended.
-var errGone = fault.New(fault.Retryable, "the job ended, or failed and starts again, before the savepoint was complete")
-
-// savepoint asks for one and waits until it is there. It closes the store once that is done with. It
-// is safe for concurrent use.
-func (l *loop) savepoint(ctx context.Context, uri string, to SavepointStore) (*protocol.Manifest, error) {
-	s := &savepoint{id: rand.Text(), uri: uri, to: to, reply: make(chan result, 1)}
-	select {
-	case l.asked <- s:
-	case <-l.ended:
-		s.answer(result{err: errGone})
-	case <-ctx.Done():
-		s.answer(result{err: ctx.Err()})
-	}
-	select {
-	case r := <-s.reply:
-		if errors.Is(r.err, context.Canceled) && ctx.Err() == nil {
-			return nil, errGone // it is the run that was cancelled
-		}
-		return r.manifest, r.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// export copies a checkpoint to where its savepoint was asked for.
-func (l *loop) export(ctx context.Context, s *savepoint, m *protocol.Manifest) {
-	made, err := l.repo.Export(ctx, m, s.to, l.job.c.cfg.Checkpoints.Dir)
-	l.mu.Lock()
-	delete(l.exports, m.Epoch)
-	l.mu.Unlock()
-	s.answer(result{m.Epoch, made, err})
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -214,9 +215,15 @@ type rig struct {
 	messages    []string
 }
 
-type savepointFolder struct{ memstore.Store }
+type savepointFolder struct {
+	memstore.Store
+	closed atomic.Bool
+}
 
-func (*savepointFolder) Close() error { return nil }
+func (f *savepointFolder) Close() error {
+	f.closed.Store(true)
+	return nil
+}
 
 // newRig has a plan of an Impulse and a GroupByKey of 2 tasks.
 func newRig(t *testing.T, options map[string]any) *rig {

@@ -3,7 +3,6 @@ package coordinator
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -84,39 +83,6 @@ func (j *Job) Metrics() (attempted, committed []*pipepb.MonitoringInfo) {
 		return nil, nil
 	}
 	return g.exec.Metrics()
-}
-
-// Savepoint takes one and returns its manifest once all of it is at the URI. The job goes on; so
-// does the savepoint where ctx ends before.
-// Where it takes no checkpoints, or there is a savepoint already, that is a fault.Invalid; where
-// the job has failed and is about to start again a fault.Retryable.
-func (j *Job) Savepoint(ctx context.Context, uri string) (*protocol.Manifest, error) {
-	if j.checkpoints == nil {
-		return nil, fault.New(fault.Invalid, "job %s takes no checkpoints, so it can have no savepoint: submit it with checkpoint_interval", j.spec.ID)
-	}
-	to, err := j.c.savepointStore(ctx, uri)
-	if err != nil {
-		return nil, err
-	}
-	switch _, err := checkpointing.ReadSavepoint(ctx, to); {
-	case err == nil:
-		to.Close()
-		return nil, fault.New(fault.Invalid, "there is a savepoint at %s already", uri)
-	case !errors.Is(err, checkpointing.ErrAbsent):
-		to.Close()
-		return nil, fmt.Errorf("%s: %w", uri, err)
-	}
-	j.mu.Lock()
-	g := j.current
-	j.mu.Unlock()
-	return g.loop.savepoint(ctx, uri, to)
-}
-
-func (c *Coordinator) savepointStore(ctx context.Context, uri string) (SavepointStore, error) {
-	if c.cfg.Checkpoints.Savepoints == nil {
-		return nil, fault.New(fault.Invalid, "savepoint %s: this server has no folder for savepoints", uri)
-	}
-	return c.cfg.Checkpoints.Savepoints(ctx, uri)
 }
 
 // prepare makes the job one with checkpoints.

@@ -28,6 +28,7 @@ type Restore struct {
 	Same bool
 	// Open reads a file of the manifest. The end of what it reads is an error of class
 	// fault.Corruption unless all of it was as it should be: what was read is not to be used before.
+	// It is not to be called once Execution.Restored has returned.
 	Open func(ctx context.Context, f protocol.File) (io.ReadCloser, error)
 }
 
