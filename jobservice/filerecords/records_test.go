@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"github.com/google/go-cmp/cmp"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/jobservice"
+	"github.com/lintelrun/lintel/jobservice/artifact"
 	"github.com/lintelrun/lintel/jobservice/filerecords"
 	"github.com/lintelrun/lintel/jobservice/recordstest"
 )
@@ -311,14 +313,29 @@ func FuzzFiles(f *testing.F) {
 		f.Add(byte(i), b[:len(b)/2])
 	}
 	f.Add(byte(1), []byte("LNTLJOB\x01\xff\xff\xff\x7f"))
+	for i, name := range []string{"staged", "checkpoints"} {
+		b := survives(f, name)
+		f.Add(byte(3+i), b)
+		f.Add(byte(3+i), b[:len(b)/2])
+	}
 	dir := f.TempDir()
 	write(f, dir, true)
 	r := open(f, dir)
 	f.Fuzz(func(t *testing.T, which byte, content []byte) {
 		folder := filepath.Join(dir, "a")
 		if err := errors.Join(os.RemoveAll(folder), os.CopyFS(folder, os.DirFS(filepath.Join("testdata", "v1", "a"))),
-			os.WriteFile(filepath.Join(folder, []string{"job", "log", "end"}[which%3]), content, 0o600)); err != nil {
+			os.WriteFile(filepath.Join(folder, []string{"job", "log", "end", "staged", "checkpoints"}[which%5]), content, 0o600)); err != nil {
 			t.Fatal(err)
+		}
+		_, _ = r.Kept("a")
+		list, _ := r.Checkpoints("a")
+		if err := r.AddCheckpoint("a", checkpoint); fault.ClassOf(err) == fault.Unsupported {
+			return // of another version
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if after, err := r.Checkpoints("a"); err != nil || len(after) == 0 || after[len(after)-1] != checkpoint || len(after) > len(list)+1 {
+			t.Fatalf("%d checkpoints after %d, %v", len(after), len(list), err)
 		}
 		v := view(t, r)
 		for i, e := range v.events {
@@ -350,6 +367,31 @@ func FuzzFiles(f *testing.F) {
 			t.Fatalf("after it was resumed: %d events of %d, %v", len(got), len(events)+4, err)
 		}
 	})
+}
+
+var checkpoint = jobservice.Checkpoint{
+	Epoch: 7, Generation: 2, Began: time.Unix(100, 1).UTC(), Ended: time.Unix(101, 2).UTC(), Bytes: 300, NewBytes: 20, Savepoint: "file:///s", Failure: "disk full",
+}
+
+// survives returns a file of a job that outlives the process.
+func survives(t testing.TB, name string) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	write(t, dir, false)
+	r := open(t, dir)
+	staged := artifact.Staged{
+		Token: "token", Blobs: []string{"aa", "bb"},
+		Dependencies: map[string][]*pipepb.ArtifactInformation{"env": {{TypeUrn: "file", TypePayload: []byte{1}}}},
+	}
+	b := []byte(nil)
+	err := errors.Join(r.Keep("a", staged), r.AddCheckpoint("a", checkpoint), r.AddCheckpoint("a", jobservice.Checkpoint{Epoch: 8, Generation: 2, Began: checkpoint.Ended, Ended: checkpoint.Ended}))
+	if err == nil {
+		b, err = os.ReadFile(filepath.Join(dir, "a", name))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 // TestWritersGoOnAfterErrors puts folders where files should be: errors name the
