@@ -57,10 +57,10 @@ func TestRead(t *testing.T) {
 		"names as an object": {
 			m{"restore_from": "s", "transform_name_mapping": m{"a": "b"}}, options.Options{RestoreFrom: "s", TransformNames: map[string]string{"a": "b"}},
 		},
-		"bare and nested":    {m{"parallelism": "2", "options": m{"job_name": "j", "parallelism": 7.0}}, options.Options{JobName: "j", Parallelism: 2}},
-		"list with commas":   {m{"experiments": "a,b=c,"}, options.Options{Experiments: []string{"a", "b=c"}}},
-		"app name":           {m{"beam:option:app_name:v1": "app"}, options.Options{JobName: "app"}},
-		"job over app name":  {m{"beam:option:app_name:v1": "app", "job_name": "job"}, options.Options{JobName: "job"}},
+		"bare and nested":   {m{"parallelism": "2", "options": m{"job_name": "j", "parallelism": 7.0}}, options.Options{JobName: "j", Parallelism: 2}},
+		"list with commas":  {m{"experiments": "a,b=c,"}, options.Options{Experiments: []string{"a", "b=c"}}},
+		"app name":          {m{"beam:option:app_name:v1": "app"}, options.Options{JobName: "app"}},
+		"job over app name": {m{"beam:option:app_name:v1": "app", "job_name": "job"}, options.Options{JobName: "job"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := structpb.NewStruct(test.in)

@@ -21,12 +21,14 @@ type deployed struct {
 	err error
 }
 
-func (w *deployed) Deploy(_ context.Context, d rpc.Deployment) (rpc.Execution, error) {
+func (w *deployed) Deploy(ctx context.Context, d rpc.Deployment) (rpc.Execution, error) {
 	w.Deployment = d
 	if w.err != nil {
 		return nil, w.err
 	}
-	return newExecution(nil), nil
+	e := newExecution(ctx)
+	e.result <- nil
+	return e, nil
 }
 
 func newCoordinator(t *testing.T, w rpc.Worker) *Coordinator {

@@ -96,9 +96,6 @@ func newExecution(ctx context.Context) *execution {
 }
 
 func (e *execution) Wait() error {
-	if e.ctx == nil {
-		return nil
-	}
 	select {
 	case err := <-e.result:
 		return err
@@ -327,8 +324,8 @@ func (r *rig) failed() (texts []string) {
 	return texts
 }
 
-// sleep lets time pass and everybody come to rest.
+// sleep lets the time of a bubble pass and everybody come to rest.
 func sleep(d time.Duration) {
-	time.Sleep(d + time.Millisecond)
+	<-time.After(d + time.Millisecond)
 	synctest.Wait()
 }

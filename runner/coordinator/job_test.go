@@ -104,8 +104,8 @@ func TestFailuresGoBackToTheNewestCheckpoint(t *testing.T) {
 		if second == nil || second.d.Generation != 2 || second.d.Restore == nil || second.d.Restore.Manifest.Epoch != 2 || !second.d.Restore.Same {
 			t.Fatalf("the second run has %+v; %q", second, r.messages)
 		}
-		if !slices.Equal(second.counts, []int{2, 2, 2}) || !second.drained {
-			t.Errorf("counts %v after two checkpoints; drained %v", second.counts, second.drained)
+		if !slices.Equal(second.restored, []int{2, 2, 2}) || !second.drained {
+			t.Errorf("counts %v after two checkpoints; drained %v", second.restored, second.drained)
 		}
 		if _, m := j.Metrics(); m[0].Urn != "generation 2" {
 			t.Errorf("metrics of %v", m)

@@ -156,17 +156,16 @@ var failures = map[string]func(*history){
 
 // Whatever happens in whatever order, a run begins with a checkpoint that was complete, none older than one that
 // was known to be, with exactly the state that its tasks had answered with; generations and
-// epochs rise; and tasks are told once of each epoch how it has ended.
+// epochs rise; and tasks are told once of each epoch how it has ended. Of the orders of three those are
+// tried that have every two failures in every two places.
 func TestEveryOrderOfFailures(t *testing.T) {
 	names := slices.Sorted(maps.Keys(failures))
-	for _, first := range names {
-		for _, second := range names {
-			for _, third := range names {
-				order := []string{first, second, third}
-				if t.Failed() {
-					return // the others would say the same
-				}
-				bubble(t, func(t *testing.T, ctx context.Context, _ context.CancelFunc) { meet(ctx, t, order) })
+	for i, first := range names {
+		for j, second := range names {
+			order := []string{first, second, names[(i+2*j)%len(names)]} // len(names) is odd
+			bubble(t, func(t *testing.T, ctx context.Context, _ context.CancelFunc) { meet(ctx, t, order) })
+			if t.Failed() {
+				return // the others would say the same
 			}
 		}
 	}

@@ -50,7 +50,7 @@ func TestSavepoints(t *testing.T) {
 		from.start(ctx, t)
 		for n := 1; n <= 2; n++ {
 			e := from.run(n)
-			if e == nil || e.d.Restore == nil || !e.d.Restore.Manifest.Savepoint || !slices.Equal(e.counts, []int{2, 2, 2}) {
+			if e == nil || e.d.Restore == nil || !e.d.Restore.Manifest.Savepoint || !slices.Equal(e.restored, []int{2, 2, 2}) {
 				t.Fatalf("run %d has %+v", n, e)
 			}
 			e.result <- fault.New(fault.Retryable, "lost")
