@@ -316,7 +316,7 @@ func TestSlowAndEndedTasks(t *testing.T) {
 
 // The store fails by chance all the time: checkpoints come late, none is wrong, and what is restored is the newest.
 func TestFaultyStores(t *testing.T) {
-	for seed := range uint64(10) {
+	for seed := range uint64(5) {
 		bubble(t, func(t *testing.T, ctx context.Context, cancel context.CancelFunc) {
 			r := newRig(t, map[string]any{"checkpoint_interval": "1s", "checkpoint_retain": 2.0, "restart_attempts": -1.0})
 			r.under = checkpointingtest.NewFaulty(r.store, seed, checkpointingtest.Faults{
