@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"github.com/lintelrun/lintel/runner/frame"
@@ -31,6 +33,8 @@ func (s *stored) Load() (frame.Frame, error) {
 
 func (s *stored) Drop() { s.dropped++ }
 
+func (s *stored) Share() Stored { return &stored{Frame: s.Frame, err: s.err} }
+
 // numbered is a frame of the given size that says which it is.
 func numbered(n, size int) frame.Frame {
 	data := make([]byte, max(size, 8))
@@ -40,14 +44,15 @@ func numbered(n, size int) frame.Frame {
 
 func numberOf(f frame.Frame) int { return int(binary.BigEndian.Uint64(f.Data)) }
 
-// sent is a frame's number, or a watermark, on an outlet.
+// sent is a frame's number, a watermark or an epoch, on an outlet.
 type sent struct {
-	Watermark bool
-	Value     int64
+	Kind  Kind
+	Value int64
 }
 
 // One task sends to inboxes that are small. Whatever the order of events, each
-// channel keeps its own; and whoever waits is woken once there is room.
+// channel keeps its own; barriers go round what waits and nothing else; and whoever waits is woken
+// once there is room.
 func TestOutboxAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const largest = 40
@@ -64,7 +69,7 @@ func TestOutboxAgainstModel(t *testing.T) {
 		o := NewOutbox(outlets)
 		want := make([][]sent, len(outlets)) // not yet taken, by outlet
 		held := make([]int, len(inboxes))    // bytes taken and not yet consumed
-		frames, bytes := 0, 0
+		frames, bytes, epoch := 0, 0, uint64(0)
 
 		t.Repeat(map[string]func(*rapid.T){
 			"send": func(t *rapid.T) {
@@ -73,16 +78,30 @@ func TestOutboxAgainstModel(t *testing.T) {
 				if err := o.Send(i, &stored{Frame: numbered(frames, size)}); err != nil {
 					t.Fatal(err)
 				}
-				want[i] = append(want[i], sent{Value: int64(frames)})
+				want[i] = append(want[i], sent{Data, int64(frames)})
 				bytes += size
 			},
 			"watermark": func(t *rapid.T) {
 				frames++ // watermarks go up
+				for i, out := range outlets {
+					if n := len(out.waiting); n > 0 && out.waiting[n-1].Frame == nil {
+						want[i] = want[i][:len(want[i])-1] // the new one stands for both
+					}
+					want[i] = append(want[i], sent{Watermark, int64(frames)})
+				}
 				if err := o.Watermark(int64(frames)); err != nil {
 					t.Fatal(err)
 				}
-				for i := range want {
-					want[i] = append(want[i], sent{true, int64(frames)})
+			},
+			"barrier": func(t *rapid.T) {
+				epoch++
+				parts := o.Barrier(epoch)
+				for i, out := range outlets {
+					at := len(want[i]) - len(out.waiting)
+					if diff := cmp.Diff(want[i][at:], part(t, parts[i]), cmpopts.EquateEmpty()); diff != "" {
+						t.Fatalf("outlet %d: what waits (-want +got):\n%s", i, diff)
+					}
+					want[i] = slices.Insert(want[i], at, sent{Barrier, int64(epoch)})
 				}
 			},
 			"take": func(t *rapid.T) {
@@ -133,14 +152,30 @@ func TestOutboxAgainstModel(t *testing.T) {
 	})
 }
 
-// expect takes m off what was sent. Of watermarks with nothing in between, the last may stand for all.
-func expect(t *rapid.T, want []sent, m Message) []sent {
-	got := sent{true, m.Watermark}
-	if m.Data {
-		got = sent{false, int64(numberOf(m.Frame))}
+// part reads what waits on an outlet, and gives it up.
+func part(t *rapid.T, waiting []Entry) (all []sent) {
+	for _, e := range waiting {
+		if e.Frame == nil {
+			all = append(all, sent{Watermark, e.Watermark})
+			continue
+		}
+		f, err := e.Frame.Load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, sent{Data, int64(numberOf(f))})
 	}
-	for len(want) > 0 && want[0] != got && want[0].Watermark && len(want) > 1 && want[1].Watermark {
-		want = want[1:]
+	return all
+}
+
+// expect takes m off what was sent.
+func expect(t *rapid.T, want []sent, m Message) []sent {
+	got := sent{m.Kind, m.Watermark}
+	switch m.Kind {
+	case Data:
+		got.Value = int64(numberOf(m.Frame))
+	case Barrier:
+		got.Value = int64(m.Epoch)
 	}
 	if len(want) == 0 || want[0] != got {
 		t.Fatalf("channel %d: %+v came, want %+v", m.Channel, got, want)
@@ -218,9 +253,9 @@ func receiveAll(t *testing.T, in *Inbox, senders, frames, largest int, r *rand.R
 		}
 		for _, m := range taken {
 			switch {
-			case m.Data && numberOf(m.Frame) != next[m.Channel]:
+			case m.Kind == Data && numberOf(m.Frame) != next[m.Channel]:
 				t.Errorf("channel %d: frame %d, want %d", m.Channel, numberOf(m.Frame), next[m.Channel])
-			case m.Data:
+			case m.Kind == Data:
 				next[m.Channel]++
 				held += m.Frame.Bytes()
 			case m.Watermark >= int64(next[m.Channel]):
@@ -267,7 +302,7 @@ func TestFrameLargerThanTheInboxFits(t *testing.T) {
 // A sender that is refused many times is told once, and not again for nothing.
 func TestRefusedSenderIsNotedOnce(t *testing.T) {
 	in := NewInbox(1)
-	in.Put(Message{Data: true, Frame: numbered(0, 8)})
+	in.Put(Message{Frame: numbered(0, 8)})
 	wake := make(chan struct{}, 1)
 	for range 3 {
 		if in.Room(wake) {
@@ -279,7 +314,7 @@ func TestRefusedSenderIsNotedOnce(t *testing.T) {
 	}
 	in.Consumed(8)
 	<-wake
-	in.Put(Message{Data: true, Frame: numbered(1, 8)})
+	in.Put(Message{Frame: numbered(1, 8)})
 	in.Consumed(8)
 	if len(wake) != 0 {
 		t.Error("woken without having asked")
@@ -291,7 +326,7 @@ func TestTakeReusesItsBuffer(t *testing.T) {
 	var buf []Message
 	put := func() {
 		for n := range 8 {
-			in.Put(Message{Data: true, Frame: numbered(n, 8)})
+			in.Put(Message{Frame: numbered(n, 8)})
 		}
 	}
 	put()
@@ -351,11 +386,61 @@ func TestDropGivesUpWhatWaits(t *testing.T) {
 	}
 }
 
+// A receiver that takes nothing holds up no barrier, and what it has not had is the sender's to keep: once.
+func TestBarrierGoesRoundWhatWaits(t *testing.T) {
+	full, ended := NewInbox(1), NewInbox(1)
+	o := NewOutbox([]*Outlet{{To: full}, {To: ended}})
+	messages := 0
+	o.Sent = func() { messages++ }
+	var frames []*stored
+	for n := range 3 {
+		frames = append(frames, &stored{Frame: numbered(n, 8)})
+		if err := o.Send(0, frames[n]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := o.Watermark(frame.MaxTimestamp); err != nil {
+		t.Fatal(err)
+	}
+	messages = 0
+	waiting := o.Barrier(7)
+	if messages != 1 {
+		t.Errorf("%d messages for one barrier", messages)
+	}
+	if got := full.Take(nil); len(got) != 2 || got[1].Kind != Barrier || got[1].Epoch != 7 {
+		t.Errorf("to the full inbox came %+v, want a frame and the barrier", got)
+	}
+	if got := ended.Take(nil); len(got) != 1 || !got[0].Final() {
+		t.Errorf("behind the end of a channel came %+v", got)
+	}
+	if len(waiting) != 2 || len(waiting[0]) != 3 || waiting[0][2] != (Entry{Watermark: frame.MaxTimestamp}) || waiting[1] != nil {
+		t.Errorf("%+v wait, want two frames and the final watermark of the first", waiting)
+	}
+	for _, e := range waiting[0][:2] {
+		e.Frame.Drop()
+	}
+	full.Consumed(8)
+	for <-o.Credit; o.Waiting() > 0; full.Consumed(8) {
+		if err := o.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if frames[1].loaded != 1 || frames[2].loaded != 1 || frames[1].dropped+frames[2].dropped > 0 {
+		t.Error("what the snapshot has was taken from the receiver, or given to it twice")
+	}
+	if got := full.Take(nil); len(got) != 3 || !got[2].Final() {
+		t.Errorf("behind the barrier came %+v", got)
+	}
+	if again := o.Barrier(8); again[0] != nil || len(full.Take(nil)) != 0 {
+		t.Error("a barrier came behind the end of a channel")
+	}
+}
+
 // A closed inbox takes all without keeping any of it, and nobody waits for it.
 func TestClosedInbox(t *testing.T) {
 	in := NewInbox(1)
-	in.Put(Message{Data: true, Frame: frame.Frame{Data: []byte("ab"), Elements: 1}})
-	in.Put(Message{Watermark: 1})
+	in.Put(Message{Frame: frame.Frame{Data: []byte("ab"), Elements: 1}})
+	in.Put(Message{Kind: Watermark, Watermark: 1})
 	wake := make(chan struct{}, 1)
 	if in.Room(wake) {
 		t.Error("there is room in a full inbox")
@@ -365,7 +450,7 @@ func TestClosedInbox(t *testing.T) {
 	if dropped != 2 || len(wake) != 1 || !in.Room(wake) {
 		t.Errorf("%d messages were dropped and %d senders woken", dropped, len(wake))
 	}
-	in.Put(Message{Watermark: 2})
+	in.Put(Message{Kind: Watermark, Watermark: 2})
 	if dropped != 3 || len(in.Take(nil)) != 0 || in.Used() != 0 {
 		t.Errorf("a message after the end is kept, %d were dropped", dropped)
 	}

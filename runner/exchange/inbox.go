@@ -1,5 +1,6 @@
-// Package exchange moves frames and watermarks between tasks, with credit: what
-// a receiver has not consumed yet is bounded, and senders wait for room.
+// Package exchange moves frames, watermarks and barriers between tasks, with credit: what
+// a receiver has not consumed yet is bounded, and senders wait for room. Barriers don't:
+// they go round what waits, which is the sender's still.
 package exchange
 
 import (
@@ -9,17 +10,36 @@ import (
 	"github.com/lintelrun/lintel/runner/frame"
 )
 
-// Message is one thing on a channel: a frame, or a watermark that covers all
-// frames before it.
+// Kind says what a message is.
+type Kind uint8
+
+// Kinds of messages.
+const (
+	// Data is a frame.
+	Data Kind = iota
+	// Watermark covers all frames before it on its channel.
+	Watermark
+	// Barrier parts what belongs to its epoch's checkpoint from what doesn't.
+	Barrier
+	// Announcement says that an epoch has begun. It is told to all tasks and comes on no channel.
+	Announcement
+)
+
+// Message is one thing on a channel, or an announcement.
 type Message struct {
-	// Channel of the receiving task: one per edge and sending task.
+	// Channel of the receiving task: one per edge and sending task. None of an Announcement.
 	Channel int
-	// Frame, if Data is true.
+	Kind    Kind
+	// Frame of Data.
 	Frame frame.Frame
-	Data  bool
-	// Watermark (ms), if Data is false.
+	// Watermark (ms).
 	Watermark int64
+	// Epoch of a Barrier or an Announcement.
+	Epoch uint64
 }
+
+// Final reports whether nothing follows on the channel: the message is the watermark of the end of time.
+func (m *Message) Final() bool { return m.Kind == Watermark && m.Watermark >= frame.MaxTimestamp }
 
 // Inbox is what a task has received and not yet consumed. Many tasks put, one
 // owner takes. Its capacity counts the bytes of frames from Put to Consumed.
@@ -59,7 +79,7 @@ func (in *Inbox) Room(wake chan struct{}) bool {
 	return false
 }
 
-// Put delivers m. Watermarks always fit; for frames ask Room before.
+// Put delivers m. For frames ask Room before; all else fits always.
 func (in *Inbox) Put(m Message) {
 	in.mu.Lock()
 	if in.dropped != nil {
@@ -67,7 +87,7 @@ func (in *Inbox) Put(m Message) {
 		in.dropped()
 		return
 	}
-	if m.Data {
+	if m.Kind == Data {
 		in.used += m.Frame.Bytes()
 	}
 	in.queue = append(in.queue, m)

@@ -1,13 +1,20 @@
 package exchange
 
-import "github.com/lintelrun/lintel/runner/frame"
+import (
+	"slices"
+
+	"github.com/lintelrun/lintel/runner/frame"
+)
 
 // Stored is a frame that may have been spilled. It ends by Load, which brings it
-// to memory, or by Drop, which gives it up.
+// to memory, or by Drop, which gives it up. One goroutine at a time.
 type Stored interface {
 	Bytes() int
 	Load() (frame.Frame, error)
 	Drop()
+	// Share returns the same frame for another user, to whom this one's end means nothing:
+	// either ends by itself, each in a goroutine of its own if need be.
+	Share() Stored
 }
 
 // Receiver is the far end of a channel: an Inbox in the same process, or what
@@ -24,12 +31,15 @@ type Outlet struct {
 	To      Receiver
 	Channel int
 
-	waiting []entry
+	waiting []Entry
+	ended   bool // the final watermark was put
 }
 
-type entry struct {
-	stored    Stored // nil for a watermark
-	watermark int64
+// Entry is what waits on an outlet.
+type Entry struct {
+	// Frame is nil for a watermark.
+	Frame     Stored
+	Watermark int64 // ms
 }
 
 // Outbox is all that a task sends. One owner.
@@ -51,7 +61,7 @@ func NewOutbox(outlets []*Outlet) *Outbox {
 // Send puts a frame on an outlet.
 func (o *Outbox) Send(outlet int, s Stored) error {
 	out := o.outlets[outlet]
-	out.waiting = append(out.waiting, entry{stored: s})
+	out.waiting = append(out.waiting, Entry{Frame: s})
 	o.waiting += s.Bytes()
 	o.sent()
 	return o.push(out)
@@ -70,13 +80,34 @@ func (o *Outbox) Watermark(ts int64) error {
 // WatermarkOn puts a watermark on one outlet.
 func (o *Outbox) WatermarkOn(outlet int, ts int64) error {
 	out := o.outlets[outlet]
-	if n := len(out.waiting); n > 0 && out.waiting[n-1].stored == nil {
-		out.waiting[n-1].watermark = ts
+	if n := len(out.waiting); n > 0 && out.waiting[n-1].Frame == nil {
+		out.waiting[n-1].Watermark = ts
 		return nil
 	}
-	out.waiting = append(out.waiting, entry{watermark: ts})
+	out.waiting = append(out.waiting, Entry{Watermark: ts})
 	o.sent()
 	return o.push(out)
+}
+
+// Barrier puts the barrier of an epoch on all outlets, before what waits there: that is the task's still and
+// part of its snapshot. It returns what waits, by outlet and in order, shared; the caller has to load or drop
+// each frame. Outlets whose final watermark was delivered get no barrier: it would say nothing.
+func (o *Outbox) Barrier(epoch uint64) (waiting [][]Entry) {
+	waiting = make([][]Entry, len(o.outlets))
+	for i, out := range o.outlets {
+		if out.ended {
+			continue
+		}
+		o.sent()
+		out.To.Put(Message{Channel: out.Channel, Kind: Barrier, Epoch: epoch})
+		waiting[i] = slices.Clone(out.waiting)
+		for j := range waiting[i] {
+			if e := &waiting[i][j]; e.Frame != nil {
+				e.Frame = e.Frame.Share()
+			}
+		}
+	}
+	return waiting
 }
 
 func (o *Outbox) sent() {
@@ -102,8 +133,8 @@ func (o *Outbox) Waiting() int { return o.waiting }
 func (o *Outbox) Drop() {
 	for _, out := range o.outlets {
 		for _, e := range out.waiting {
-			if e.stored != nil {
-				e.stored.Drop()
+			if e.Frame != nil {
+				e.Frame.Drop()
 			}
 		}
 		out.waiting = nil
@@ -114,15 +145,16 @@ func (o *Outbox) Drop() {
 func (o *Outbox) push(out *Outlet) error {
 	for len(out.waiting) > 0 {
 		e := out.waiting[0]
-		if e.stored == nil {
-			out.To.Put(Message{Channel: out.Channel, Watermark: e.watermark})
+		if e.Frame == nil {
+			out.To.Put(Message{Channel: out.Channel, Kind: Watermark, Watermark: e.Watermark})
+			out.ended = e.Watermark >= frame.MaxTimestamp
 		} else {
-			ok, err := o.offer(out, e.stored)
+			ok, err := o.offer(out, e.Frame)
 			if err != nil || !ok {
 				return err
 			}
 		}
-		out.waiting[0] = entry{}
+		out.waiting[0] = Entry{}
 		out.waiting = out.waiting[1:]
 	}
 	return nil
@@ -137,6 +169,6 @@ func (o *Outbox) offer(out *Outlet, s Stored) (bool, error) {
 		return false, err
 	}
 	o.waiting -= s.Bytes()
-	out.To.Put(Message{Channel: out.Channel, Data: true, Frame: f})
+	out.To.Put(Message{Channel: out.Channel, Kind: Data, Frame: f})
 	return true, nil
 }
