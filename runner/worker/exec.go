@@ -141,7 +141,7 @@ func (x *execTask) run(ctx context.Context) error {
 		defer x.waiting.close()
 		x.waiting.mapWindow = func(m plan.WindowMapping, w []byte) ([]byte, error) { return x.e.mapWindow(ctx, m, w) }
 	}
-	err := x.loop(ctx)
+	err := loop(ctx, x.task, x)
 	close(x.attempts)
 	if err != nil {
 		cancel() // bundles that are still in flight
@@ -162,51 +162,16 @@ func (x *execTask) run(ctx context.Context) error {
 	return err
 }
 
-func (x *execTask) loop(ctx context.Context) error {
-	wake := x.e.clock.newAlarm()
-	defer wake.stop()
-	drain := x.e.draining.asked
-	for {
-		// Cancelled bundles come back as failed ones; they are no reason to try again.
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		done, err := x.act(ctx, wake)
-		if err != nil || done {
-			return err
-		}
-		x.settle()
-		select {
-		case <-x.inbox.C:
-			err = x.receive()
-		case r := <-x.results:
-			err = x.finished(r)
-		case <-x.outbox.Credit:
-			err = x.outbox.Flush()
-		case <-wake.C:
-			x.held++
-		case <-drain:
-			x.core.Drain(x.e.clock.Now())
-			drain = nil
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
 // act does what the core asks for.
-func (x *execTask) act(ctx context.Context, wake *alarm) (done bool, err error) {
+func (x *execTask) act(ctx context.Context) (next time.Time, done bool, err error) {
 	if err := x.unpark(); err != nil {
-		return false, err
+		return next, false, err
 	}
 	if err := x.unsort(); err != nil {
-		return false, err
+		return next, false, err
 	}
 	if err := x.unwait(); err != nil {
-		return false, err
+		return next, false, err
 	}
 	x.core.Block(x.outbox.Waiting() > x.e.outboxBytes())
 	now := x.e.clock.Now()
@@ -218,7 +183,7 @@ func (x *execTask) act(ctx context.Context, wake *alarm) (done bool, err error) 
 	}
 	ready, err := x.core.Ready(now)
 	if err != nil {
-		return false, err
+		return next, false, err
 	}
 	x.repay(ready.Consumed)
 	x.e.clock.begin(len(ready.Start) + len(ready.Splits))
@@ -226,7 +191,7 @@ func (x *execTask) act(ctx context.Context, wake *alarm) (done bool, err error) 
 		x.turn++
 		a, err := x.keyed.begin()
 		if err != nil {
-			return false, err
+			return next, false, err
 		}
 		running.Add(1)
 		x.start(ctx, *b, x.turn, a)
@@ -237,23 +202,22 @@ func (x *execTask) act(ctx context.Context, wake *alarm) (done bool, err error) 
 	}
 	if ready.Advanced {
 		if err := x.outbox.Watermark(ready.Watermark); err != nil {
-			return false, err
+			return next, false, err
 		}
 		if x.waiting != nil {
 			if err := x.waiting.release(ready.Watermark); err != nil {
-				return false, err
+				return next, false, err
 			}
 		}
 	}
 	if ready.Done {
-		return true, x.room(ctx, 0)
+		return next, true, nil
 	}
-	at := ready.Wake
-	if look := now.Add(x.e.cfg.Splits.LookEvery); x.core.Splittable() && (at.IsZero() || at.After(look)) {
-		at = look
+	next = ready.Wake
+	if look := now.Add(x.e.cfg.Splits.LookEvery); x.core.Splittable() && (next.IsZero() || next.After(look)) {
+		next = look
 	}
-	wake.set(at)
-	return false, nil
+	return next, false, nil
 }
 
 // idle is how many more bundles the stage may run than it does: one per task,
@@ -286,41 +250,37 @@ func (x *execTask) repay(consumed int) {
 	x.inbox.Consumed(consumed - free)
 }
 
-// receive passes what has arrived to the core. While side inputs that don't change are
+// deliver passes what has arrived to the core. While side inputs that don't change are
 // not complete all other input is parked, on disk if need be, and its credit goes
 // back: a producer of both would otherwise wait for us to take the one before it
 // can send the other.
-func (x *execTask) receive() error {
-	for _, m := range x.take() {
-		switch {
-		case m.Channel >= x.mainChannels:
-			x.sideNews(m)
-		case !x.core.SidesReady():
-			if err := x.parked.push(m); err != nil {
-				return err
-			}
-			x.inbox.Consumed(m.Frame.Bytes())
-		case !x.parked.empty(): // it has to queue, but keeps its credit
-			x.parked.queue(m)
-		default:
-			if err := x.deliver(m); err != nil {
-				return err
-			}
+func (x *execTask) deliver(m exchange.Message) error {
+	switch {
+	case m.Channel >= x.mainChannels:
+		x.sideNews(m)
+	case !x.core.SidesReady():
+		if err := x.parked.push(m); err != nil {
+			return err
 		}
+		x.inbox.Consumed(m.Frame.Bytes())
+	case !x.parked.empty(): // it has to queue, but keeps its credit
+		x.parked.queue(m)
+	default:
+		return x.input(m)
 	}
 	return nil
 }
 
-func (x *execTask) deliver(m exchange.Message) error {
+func (x *execTask) input(m exchange.Message) error {
 	switch {
-	case m.Data && x.sorter != nil:
-		return x.sort(m.Frame)
-	case m.Data:
-		return x.admit(m.Frame, x.core.ChannelWatermark())
-	default:
+	case m.Kind == exchange.Watermark:
 		x.core.Watermark(m.Channel, m.Watermark)
+		return nil
+	case x.sorter != nil:
+		return x.sort(m.Frame)
+	default:
+		return x.admit(m.Frame, x.core.ChannelWatermark())
 	}
-	return nil
 }
 
 // sideNews notes how far a side input is.
@@ -342,16 +302,21 @@ func (x *execTask) unpark() error {
 		if prepaid {
 			x.prepaid += m.Frame.Bytes()
 		}
-		if err := x.deliver(m); err != nil {
+		if err := x.input(m); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// finished commits an attempt's output, or hands the bundle back to the core.
-func (x *execTask) finished(r outcome) error {
-	x.held++ // what the attempt was is ours now
+func (x *execTask) drain() { x.core.Drain(x.e.clock.Now()) }
+
+func (x *execTask) snapshot(*snapshot) {}
+
+func (x *execTask) reports() <-chan outcome { return x.results }
+
+// reported commits an attempt's output, or hands the bundle back to the core.
+func (x *execTask) reported(r outcome) error {
 	if r.produced {
 		x.core.Produced(r.bundle, x.e.clock.Now())
 		return nil

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/runner/engine"
 	"github.com/lintelrun/lintel/runner/exchange"
 	"github.com/lintelrun/lintel/runner/rpc"
 	"github.com/lintelrun/lintel/runner/sideinput"
@@ -43,7 +44,10 @@ type execution struct {
 	// timers is the memory of the timers of all tasks.
 	timers *timers.Memory
 	// jobs is how many jobs the worker runs, which share the budget.
-	jobs *atomic.Int64
+	jobs  *atomic.Int64
+	tasks []*task
+	// snapshots, if not nil, takes what tasks were at barriers. Their goroutines call it; it must not wait.
+	snapshots func(*snapshot)
 
 	done chan struct{}
 	err  error // set before done is closed
@@ -69,6 +73,7 @@ func newExecution(cfg Config, d rpc.Deployment, dir string, jobs *atomic.Int64) 
 	e.staging = newBudget(e.alone(stagingShare), jobs)
 	e.timers = timers.NewMemory(e.share(timersShare))
 	e.large = e.newLargeGroups()
+	e.tasks = e.makeTasks()
 	return e
 }
 
@@ -116,7 +121,7 @@ func (e *execution) run(ctx context.Context) {
 		return nil
 	})
 	var tasks sync.WaitGroup
-	for _, t := range e.tasks() {
+	for _, t := range e.tasks {
 		tasks.Add(1)
 		g.Go(func() error {
 			defer tasks.Done()
@@ -152,9 +157,9 @@ func (e *execution) parallelism(s *plan.Stage) int {
 	return e.d.Parallelism
 }
 
-// tasks makes all tasks and joins them: a channel of a task is one in-edge and
+// makeTasks makes all tasks and joins them: a channel of a task is one in-edge and
 // one task of the stage where it begins.
-func (e *execution) tasks() []*task {
+func (e *execution) makeTasks() []*task {
 	var all []*task
 	inboxes := make([][]*exchange.Inbox, len(e.d.Plan.Stages))
 	n := 0
@@ -183,6 +188,8 @@ func (e *execution) tasks() []*task {
 				}
 			}
 			t.outbox = exchange.NewOutbox(outlets)
+			main, side := e.channels(s)
+			t.aligner = engine.NewAligner[exchange.Message](main + side)
 			if e.clock.virtual {
 				t.outbox.Sent = func() { e.clock.begin(1) }
 				t.held = 1 // it is about to look around

@@ -35,11 +35,29 @@ type grouped struct {
 type paneTask struct {
 	*task
 	grouped
+	quiet
 	groups  *panes.Panes
 	in      *engine.Watermarks
 	out     int64 // the last watermark sent
 	dropped int64 // late elements, as counted so far
+	// input is what has come and was not looked at: it keeps its credit.
+	input []arrived
+	came  time.Time // when what was delivered since the task acted has come; zero if nothing was
+	now   time.Time // as far as the task is: when what it last looked at came
+	// firing is true while panes leave; what has come since waits. fired is true if any have.
+	firing, fired bool
+	steps         int // that are left until the task looks what else there is
 }
+
+// arrived is a message and when it has come. All that comes together has one time: a delay that begins with an
+// element isn't over by the watermark that came with it, however long the task takes.
+type arrived struct {
+	exchange.Message
+	at time.Time
+}
+
+// paneSteps is how many frames, in or out, a task that groups deals with in a row: milliseconds.
+const paneSteps = 8
 
 // runPanes is a GroupByKey stage whose groups leave in panes.
 func (t *task) runPanes(ctx context.Context) error {
@@ -76,62 +94,87 @@ func (t *task) runGrouping(ctx context.Context, g grouped) (err error) {
 	}
 	main, _ := t.e.channels(t.stage)
 	x := &paneTask{task: t, grouped: g, groups: p, in: engine.NewWatermarks(main), out: frame.MinTimestamp}
-	return x.loop(ctx)
+	return loop(ctx, t, x)
 }
 
-func (x *paneTask) loop(ctx context.Context) error {
-	wake := x.e.clock.newAlarm()
-	defer wake.stop()
-	for {
-		if err := x.act(ctx, x.e.clock.Now()); err != nil {
-			return err
-		}
-		if x.out >= frame.MaxTimestamp {
-			return x.room(ctx, 0)
-		}
-		at, _ := x.groups.NextClock()
-		wake.set(at)
-		x.settle()
-		select {
-		case <-x.inbox.C:
-			if err := x.receive(ctx); err != nil {
-				return err
-			}
-		case <-x.outbox.Credit:
-			if err := x.outbox.Flush(); err != nil {
-				return err
-			}
-		case <-wake.C:
-			x.held++
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+func (x *paneTask) deliver(m exchange.Message) error {
+	if x.came.IsZero() {
+		x.came = x.e.clock.Now()
 	}
-}
-
-// receive groups what has arrived. A watermark is acted on before the elements behind it.
-func (x *paneTask) receive(ctx context.Context) error {
-	now := x.e.clock.Now() // of all: a delay of elements isn't over by the watermark that came with them
-	for _, m := range x.take() {
-		if err := x.message(ctx, m, now); err != nil {
-			return err
-		}
-	}
+	x.input = append(x.input, arrived{m, x.came})
 	return nil
 }
 
-func (x *paneTask) message(ctx context.Context, m exchange.Message, now time.Time) error {
-	if !m.Data {
-		if at, ok := x.groups.NextClock(); ok && !at.After(now) {
-			// A delay that was over when the watermark came gives an early pane.
-			if err := x.act(ctx, now); err != nil {
-				return err
+// act groups what has come and sends what fires by now, as long as there is credit for it, and
+// not for long.
+func (x *paneTask) act(context.Context) (next time.Time, done bool, err error) {
+	x.steps, x.came = paneSteps, time.Time{}
+	all, err := x.group()
+	if err == nil && all {
+		x.now = x.e.clock.Now()
+		all, err = x.fire()
+	}
+	switch {
+	case err != nil:
+	case x.full(): // credit will wake it
+	case !all:
+		next = x.e.clock.Now()
+	default:
+		next, _ = x.groups.NextClock()
+		done = x.out >= frame.MaxTimestamp
+	}
+	return next, done, err
+}
+
+// full tells whether the task has sent what it may.
+func (x *paneTask) full() bool { return x.outbox.Waiting() > x.e.outboxBytes() }
+
+// pause tells whether something else comes before the next step.
+func (x *paneTask) pause() bool {
+	x.steps--
+	return x.steps < 0 || x.full()
+}
+
+// group deals with what has come, and tells whether it has come to the end of that. A watermark is
+// acted on before the elements behind it.
+func (x *paneTask) group() (all bool, err error) {
+	for {
+		if x.firing {
+			if all, err := x.fire(); err != nil || !all {
+				return false, err
 			}
 		}
-		if !x.in.Advance(m.Channel, m.Watermark) {
-			return nil
+		if len(x.input) == 0 {
+			return true, nil
 		}
-		return x.act(ctx, now)
+		m := x.input[0]
+		x.now = m.at
+		switch {
+		case m.Kind == exchange.Watermark && x.due():
+			// A delay that was over when the watermark came gives an early pane.
+			x.firing = true
+			continue
+		case x.pause():
+			return false, nil
+		}
+		x.input[0] = arrived{}
+		x.input = x.input[1:]
+		if err := x.message(m.Message); err != nil {
+			return false, err
+		}
+	}
+}
+
+// due tells whether panes wait for a time that has come.
+func (x *paneTask) due() bool {
+	at, ok := x.groups.NextClock()
+	return ok && !at.After(x.now)
+}
+
+func (x *paneTask) message(m exchange.Message) error {
+	if m.Kind == exchange.Watermark {
+		x.firing = x.in.Advance(m.Channel, m.Watermark)
+		return nil
 	}
 	x.e.spans.input(x.stage)
 	data := m.Frame.Data
@@ -141,35 +184,41 @@ func (x *paneTask) message(ctx context.Context, m exchange.Message, now time.Tim
 			return err
 		}
 	}
-	if err := x.groups.Add(data, now); err != nil {
+	if err := x.groups.Add(data, x.now); err != nil {
 		return err
 	}
 	x.inbox.Consumed(m.Frame.Bytes())
 	return nil
 }
 
-// act sends what fires by now, and how far it is complete.
-func (x *paneTask) act(ctx context.Context, now time.Time) error {
-	if err := x.groups.Advance(x.in.Min(), now); err != nil {
-		return err
+// fire sends what fires by now and then how far it is complete, and tells whether it has.
+func (x *paneTask) fire() (all bool, err error) {
+	x.firing = true
+	if err := x.groups.Advance(x.in.Min(), x.now); err != nil {
+		return false, err
 	}
-	fired := false
 	for {
+		if x.pause() {
+			return false, nil
+		}
 		f, ok, err := x.groups.Next(frameBytes)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if !ok {
 			break
 		}
-		fired = true
+		x.fired = true
 		if err := x.panes(f); err != nil {
-			return err
-		}
-		if err := x.room(ctx, x.e.outboxBytes()); err != nil {
-			return err
+			return false, err
 		}
 	}
+	x.firing = false
+	return true, x.complete()
+}
+
+// complete sends how far the task is, when all panes have left.
+func (x *paneTask) complete() error {
 	stats := x.groups.Stats()
 	x.e.stats.lateDropped(x.stage, stats.LateDropped-x.dropped)
 	x.dropped = stats.LateDropped
@@ -178,9 +227,17 @@ func (x *paneTask) act(ctx context.Context, now time.Time) error {
 		wm = x.in.Min()
 		x.reached(wm)
 	}
-	if wm <= x.out && (!fired || x.reached == nil) {
+	news := x.reached != nil && x.fired
+	x.fired = false
+	if wm <= x.out && !news {
 		return nil
 	}
 	x.out = max(x.out, wm)
 	return x.outbox.Watermark(x.out)
+}
+
+func (x *paneTask) snapshot(s *snapshot) {
+	for _, m := range x.input {
+		s.input = append(s.input, m.Message)
+	}
 }

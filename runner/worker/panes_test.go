@@ -102,7 +102,7 @@ func TestTimeComesBeforeTheWatermark(t *testing.T) {
 }
 
 // timings returns those of the panes of an element whose trigger waits for a minute, and of the
-// final watermark, which comes later or with it; the task takes an hour over each.
+// final watermark, which comes later or, if that is zero, with it; the task takes an hour over the element then.
 func timings(t *testing.T, later time.Duration) (out []int) {
 	p := portabletest.New()
 	ws := proto.Clone(p.Proto.Components.WindowingStrategies[portabletest.Global]).(*pipepb.WindowingStrategy)
@@ -130,7 +130,12 @@ func timings(t *testing.T, later time.Duration) (out []int) {
 	}
 	x := &paneTask{groups: g, in: engine.NewWatermarks(1), out: frame.MinTimestamp,
 		task: &task{e: e, stage: stage, inbox: exchange.NewInbox(1 << 20), outbox: exchange.NewOutbox(nil)},
-		grouped: grouped{spec: stage.Group, panes: func(f frame.Frame) error {
+		grouped: grouped{spec: stage.Group, prepare: func(block []byte) ([]byte, error) {
+			if later == 0 {
+				clock.now = clock.now.Add(time.Hour)
+			}
+			return block, nil
+		}, panes: func(f frame.Frame) error {
 			var el coders.Element
 			for rest := f.Data; len(rest) > 0; rest = rest[el.Size:] {
 				pane, _, err := coders.DecodePane(rest[12:])
@@ -145,16 +150,20 @@ func timings(t *testing.T, later time.Duration) (out []int) {
 			return nil
 		}}}
 	messages := []exchange.Message{
-		{Data: true, Frame: frame.Frame{Data: windowed(0, kvOf("k", "v")), Elements: 1}},
-		{Watermark: frame.MaxTimestamp},
+		{Frame: frame.Frame{Data: windowed(0, kvOf("k", "v")), Elements: 1}},
+		{Kind: exchange.Watermark, Watermark: frame.MaxTimestamp},
 	}
-	at := clock.now
 	for _, m := range messages {
-		if err := x.message(t.Context(), m, at); err != nil {
+		if err := x.deliver(m); err != nil {
 			t.Fatal(err)
 		}
-		at = at.Add(later)
-		clock.now = clock.now.Add(time.Hour)
+		if later == 0 && m.Kind == exchange.Data {
+			continue
+		}
+		if _, _, err := x.act(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		clock.now = clock.now.Add(later)
 	}
 	return out
 }

@@ -23,7 +23,7 @@ func (p *parking) empty() bool { return len(p.messages) == 0 }
 // push parks m, whose credit goes back now.
 func (p *parking) push(m exchange.Message) error {
 	e := parkedMessage{message: m, prepaid: true}
-	if m.Data {
+	if m.Kind == exchange.Data {
 		s, err := p.spill.store(m.Frame)
 		if err != nil {
 			return err

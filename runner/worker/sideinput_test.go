@@ -107,10 +107,10 @@ func TestParkingKeepsOrderOnDiskAndInMemory(t *testing.T) {
 	p := parking{spill: spiller{dir: dir, budget: newBudget(1000, new(atomic.Int64))}}
 	message := func(i int) exchange.Message {
 		if i%5 == 4 {
-			return exchange.Message{Channel: i, Watermark: int64(i)}
+			return exchange.Message{Channel: i, Kind: exchange.Watermark, Watermark: int64(i)}
 		}
 		f := frame.Frame{Data: []byte(fmt.Sprintf("%0100d", i)), Elements: i, MinTimestamp: int64(i)}
-		return exchange.Message{Channel: i, Data: true, Frame: f}
+		return exchange.Message{Channel: i, Frame: f}
 	}
 	const parked, queued = 50, 70
 	for i := range queued {
@@ -158,7 +158,7 @@ func TestCreditOfParkedInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	var x *execTask
-	for _, task := range newExecution(r.cfg, r.deployment, t.TempDir(), new(atomic.Int64)).tasks() {
+	for _, task := range newExecution(r.cfg, r.deployment, t.TempDir(), new(atomic.Int64)).tasks {
 		if task.stage.Exec != nil && task.stage.Exec.Transforms[0] == "use" {
 			var err error
 			if x, err = newExecTask(task); err != nil {
@@ -173,9 +173,9 @@ func TestCreditOfParkedInput(t *testing.T) {
 		element := append(coders.AppendHeader(nil, 0, 1, nil, []byte{coders.PaneNoFiring}), bytesOf(strings.Repeat("x", 1<<20-16))...)
 		for range n {
 			arrived++
-			x.inbox.Put(exchange.Message{Data: true, Frame: frame.Frame{Data: element, Elements: 1, MinTimestamp: int64(-arrived)}})
+			x.inbox.Put(exchange.Message{Frame: frame.Frame{Data: element, Elements: 1, MinTimestamp: int64(-arrived)}})
 		}
-		if err := x.receive(); err != nil {
+		if err := receive(x.task, x); err != nil {
 			t.Fatal(err)
 		}
 		if err := x.unpark(); err != nil {
@@ -207,9 +207,9 @@ func TestCreditOfParkedInput(t *testing.T) {
 
 	put(30)
 	wantUsed(0)
-	x.inbox.Put(exchange.Message{Channel: 1, Watermark: frame.MaxTimestamp})
+	x.inbox.Put(exchange.Message{Channel: 1, Kind: exchange.Watermark, Watermark: frame.MaxTimestamp})
 	put(5)
-	x.inbox.Put(exchange.Message{Channel: 0, Watermark: frame.MaxTimestamp})
+	x.inbox.Put(exchange.Message{Channel: 0, Kind: exchange.Watermark, Watermark: frame.MaxTimestamp})
 	put(0)
 	wantUsed(5)
 	for range 20 {

@@ -59,7 +59,7 @@ type spillFile struct {
 // store takes f, whose data must not be changed any more.
 func (s *spiller) store(f frame.Frame) (exchange.Stored, error) {
 	if s.budget.take(f.Bytes()) {
-		return budgeted{inMemory{f}, s.budget}, nil
+		return newBudgeted(f, s.budget), nil
 	}
 	if s.file == nil {
 		file, err := spillfile.Create(s.dir)
@@ -107,19 +107,37 @@ type inMemory struct{ f frame.Frame }
 func (m inMemory) Bytes() int                 { return m.f.Bytes() }
 func (m inMemory) Load() (frame.Frame, error) { return m.f, nil }
 func (m inMemory) Drop()                      {}
+func (m inMemory) Share() exchange.Stored     { return m }
 
-// budgeted is a frame in memory that belongs to a budget until it is loaded.
+// budgeted is a frame in memory that belongs to a budget until all who share it have loaded
+// or dropped it.
 type budgeted struct {
 	inMemory
 	budget *budget
+	users  atomic.Int32
 }
 
-func (m budgeted) Load() (frame.Frame, error) {
+func newBudgeted(f frame.Frame, b *budget) *budgeted {
+	m := &budgeted{inMemory: inMemory{f}, budget: b}
+	m.users.Store(1)
+	return m
+}
+
+func (m *budgeted) Load() (frame.Frame, error) {
 	m.Drop()
 	return m.f, nil
 }
 
-func (m budgeted) Drop() { m.budget.give(m.f.Bytes()) }
+func (m *budgeted) Drop() {
+	if m.users.Add(-1) == 0 {
+		m.budget.give(m.f.Bytes())
+	}
+}
+
+func (m *budgeted) Share() exchange.Stored {
+	m.users.Add(1)
+	return m
+}
 
 type onDisk struct {
 	file  *spillFile
@@ -142,3 +160,8 @@ func (d *onDisk) Load() (frame.Frame, error) {
 }
 
 func (d *onDisk) Drop() { d.file.ref(-1) }
+
+func (d *onDisk) Share() exchange.Stored {
+	d.file.ref(1)
+	return d
+}

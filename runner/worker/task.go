@@ -3,7 +3,9 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"time"
 
+	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/engine"
@@ -22,7 +24,8 @@ type task struct {
 	routes []route
 	log    *slog.Logger
 
-	taken []exchange.Message // reused by take
+	aligner *engine.Aligner[exchange.Message]
+	taken   []exchange.Message // reused by take
 	// held counts what this task is at, by a virtual clock.
 	held int
 }
@@ -33,7 +36,7 @@ func (t *task) run(ctx context.Context) error {
 	defer t.outbox.Drop()
 	switch t.stage.Kind {
 	case plan.Impulse:
-		return t.runImpulse(ctx)
+		return loop(ctx, t, &impulseTask{task: t})
 	case plan.TestStream:
 		return t.runTestStream(ctx)
 	case plan.GroupByKey:
@@ -59,10 +62,15 @@ func (t *task) take() []exchange.Message {
 	return t.taken
 }
 
-// settle notes that all is done that the task was at: it is about to wait for something new.
+// settle notes that all is done that the task was at: it is about to wait for something new. While
+// output waits for credit there may be more to do when that has gone.
 func (t *task) settle() {
-	t.e.clock.end(t.held)
-	t.held = 0
+	keep := 0
+	if t.outbox.Waiting() > 0 {
+		keep = 1
+	}
+	t.e.clock.end(t.held - keep)
+	t.held = keep
 }
 
 // collect hands all input to add and returns when the final watermark has come.
@@ -77,9 +85,13 @@ func (t *task) collect(ctx context.Context, add func(frame.Frame) error) error {
 			return ctx.Err()
 		}
 		for _, m := range t.take() {
-			if !m.Data {
+			switch m.Kind {
+			case exchange.Data:
+			case exchange.Watermark:
 				wm.Advance(m.Channel, m.Watermark)
 				continue
+			default:
+				return fault.New(fault.Internal, "a checkpoint of a job that was not planned for it")
 			}
 			t.e.spans.input(t.stage)
 			if err := add(m.Frame); err != nil {
@@ -146,16 +158,32 @@ func (t *task) end(ctx context.Context) error {
 	return t.room(ctx, 0)
 }
 
-func (t *task) runImpulse(ctx context.Context) error {
-	if t.index == 0 {
-		t.e.spans.input(t.stage)
+// impulseTask is a task that sends one empty element.
+type impulseTask struct {
+	*task
+	quiet
+	acted bool
+}
+
+func (x *impulseTask) act(context.Context) (next time.Time, done bool, err error) {
+	x.acted = true
+	if x.index == 0 {
+		x.e.spans.input(x.stage)
 		data := coders.AppendHeader(nil, frame.MinTimestamp, 1, nil, []byte{coders.PaneNoFiring})
 		data = append(data, 0) // no bytes, length-prefixed
 		f := frame.Frame{Data: data, Elements: 1, MinTimestamp: frame.MinTimestamp}
-		if err := t.send(f); err != nil {
-			return err
+		if err := x.send(f); err != nil {
+			return time.Time{}, false, err
 		}
-		t.e.stats.made(t.stage, f)
+		x.e.stats.made(x.stage, f)
 	}
-	return t.end(ctx)
+	return time.Time{}, true, x.outbox.Watermark(frame.MaxTimestamp)
+}
+
+func (x *impulseTask) deliver(exchange.Message) error { return nil } // it has no channels
+
+func (x *impulseTask) snapshot(s *snapshot) {
+	if x.acted {
+		s.events = 1
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -14,55 +15,94 @@ import (
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/runner/exchange"
 	"github.com/lintelrun/lintel/runner/frame"
 )
 
-// runTestStream acts the events of a TestStream (TestStreamPayload), each when all that
+// testStreamTask is a task that acts the events of a TestStream (TestStreamPayload), each when all that
 // the ones before have caused is done. At the end, which is also that of a job that is
 // drained, watermarks go to the end of time.
-func (t *task) runTestStream(ctx context.Context) error {
-	live, stop := t.e.untilDrained(ctx)
-	defer stop()
-	events, err := t.testEvents(live)
-	if err != nil {
-		return err
-	}
-	for {
-		// An endpoint may let us wait; meanwhile others go on.
-		t.settle()
-		event, err := events()
-		if errors.Is(err, io.EOF) || t.e.drained() {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		if err := t.turn(ctx); err != nil {
-			return err
-		}
-		if t.e.drained() {
-			break
-		}
-		if err := t.actEvent(ctx, event); err != nil {
-			return err
-		}
-	}
-	if err := t.turn(ctx); err != nil {
-		return err
-	}
-	t.e.clock.streamEnded()
-	return t.end(ctx)
+type testStreamTask struct {
+	*task
+	turns chan testTurn
+	acted int // events
+	ended bool
 }
 
-// turn waits until all else is idle.
-func (t *task) turn(ctx context.Context) error {
-	t.settle()
-	if err := t.e.clock.turn(ctx); err != nil {
-		return err
-	}
-	t.held++
-	return nil
+// testTurn is an event, when it is its turn; the end of all if it is nil.
+type testTurn struct {
+	event *pipepb.TestStreamPayload_Event
+	err   error // no turn, but what failed
 }
+
+func (t *task) runTestStream(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	x := &testStreamTask{task: t, turns: make(chan testTurn)}
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	defer cancel()
+	waiting.Go(func() { x.wait(ctx) })
+	return loop(ctx, t, x)
+}
+
+// wait hands over one event after the other: an endpoint may let us wait for it, and then
+// all else must be idle.
+func (x *testStreamTask) wait(ctx context.Context) {
+	live, stop := x.e.untilDrained(ctx)
+	defer stop()
+	events, err := x.testEvents(live)
+	for over := false; !over; {
+		var next testTurn
+		if err == nil {
+			next.event, err = events()
+		}
+		switch {
+		case errors.Is(err, io.EOF) || x.e.drained():
+			next.event, err, over = nil, nil, true
+		case err != nil:
+			next.err, over = err, true
+		}
+		if next.err == nil && x.e.clock.turn(ctx) != nil {
+			return
+		}
+		if next.event != nil && x.e.drained() {
+			next.event, over = nil, true
+		}
+		select {
+		case x.turns <- next:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (x *testStreamTask) act(context.Context) (next time.Time, done bool, err error) {
+	if x.ended {
+		err = x.outbox.Watermark(frame.MaxTimestamp)
+	}
+	return next, x.ended, err
+}
+
+func (x *testStreamTask) reports() <-chan testTurn { return x.turns }
+
+func (x *testStreamTask) reported(turn testTurn) error {
+	switch {
+	case turn.err != nil:
+		return turn.err
+	case turn.event == nil:
+		x.e.clock.streamEnded()
+		x.ended = true
+		return nil
+	}
+	x.acted++
+	return x.actEvent(turn.event)
+}
+
+func (x *testStreamTask) deliver(exchange.Message) error { return nil } // it has no channels
+
+func (x *testStreamTask) drain() {} // wait does
+
+func (x *testStreamTask) snapshot(s *snapshot) { s.events = x.acted }
 
 // testEvents returns what yields one event after the other, and io.EOF after the last.
 func (t *task) testEvents(ctx context.Context) (func() (*pipepb.TestStreamPayload_Event, error), error) {
@@ -92,14 +132,14 @@ func outputIDs(spec *plan.TestStreamSpec) []string {
 	return ids
 }
 
-func (t *task) actEvent(ctx context.Context, event *pipepb.TestStreamPayload_Event) error {
+func (t *task) actEvent(event *pipepb.TestStreamPayload_Event) error {
 	switch e := event.GetEvent().(type) {
 	case *pipepb.TestStreamPayload_Event_ElementEvent:
 		routes, err := t.tagged(e.ElementEvent.GetTag())
 		if err != nil {
 			return err
 		}
-		return t.sendTest(ctx, routes, e.ElementEvent.GetElements())
+		return t.sendTest(routes, e.ElementEvent.GetElements())
 	case *pipepb.TestStreamPayload_Event_WatermarkEvent:
 		routes, err := t.tagged(e.WatermarkEvent.GetTag())
 		if err != nil {
@@ -142,7 +182,7 @@ func (t *task) watermark(routes []route, ts int64) error {
 
 // sendTest sends elements in the global window, of which the plan has it that they are
 // length-prefixed on the wire.
-func (t *task) sendTest(ctx context.Context, routes []route, elements []*pipepb.TestStreamPayload_TimestampedElement) error {
+func (t *task) sendTest(routes []route, elements []*pipepb.TestStreamPayload_TimestampedElement) error {
 	f := frame.Frame{Elements: len(elements), MinTimestamp: frame.MaxTimestamp}
 	for _, el := range elements {
 		f.Data = coders.AppendHeader(f.Data, el.GetTimestamp(), 1, nil, []byte{coders.PaneNoFiring})
@@ -161,5 +201,5 @@ func (t *task) sendTest(ctx context.Context, routes []route, elements []*pipepb.
 		return err
 	}
 	t.e.stats.made(t.stage, f)
-	return t.room(ctx, t.e.outboxBytes())
+	return nil
 }
