@@ -155,6 +155,7 @@ func (x *paneTask) group() (all bool, err error) {
 			x.firing = true
 			continue
 		case x.pause():
+			x.firing = true // then, before more comes
 			return false, nil
 		}
 		x.input[0] = arrived{}

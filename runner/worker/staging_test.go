@@ -18,6 +18,7 @@ import (
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/portable/urns"
+	"github.com/lintelrun/lintel/runner/exchange"
 	"github.com/lintelrun/lintel/runner/frame"
 	"github.com/lintelrun/lintel/runner/keygroup"
 )
@@ -344,6 +345,42 @@ func TestSpillerBudgetIsShared(t *testing.T) {
 	third.Drop()
 	if used := shared.used.Load(); used != 0 {
 		t.Errorf("%d bytes of 100 used", used)
+	}
+}
+
+// Who shares a stored frame ends it by itself; memory and file are free when all have.
+func TestStoredFramesAreShared(t *testing.T) {
+	budget := newBudget(100, new(atomic.Int64))
+	s := spiller{dir: t.TempDir(), budget: budget}
+	for _, size := range []int{60, 70} { // the second is too much, and spilled
+		data := bytes.Repeat([]byte{byte(size)}, size)
+		first, err := s.store(frame.Frame{Data: data, Elements: 3})
+		if err != nil {
+			t.Fatal(err)
+		}
+		second := first.Share()
+		third := second.Share()
+		first.Drop()
+		for _, shared := range []exchange.Stored{second, third} {
+			if used := budget.used.Load(); used != 60 {
+				t.Errorf("%d bytes of the budget are used while a frame of 60 is shared", used)
+			}
+			if f, err := shared.Load(); err != nil || !bytes.Equal(f.Data, data) || f.Elements != 3 || shared.Bytes() != size {
+				t.Errorf("a frame of %d bytes comes as %+v, %v", size, f, err)
+			}
+		}
+		if size == 60 {
+			if used := budget.used.Load(); used != 0 {
+				t.Errorf("%d bytes are used in the end", used)
+			}
+			if _, err := s.store(frame.Frame{Data: make([]byte, 60)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s.close()
+	if s.file.refs != 0 {
+		t.Errorf("%d references to the file are left", s.file.refs)
 	}
 }
 
