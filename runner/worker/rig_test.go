@@ -130,6 +130,9 @@ func (r *rig) deploy(ctx context.Context, p *plan.Plan) rpc.Execution {
 		r.t.Fatal(err)
 	}
 	r.deployment.Plan = p
+	if everywhere != nil && takesBarriers(p) {
+		return r.deployWith(ctx, everywhere)
+	}
 	e, err := w.Deploy(ctx, r.deployment)
 	if err != nil {
 		r.t.Fatal(err)
