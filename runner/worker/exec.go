@@ -271,6 +271,7 @@ func (x *execTask) deliver(m exchange.Message) error {
 	return nil
 }
 
+// input passes on what need not be parked.
 func (x *execTask) input(m exchange.Message) error {
 	switch {
 	case m.Kind == exchange.Watermark:
@@ -311,6 +312,7 @@ func (x *execTask) unpark() error {
 
 func (x *execTask) drain() { x.core.Drain(x.e.clock.Now()) }
 
+// snapshot has nothing to add: the core, the store and what waits for side inputs are not part of snapshots yet.
 func (x *execTask) snapshot(*snapshot) {}
 
 func (x *execTask) reports() <-chan outcome { return x.results }
