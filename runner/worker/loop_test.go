@@ -59,10 +59,8 @@ func lonely(p *plan.Plan) *execution {
 	return &execution{clock: newClock(p), draining: newDraining(), stats: newProgress(p), jobs: new(atomic.Int64)}
 }
 
-// A task whose groups fire one by one has a reader that takes nothing. It stops to fire and to take input, yet lets
-// barriers through at once; its snapshot has what waits and what came before the barrier; and when
-// the reader takes it all, nothing is missing and nothing doubled.
-func TestPanesThatWaitForCreditLetBarriersThrough(t *testing.T) {
+// everyElement is a pipeline's plan with one GroupByKey stage, whose groups fire with each element.
+func everyElement(t testing.TB) (*plan.Plan, *plan.Stage) {
 	p := portabletest.New()
 	ws := p.Proto.Components.WindowingStrategies[portabletest.Global]
 	ws.Trigger = &pipepb.Trigger{Trigger: &pipepb.Trigger_Repeat_{Repeat: &pipepb.Trigger_Repeat{Subtrigger: &pipepb.Trigger{
@@ -70,29 +68,100 @@ func TestPanesThatWaitForCreditLetBarriersThrough(t *testing.T) {
 	ws.AccumulationMode, ws.OnTimeBehavior = pipepb.AccumulationMode_DISCARDING, pipepb.OnTimeBehavior_FIRE_IF_NONEMPTY
 	p.ParDo("write", pEnv, pBytes, p.GroupByKey("group", p.ParDo("kv", pEnv, pKV, p.Impulse("impulse"))))
 	c := compile(t, p, nil)
-	stage := c.plan.Stages[slices.IndexFunc(c.plan.Stages, func(s *plan.Stage) bool { return s.Kind == plan.GroupByKey })]
+	return c.plan, groupStage(c)
+}
+
+// panesTo is a task of a stage that groups, with channels, that sends to a reader.
+func panesTo(t testing.TB, e *execution, stage *plan.Stage, channels int, far reader) *paneTask {
+	store, err := memstate.New().Open("task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	g, err := panes.New(panes.Config{Input: stage.Group.Input, Windowing: stage.Group.Windowing, Store: store, EndGroup: keygroup.DefaultMax})
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := &task{
+		e: e, stage: stage, inbox: exchange.NewInbox(64 << 20), outbox: exchange.NewOutbox([]*exchange.Outlet{{To: far.Inbox}}),
+		aligner: engine.NewAligner[exchange.Message](channels), routes: []route{{edge: stage.Out[0], tasks: 1}},
+	}
+	return &paneTask{groups: g, in: engine.NewWatermarks(channels), out: frame.MinTimestamp, task: own,
+		grouped: grouped{spec: stage.Group, panes: own.sendGroups}}
+}
+
+// Messages that have come are taken in order, and their memory is used again.
+func TestArrivals(t *testing.T) {
+	var q arrivals
+	pushed, taken := 0, 0
+	for range 100 {
+		for range 7 {
+			q.push(arrived{Message: exchange.Message{Channel: pushed}})
+			pushed++
+		}
+		for range 5 + 2*(pushed%2) {
+			if got := q.waiting()[0].Channel; got != taken {
+				t.Fatalf("message %d came after %d", got, taken-1)
+			}
+			q.pop()
+			taken++
+		}
+	}
+	if n := len(q.waiting()); n != pushed-taken || len(q.all) > 2*n+7 {
+		t.Errorf("%d messages of %d wait, with memory for %d", n, pushed-taken, len(q.all))
+	}
+}
+
+// A task that groups sees to its inbox again after a few frames, however many have come and however many fire.
+func TestPanesAreNotLongAtIt(t *testing.T) {
+	p, stage := everyElement(t)
+	far := reader{exchange.NewInbox(64 << 20)}
+	x := panesTo(t, lonely(p), stage, 1, far)
+	const size = 64 << 10
+	value := string(make([]byte, size))
+	for i := range 5 * paneBytes / size {
+		if err := x.deliver(exchange.Message{Frame: frame.Frame{Data: windowed(0, kvOf(fmt.Sprint("key ", i), value)), Elements: 1}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := x.deliver(exchange.Message{Kind: exchange.Watermark, Watermark: frame.MaxTimestamp}); err != nil {
+		t.Fatal(err)
+	}
+	for done := false; !done; {
+		before := len(x.input.waiting())
+		var next time.Time
+		var err error
+		if next, done, err = x.act(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		fired := len(far.Take(nil))
+		if seen := before - len(x.input.waiting()); seen+fired > 2+paneBytes/size || !done && seen+fired == 0 {
+			t.Fatalf("%d frames were taken and %d fired", seen, fired)
+		}
+		if done != next.IsZero() {
+			t.Fatalf("done: %v, to go on at %v", done, next)
+		}
+	}
+}
+
+// A task whose groups fire one by one has a reader that takes nothing. It stops to fire and to take input, yet lets
+// barriers through at once; its snapshot has what waits and what came before the barrier; and when
+// the reader takes it all, nothing is missing and nothing doubled.
+func TestPanesThatWaitForCreditLetBarriersThrough(t *testing.T) {
+	p, stage := everyElement(t)
 	layout := stage.Out[0].Coder
 
 	synctest.Test(t, func(t *testing.T) {
-		e := lonely(c.plan)
+		e := lonely(p)
 		var snapshots []*snapshot
 		e.snapshots = func(s *snapshot) { snapshots = append(snapshots, s) }
-		store, err := memstate.New().Open("task")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer store.Close()
-		g, err := panes.New(panes.Config{Input: stage.Group.Input, Windowing: stage.Group.Windowing, Store: store, EndGroup: keygroup.DefaultMax})
-		if err != nil {
-			t.Fatal(err)
-		}
 		far := reader{exchange.NewInbox(1)}
-		own := &task{
-			e: e, stage: stage, inbox: exchange.NewInbox(64 << 20), outbox: exchange.NewOutbox([]*exchange.Outlet{{To: far.Inbox}}),
-			aligner: engine.NewAligner[exchange.Message](2), routes: []route{{edge: stage.Out[0], tasks: 1}},
-		}
-		x := &paneTask{groups: g, in: engine.NewWatermarks(2), out: frame.MinTimestamp, task: own,
-			grouped: grouped{spec: stage.Group, panes: own.sendGroups}}
+		x := panesTo(t, e, stage, 2, far)
+		own := x.task
 		const keys = 20
 		value := string(make([]byte, 200<<10))
 		var want []string
@@ -131,10 +200,11 @@ func TestPanesThatWaitForCreditLetBarriersThrough(t *testing.T) {
 		for _, m := range last.input {
 			unseen += m.Frame.Elements
 		}
-		if waiting == 0 || unseen == 0 || own.inbox.Used() < unseen*len(value) || len(got)-3+waiting+unseen >= keys {
+		if waiting == 0 || unseen == 0 || own.inbox.Used() < unseen*len(value) || len(got)-3+waiting+unseen > keys {
 			t.Errorf("of %d elements, %d have gone, %d wait for credit and %d have not been looked at", keys, len(got)-3, waiting, unseen)
 		}
-		for rest := []string(nil); len(ended) == 0; {
+		var rest []string
+		for len(ended) == 0 {
 			far.Consumed(bytes)
 			synctest.Wait()
 			rest, bytes = far.messages(t, layout)
@@ -263,4 +333,60 @@ func TestTaskThatIsDoneTakesPartUntilAllIsDelivered(t *testing.T) {
 			t.Errorf("messages of kinds %v came, want %v", kinds, want)
 		}
 	})
+}
+
+// What waits for credit may be followed by more: virtual time does not go on before its task has looked.
+func TestTimeStandsStillUntilSendersHaveLooked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clock := virtualClock(1)
+		far := exchange.NewInbox(1)
+		own := &task{e: &execution{clock: clock}, inbox: exchange.NewInbox(1), outbox: exchange.NewOutbox([]*exchange.Outlet{{To: far}}), held: 1}
+		own.outbox.Sent = func() { clock.begin(1) }
+		clock.begin(own.held)
+		for range 2 {
+			if err := own.outbox.Send(0, inMemory{frame.Frame{Data: []byte("data"), Elements: 1}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		own.settle()
+		turned := make(chan error, 1)
+		go func() { turned <- clock.turn(t.Context()) }()
+		far.Consumed(4)
+		<-own.outbox.Credit
+		if err := own.outbox.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		clock.end(len(far.Take(nil))) // the receiver is done with both
+		synctest.Wait()
+		if len(turned) > 0 {
+			t.Error("time goes on, though the sender has yet to look what is next")
+		}
+		own.settle()
+		if err := <-turned; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The snapshot of a TestStream says how many of its events were acted, and its end is none.
+func TestSnapshotsOfTestStreams(t *testing.T) {
+	x := &testStreamTask{task: &task{e: &execution{clock: virtualClock(1)}, outbox: exchange.NewOutbox(nil)}}
+	for want := range 3 {
+		var s snapshot
+		if x.snapshot(&s); s.events != want {
+			t.Errorf("%d events were acted, want %d", s.events, want)
+		}
+		event := &pipepb.TestStreamPayload_Event{Event: &pipepb.TestStreamPayload_Event_ProcessingTimeEvent{
+			ProcessingTimeEvent: &pipepb.TestStreamPayload_Event_AdvanceProcessingTime{AdvanceDuration: 1}}}
+		if want == 2 {
+			event = nil
+		}
+		if err := x.reported(testTurn{event: event}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var s snapshot
+	if x.snapshot(&s); s.events != 2 {
+		t.Errorf("%d events were acted at the end", s.events)
+	}
 }

@@ -41,12 +41,12 @@ type paneTask struct {
 	out     int64 // the last watermark sent
 	dropped int64 // late elements, as counted so far
 	// input is what has come and was not looked at: it keeps its credit.
-	input []arrived
+	input arrivals
 	came  time.Time // when what was delivered since the task acted has come; zero if nothing was
 	now   time.Time // as far as the task is: when what it last looked at came
 	// firing is true while panes leave; what has come since waits. fired is true if any have.
 	firing, fired bool
-	steps         int // that are left until the task looks what else there is
+	left          int // bytes that it deals with until it looks what else there is
 }
 
 // arrived is a message and when it has come. All that comes together has one time: a delay that begins with an
@@ -56,8 +56,34 @@ type arrived struct {
 	at time.Time
 }
 
-// paneSteps is how many frames, in or out, a task that groups deals with in a row: milliseconds.
-const paneSteps = 8
+// arrivals is a queue of messages that uses its memory again.
+type arrivals struct {
+	all  []arrived
+	next int // before which all were taken
+}
+
+func (q *arrivals) waiting() []arrived { return q.all[q.next:] }
+
+func (q *arrivals) push(m arrived) {
+	if q.next > len(q.all)/2 {
+		n := copy(q.all, q.waiting())
+		clear(q.all[n:])
+		q.all, q.next = q.all[:n], 0
+	}
+	q.all = append(q.all, m)
+}
+
+func (q *arrivals) pop() {
+	q.all[q.next] = arrived{}
+	q.next++
+}
+
+const (
+	// paneBytes is how many bytes of frames, in and out, a task that groups deals with in a row: milliseconds.
+	paneBytes = 512 << 10
+	// paneFrame is what dealing with a frame costs, however small it is, in bytes.
+	paneFrame = 1 << 10
+)
 
 // runPanes is a GroupByKey stage whose groups leave in panes.
 func (t *task) runPanes(ctx context.Context) error {
@@ -101,14 +127,14 @@ func (x *paneTask) deliver(m exchange.Message) error {
 	if x.came.IsZero() {
 		x.came = x.e.clock.Now()
 	}
-	x.input = append(x.input, arrived{m, x.came})
+	x.input.push(arrived{m, x.came})
 	return nil
 }
 
 // act groups what has come and sends what fires by now, as long as there is credit for it, and
 // not for long.
 func (x *paneTask) act(context.Context) (next time.Time, done bool, err error) {
-	x.steps, x.came = paneSteps, time.Time{}
+	x.left, x.came = paneBytes, time.Time{}
 	all, err := x.group()
 	if err == nil && all {
 		x.now = x.e.clock.Now()
@@ -129,11 +155,11 @@ func (x *paneTask) act(context.Context) (next time.Time, done bool, err error) {
 // full tells whether the task has sent what it may.
 func (x *paneTask) full() bool { return x.outbox.Waiting() > x.e.outboxBytes() }
 
-// pause tells whether something else comes before the next step.
-func (x *paneTask) pause() bool {
-	x.steps--
-	return x.steps < 0 || x.full()
-}
+// pause tells whether something else comes before the next frame.
+func (x *paneTask) pause() bool { return x.left <= 0 || x.full() }
+
+// dealt notes a frame that was dealt with.
+func (x *paneTask) dealt(f frame.Frame) { x.left -= paneFrame + f.Bytes() }
 
 // group deals with what has come, and tells whether it has come to the end of that. A watermark is
 // acted on before the elements behind it.
@@ -144,10 +170,10 @@ func (x *paneTask) group() (all bool, err error) {
 				return false, err
 			}
 		}
-		if len(x.input) == 0 {
+		if len(x.input.waiting()) == 0 {
 			return true, nil
 		}
-		m := x.input[0]
+		m := x.input.waiting()[0]
 		x.now = m.at
 		switch {
 		case m.Kind == exchange.Watermark && x.due():
@@ -158,8 +184,7 @@ func (x *paneTask) group() (all bool, err error) {
 			x.firing = true // then, before more comes
 			return false, nil
 		}
-		x.input[0] = arrived{}
-		x.input = x.input[1:]
+		x.input.pop()
 		if err := x.message(m.Message); err != nil {
 			return false, err
 		}
@@ -189,6 +214,7 @@ func (x *paneTask) message(m exchange.Message) error {
 		return err
 	}
 	x.inbox.Consumed(m.Frame.Bytes())
+	x.dealt(m.Frame)
 	return nil
 }
 
@@ -210,6 +236,7 @@ func (x *paneTask) fire() (all bool, err error) {
 			break
 		}
 		x.fired = true
+		x.dealt(f)
 		if err := x.panes(f); err != nil {
 			return false, err
 		}
@@ -238,7 +265,7 @@ func (x *paneTask) complete() error {
 }
 
 func (x *paneTask) snapshot(s *snapshot) {
-	for _, m := range x.input {
+	for _, m := range x.input.waiting() {
 		s.input = append(s.input, m.Message)
 	}
 }

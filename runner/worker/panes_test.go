@@ -102,7 +102,8 @@ func TestTimeComesBeforeTheWatermark(t *testing.T) {
 }
 
 // timings returns those of the panes of an element whose trigger waits for a minute, and of the
-// final watermark, which comes later or, if that is zero, with it; the task takes an hour over the element then.
+// final watermark, which comes later or, if that is zero, with it; the task takes an hour to see
+// to them then, and another over the element.
 func timings(t *testing.T, later time.Duration) (out []int) {
 	p := portabletest.New()
 	ws := proto.Clone(p.Proto.Components.WindowingStrategies[portabletest.Global]).(*pipepb.WindowingStrategy)
@@ -158,6 +159,7 @@ func timings(t *testing.T, later time.Duration) (out []int) {
 			t.Fatal(err)
 		}
 		if later == 0 && m.Kind == exchange.Data {
+			clock.now = clock.now.Add(time.Hour) // the task has not seen to it
 			continue
 		}
 		if _, _, err := x.act(t.Context()); err != nil {

@@ -130,7 +130,7 @@ func (r *rig) deploy(ctx context.Context, p *plan.Plan) rpc.Execution {
 		r.t.Fatal(err)
 	}
 	r.deployment.Plan = p
-	if everywhere != nil && takesBarriers(p) {
+	if everywhere != nil && inPanes(p) {
 		return r.deployWith(ctx, everywhere)
 	}
 	e, err := w.Deploy(ctx, r.deployment)

@@ -162,11 +162,9 @@ func (t *task) end(ctx context.Context) error {
 type impulseTask struct {
 	*task
 	quiet
-	acted bool
 }
 
 func (x *impulseTask) act(context.Context) (next time.Time, done bool, err error) {
-	x.acted = true
 	if x.index == 0 {
 		x.e.spans.input(x.stage)
 		data := coders.AppendHeader(nil, frame.MinTimestamp, 1, nil, []byte{coders.PaneNoFiring})
@@ -182,8 +180,4 @@ func (x *impulseTask) act(context.Context) (next time.Time, done bool, err error
 
 func (x *impulseTask) deliver(exchange.Message) error { return nil } // it has no channels
 
-func (x *impulseTask) snapshot(s *snapshot) {
-	if x.acted {
-		s.events = 1
-	}
-}
+func (x *impulseTask) snapshot(s *snapshot) { s.events = 1 } // it acts before all else
