@@ -107,9 +107,9 @@ func (b *Backend) options(d *disk, memTable int64) *pebble.Options {
 		FormatMajorVersion: formatVersion,
 		Merger:             appendMerger,
 		MemTableSize:       uint64(memTable),
-		// An image begins a new memory table while another may be being written: with two the owner would wait for that. While
-		// there is a third the cache has less for blocks, as tables count in CacheBytes.
-		MemTableStopWritesThreshold: 3,
+		// An image that begins a new memory table while another is being written waits for that: a third
+		// would take 10 MB more of a budget of 64 MB.
+		MemTableStopWritesThreshold: 2,
 		// Images make small tables; with the default of 12 unmerged ones the owner would wait for seconds, of images too.
 		L0StopWritesThreshold: 100,
 		MaxManifestFileSize:   1 << 20,                 // each image has it
