@@ -100,16 +100,14 @@ func (b *Backend) openWith(name string, keep bool, open func(dir string, d *disk
 func (b *Backend) options(d *disk, memTable int64) *pebble.Options {
 	log := logger{b.cfg.Logger.With("store", d.store)}
 	opts := &pebble.Options{
-		FS:                 d,
-		Cache:              b.cache,
-		FileCache:          b.files,
-		DisableWAL:         true,
-		FormatMajorVersion: formatVersion,
-		Merger:             appendMerger,
-		MemTableSize:       uint64(memTable),
-		// An image that begins a new memory table while another is being written waits for that: a third
-		// would take 10 MB more of a budget of 64 MB.
-		MemTableStopWritesThreshold: 2,
+		FS:                          d,
+		Cache:                       b.cache,
+		FileCache:                   b.files,
+		DisableWAL:                  true,
+		FormatMajorVersion:          formatVersion,
+		Merger:                      appendMerger,
+		MemTableSize:                uint64(memTable),
+		MemTableStopWritesThreshold: b.cfg.memTables(),
 		// Images make small tables; with the default of 12 unmerged ones the owner would wait for seconds, of images too.
 		L0StopWritesThreshold: 100,
 		MaxManifestFileSize:   1 << 20,                 // each image has it

@@ -26,11 +26,14 @@ type Config struct {
 	// 0 is DefaultCacheBytes.
 	CacheBytes int64
 	// MemTableBytes is about how much of all stores is kept in memory before it is written to
-	// files. While it is written three times as much may be; stores of which images are taken keep up to
+	// files. While it is written up to twice as much may be; stores of which images are taken keep up to
 	// half as much again, of what has changed. A store begins with 256 KiB and grows to
 	// its share: less than those have that were opened before, and 32 MiB at most. The larger
 	// the share, the less often is all that the store has written anew. 0 is DefaultMemTableBytes.
 	MemTableBytes int64
+	// Images is for stores of which images are taken while they work: an image begins a new memory table, and
+	// with it a third may wait to be written before the store's owner must. Each is smaller by a third for it.
+	Images bool
 	// OpenFiles is how many files all stores together keep open. 0 is DefaultOpenFiles.
 	OpenFiles int
 	// Logger gets what the databases report. Nil is none.
@@ -60,7 +63,16 @@ const (
 
 // memTable is the share of a store that is opened when others are open.
 func (c Config) memTable(others int) int64 {
-	return min(max(c.MemTableBytes/int64(others+1), min(leastMemTable, c.MemTableBytes)), mostMemTable)
+	share := min(max(c.MemTableBytes/int64(others+1), min(leastMemTable, c.MemTableBytes)), mostMemTable)
+	return share * 2 / int64(c.memTables())
+}
+
+// memTables is how many memory tables a store may have: one that is filled, the others being written.
+func (c Config) memTables() int {
+	if c.Images {
+		return 3
+	}
+	return 2
 }
 
 func (c Config) withDefaults() Config {
