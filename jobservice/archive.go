@@ -76,9 +76,10 @@ func (s *Service) interrupt(j *job) {
 		j.journal.keep(e)
 	}
 	if w != nil {
-		j.recorder = newRecorder(w, j.journal, s.cfg.Logger.With("job", j.id))
+		j.recorder = newRecorder(j.journal, s.cfg.Logger.With("job", j.id))
 		j.recorder.after = j.journal.last
-		go j.recorder.run()
+		j.recorder.begin <- true
+		go j.recorder.run(func() (RecordWriter, error) { return w, nil })
 	}
 	if err == nil && s.comeBack(j) {
 		return
@@ -95,18 +96,18 @@ func (s *Service) interrupt(j *job) {
 	j.settle(j.seal(last...))
 }
 
-// record begins the record of a new job. Without one the job goes on.
+// record begins the record of a new job, beside which the client stages its files. Without one the job goes
+// on. The caller holds mu.
 func (s *Service) record(j *job) {
 	if s.cfg.Records == nil {
 		return
 	}
-	log := s.cfg.Logger.With("job", j.id)
-	w, err := s.cfg.Records.Create(Record{ID: j.id, Name: j.name, Prepared: j.prepared, Options: j.options, Bytes: j.size}, j.pipeline)
-	if err != nil {
-		log.Warn("job record not written; the job goes on without it", "error", err)
-		return
-	}
-	j.recorder = newRecorder(w, j.journal, log)
+	rec, pipeline := Record{ID: j.id, Name: j.name, Prepared: j.prepared, Options: j.options, Bytes: j.size}, j.pipeline
+	r := newRecorder(j.journal, s.cfg.Logger.With("job", j.id))
+	j.recorder, j.recording = r, r.opened
+	s.background.Go(func() {
+		r.run(func() (RecordWriter, error) { return s.cfg.Records.Create(rec, pipeline) })
+	})
 }
 
 // unrecord drops what is recorded of jobs that are forgotten.
@@ -116,6 +117,9 @@ func (s *Service) unrecord(jobs []*job) {
 		s.forgetCheckpoints(j)
 		if s.cfg.Records == nil {
 			continue
+		}
+		if j.recording != nil {
+			<-j.recording // else it would come after it has been removed
 		}
 		if err := s.cfg.Records.Remove(j.id); err != nil {
 			s.cfg.Logger.Warn("job record not removed", "job", j.id, "error", err)

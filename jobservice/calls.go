@@ -47,6 +47,7 @@ func (s *Service) Run(ctx context.Context, req *jobpb.RunJobRequest) (*jobpb.Run
 	if err != nil {
 		return nil, rpcstatus.Errorf(codes.FailedPrecondition, "%v", err)
 	}
+	j.awaitRecord(ctx) // the client may go away now, and ask for the job later
 	return &jobpb.RunJobResponse{JobId: j.id}, nil
 }
 

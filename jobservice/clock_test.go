@@ -188,6 +188,7 @@ type faulty struct {
 	jobservice.Records
 	create, append, end error
 	hold                chan struct{} // End waits for it to be closed
+	opening             chan struct{} // and Create for this one
 
 	mu      sync.Mutex
 	written []jobservice.Event
@@ -210,6 +211,9 @@ func (f *faulty) seen() (calls int, written []jobservice.Event, endings []jobser
 func (f *faulty) Load(func(jobservice.Record, error)) error { return nil }
 func (f *faulty) Remove(string) error                       { return errors.New("remove: broken disk") }
 func (f *faulty) Create(jobservice.Record, *pipepb.Pipeline) (jobservice.RecordWriter, error) {
+	if f.opening != nil {
+		<-f.opening
+	}
 	return f, f.create
 }
 
@@ -321,6 +325,50 @@ func TestNobodyIsToldOfAnEndBeforeItIsRecorded(t *testing.T) {
 		e := endings[0]
 		if n := len(e.Events); n != 5 || !e.Events[3].Failure || e.Events[4].State != failed || e.Events[4].Seq != 5 || len(e.Metrics.GetCommitted()) != 1 {
 			t.Errorf("recorded ending: %+v", e)
+		}
+	})
+}
+
+func TestRecordsBeginWhileTheClientStages(t *testing.T) {
+	records := &faulty{}
+	inBubble(t, jobservice.Config{Records: records}, nil, func(t *testing.T, d *direct) {
+		records.opening = make(chan struct{}) // of the bubble
+		id, _ := d.prepare(t)
+		answered := make(chan error, 1)
+		go func() {
+			_, err := d.Run(t.Context(), &jobpb.RunJobRequest{PreparationId: id})
+			answered <- err
+		}()
+		job := d.executor.run(id) // the job need not wait
+		synctest.Wait()
+		if len(answered) > 0 {
+			t.Error("the client is told that the job runs before there is a record of it")
+		}
+		close(records.opening)
+		if err := <-answered; err != nil {
+			t.Error(err)
+		}
+		job.end(nil)
+		synctest.Wait()
+		if _, written, endings := records.seen(); d.state(id) != "DONE" || len(written) != 2 || len(endings) != 1 {
+			t.Errorf("%s; written %v, endings %v", d.state(id), written, endings)
+		}
+	})
+}
+
+func TestAJobIsRemovedAfterItsRecordHasBegun(t *testing.T) {
+	records := &faulty{}
+	inBubble(t, jobservice.Config{Records: records, PreparedRetention: time.Minute}, nil, func(t *testing.T, d *direct) {
+		records.opening = make(chan struct{})
+		d.prepare(t)
+		<-time.After(2 * time.Minute)
+		if len(d.Jobs()) != 0 || strings.Contains(d.log.String(), "remove: broken disk") {
+			t.Errorf("a record that is not there yet is removed: %v, %s", d.Jobs(), d.log)
+		}
+		close(records.opening)
+		synctest.Wait()
+		if _, written, _ := records.seen(); len(written) != 0 || !strings.Contains(d.log.String(), "remove: broken disk") {
+			t.Errorf("written %v, log %s", written, d.log)
 		}
 	})
 }

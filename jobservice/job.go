@@ -27,6 +27,8 @@ type job struct {
 	prepared time.Time
 	span     trace.Span // root of the job's trace; nil for a job of an earlier process
 	records  Records    // nil if jobs are kept in memory only
+	// recording is closed once the record of a job of this process is there, or won't be; nil for others.
+	recording <-chan struct{}
 
 	mu             sync.Mutex
 	state          State
@@ -76,9 +78,17 @@ func (j *job) start(cancel context.CancelFunc) (bool, error) {
 	}
 	j.started, j.cancel = j.states[len(j.states)-1].Time, cancel
 	if j.recorder != nil {
-		go j.recorder.run()
+		j.recorder.begin <- true
 	}
 	return true, nil
+}
+
+// awaitRecord waits until the job has a record, and tells whether it has.
+func (j *job) awaitRecord(ctx context.Context) bool {
+	j.mu.Lock()
+	r := j.recorder
+	j.mu.Unlock()
+	return r != nil && r.exists(ctx)
 }
 
 // requestCancel cancels the job in whatever state it is and returns the state after that.
@@ -93,7 +103,7 @@ func (j *job) requestCancel() State {
 	}
 	last := j.seal(Event{State: jobpb.JobState_CANCELLED})
 	if j.recorder != nil {
-		go j.recorder.run()
+		j.recorder.begin <- true
 	}
 	j.mu.Unlock()
 	j.settle(last)
@@ -126,7 +136,7 @@ func (j *job) expire(why string) bool {
 		return false
 	}
 	if j.recorder != nil {
-		j.recorder.abandon()
+		j.recorder.begin <- false
 		j.recorder = nil
 	}
 	last := j.seal(Event{Level: slog.LevelWarn, Text: why}, Event{State: jobpb.JobState_CANCELLED})

@@ -46,10 +46,9 @@ func (s *Service) prepare(ctx context.Context, root trace.Span, req *jobpb.Prepa
 	j := s.newJob(req, options, planned)
 	j.token, j.size = token, size
 	s.traced(j, root)
-	s.record(j)
 	if err := s.admit(j); err != nil {
 		j.expire("refused")
-		s.unrecord([]*job{j})
+		s.artifacts.Release(token)
 		return nil, rpcstatus.Of(err)
 	}
 	s.cfg.Logger.Info("job prepared", "job", j.id, "name", j.name)

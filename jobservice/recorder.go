@@ -1,6 +1,7 @@
 package jobservice
 
 import (
+	"context"
 	"log/slog"
 	"math"
 	"time"
@@ -19,12 +20,15 @@ const (
 // the journal: a slow or broken disk costs the record some messages, and the
 // job nothing.
 type recorder struct {
-	writer  RecordWriter
 	journal *journal
 	log     *slog.Logger // with the job's id
 
+	begin  chan bool    // once: whether there will be anything to write; buffered
 	finish chan *Ending // one at most, nil to leave the record open; buffered
 	done   chan bool    // whether all of the record is there; buffered
+
+	opened chan struct{} // closed once there is a record, or won't be
+	writer RecordWriter  // set before that; nil if the record can't be written
 
 	// Of the goroutine that runs.
 	after   int64 // Seq of the newest event written
@@ -32,12 +36,29 @@ type recorder struct {
 	failing bool
 }
 
-func newRecorder(w RecordWriter, j *journal, log *slog.Logger) *recorder {
-	return &recorder{writer: w, journal: j, log: log, finish: make(chan *Ending, 1), done: make(chan bool, 1)}
+func newRecorder(j *journal, log *slog.Logger) *recorder {
+	return &recorder{
+		journal: j, log: log, opened: make(chan struct{}),
+		begin: make(chan bool, 1), finish: make(chan *Ending, 1), done: make(chan bool, 1),
+	}
+}
+
+// exists waits until the record is on the disk, and tells whether it is.
+func (r *recorder) exists(ctx context.Context) bool {
+	patience := time.NewTimer(recordPatience)
+	defer patience.Stop()
+	select {
+	case <-r.opened:
+		return r.writer != nil
+	case <-patience.C:
+		r.log.Warn("job record is late; the job goes on without waiting for it", "waited", recordPatience)
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // end completes the record once the journal is sealed, and reports whether all
-// of it is there. The goroutine of run must have been started, and ends with it.
+// of it is there. The goroutine of run ends with it.
 func (r *recorder) end(e Ending) bool { return r.finished(&e) }
 
 // leave closes the record of a job that goes on in another process, once all of the journal is in it.
@@ -56,15 +77,34 @@ func (r *recorder) finished(e *Ending) bool {
 	}
 }
 
-// abandon closes the record as it is. It is for the goroutine of run, or in place of it.
-func (r *recorder) abandon() {
+// close closes the record as it is.
+func (r *recorder) close() {
 	if err := r.writer.Close(); err != nil {
 		r.log.Warn("job record not closed", "error", err)
 	}
 }
 
-// run writes until the ending has come.
-func (r *recorder) run() {
+// run opens the record and, once the job has begun, writes until the ending has come.
+func (r *recorder) run(open func() (RecordWriter, error)) {
+	w, err := open()
+	if err != nil {
+		r.log.Warn("job record not written; the job goes on without it", "error", err)
+	} else {
+		r.writer = w
+	}
+	close(r.opened)
+	switch begun := <-r.begin; {
+	case err != nil && begun:
+		<-r.finish
+		r.done <- false
+	case begun:
+		r.write()
+	case err == nil:
+		r.close()
+	}
+}
+
+func (r *recorder) write() {
 	for {
 		changed, err := r.copy()
 		var retry <-chan time.Time
@@ -126,7 +166,7 @@ func (r *recorder) complete(e *Ending) bool {
 			err = endErr
 		}
 	}
-	r.abandon()
+	r.close()
 	return err == nil
 }
 

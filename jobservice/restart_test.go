@@ -178,6 +178,9 @@ func crash(t *testing.T, dir string, want map[string]int) string {
 			if events, err := records.Events(id); err != nil || len(events) < n {
 				return false
 			}
+			if _, err := records.Pipeline(id); err != nil {
+				return false
+			}
 		}
 		return true
 	})
@@ -201,7 +204,7 @@ func TestJobsThatACrashInterruptsHaveFailed(t *testing.T) {
 		t.Fatalf("Cancel: %v, %v", resp, err)
 	}
 	defer r.executor.run(stopping).end(nil)
-	dir = crash(t, dir, map[string]int{early: 2, midway: 4, stopping: 3})
+	dir = crash(t, dir, map[string]int{never: 0, early: 2, midway: 4, stopping: 3})
 
 	const why = "the server stopped while the job ran, and the job had no checkpoint to go on from"
 	for restart := range 2 {

@@ -291,6 +291,7 @@ func (s *Service) admit(j *job) error {
 		return rpcstatus.Errorf(codes.ResourceExhausted, "%d jobs are running; wait until some have ended", len(s.order))
 	}
 	s.enlist(j)
+	s.record(j)
 	return nil
 }
 

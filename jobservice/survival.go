@@ -21,12 +21,15 @@ const forgetTimeout = 30 * time.Second
 func (s *Service) keep(j *job) {
 	j.mu.Lock()
 	j.checkpointing = true
-	recorded := j.recorder != nil
 	j.mu.Unlock()
-	if !recorded {
+	if !j.awaitRecord(context.Background()) {
 		return
 	}
-	if err := s.cfg.Records.Keep(j.id, s.artifacts.Staged(j.token)); err != nil {
+	staged, err := s.artifacts.Staged(j.token)
+	if err == nil {
+		err = s.cfg.Records.Keep(j.id, staged)
+	}
+	if err != nil {
 		s.cfg.Logger.Warn("the job won't survive a restart of the server: its record can't be written", "job", j.id, "error", err)
 		return
 	}
@@ -163,7 +166,7 @@ func (s sink) Checkpoint(c Checkpoint) {
 	j.checkpoints = TrimCheckpoints(append(j.checkpoints, c))
 	r := j.recorder
 	j.mu.Unlock()
-	if r == nil {
+	if r == nil || !r.exists(context.Background()) {
 		return
 	}
 	if err := j.records.AddCheckpoint(j.id, c); err != nil {

@@ -197,16 +197,17 @@ type Staged struct {
 	Blobs []string
 }
 
-// Staged returns what a sealed session holds; its messages are shared and must not be changed.
-// Of an unknown token it is zero.
-func (s *Service) Staged(token string) Staged {
+// Staged returns what a sealed session holds, with all files on the disk; its messages are shared and
+// must not be changed. Of an unknown token it is zero.
+func (s *Service) Staged(token string) (Staged, error) {
 	sess := s.session(token)
 	if sess == nil {
-		return Staged{}
+		return Staged{}, nil
 	}
 	sess.mu.Lock()
-	defer sess.mu.Unlock()
-	return Staged{Token: token, Dependencies: maps.Clone(sess.deps), Blobs: slices.Clone(sess.held)}
+	st := Staged{Token: token, Dependencies: maps.Clone(sess.deps), Blobs: slices.Clone(sess.held)}
+	sess.mu.Unlock()
+	return st, s.store.Sync(st.Blobs)
 }
 
 // Restore opens a session again that an earlier process had, before Sweep. The error is of class

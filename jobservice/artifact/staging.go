@@ -18,8 +18,12 @@ import (
 	"github.com/lintelrun/lintel/portable/urns"
 )
 
-// maxEmptyChunks ends a stream that sends nothing for ever.
-const maxEmptyChunks = 1000
+const (
+	// maxEmptyChunks ends a stream that sends nothing for ever.
+	maxEmptyChunks = 1000
+	// sumOfNothing is the SHA-256 of an empty file.
+	sumOfNothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+)
 
 // ReverseArtifactRetrievalService fetches all artifacts of the session that the
 // client names in its first message. Once that has succeeded, another stream of
@@ -155,9 +159,11 @@ func (st *staging) content(a *pipepb.ArtifactInformation, want string) (sum stri
 		return "", err
 	}
 	defer w.Abort()
-	if a.GetTypeUrn() == urns.ArtifactEmbedded {
+	switch {
+	case want == sumOfNothing: // as of Go's worker with LOOPBACK: there is nothing to ask for
+	case a.GetTypeUrn() == urns.ArtifactEmbedded:
 		err = st.embedded(a, w)
-	} else {
+	default:
 		err = st.fetch(a, w)
 	}
 	if err != nil {

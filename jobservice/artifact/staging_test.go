@@ -3,8 +3,12 @@ package artifact_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -147,6 +151,44 @@ func TestStagingAgainFetchesNothing(t *testing.T) {
 	}
 	if _, err := r.retrieve(t.Context(), held); status.Code(err) != codes.NotFound {
 		t.Errorf("retrieval of a released artifact: %v, want NOT_FOUND", err)
+	}
+}
+
+func TestNothingIsNotFetched(t *testing.T) {
+	r := newRig(t, artifact.Config{})
+	c := &client{}
+	token := r.open(t, map[string][]*pipepb.ArtifactInformation{"e": {file("empty", sumOf(nil), "worker")}})
+	if err := c.stage(t.Context(), r, token); err != nil || len(c.fetched) != 0 {
+		t.Errorf("fetched %q, %v", c.fetched, err)
+	}
+	if data, err := r.retrieve(t.Context(), r.Dependencies(token, "e")[0]); err != nil || len(data) != 0 {
+		t.Errorf("retrieved %q, %v", data, err)
+	}
+}
+
+func TestStagedFilesAreThereForAnotherProcess(t *testing.T) {
+	r := newRig(t, artifact.Config{})
+	c := &client{files: map[string][]byte{"a": []byte("content"), "b": []byte("more")}}
+	token := r.open(t, map[string][]*pipepb.ArtifactInformation{"e": {file("a", "", "a"), file("b", "", "b")}, "f": {file("a", "", "a")}})
+	if err := c.stage(t.Context(), r, token); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time they are on the disk already
+		st, err := r.Staged(token)
+		if err != nil || len(st.Blobs) != 3 || len(st.Dependencies["e"]) != 2 || st.Token != token {
+			t.Fatalf("%+v, %v", st, err)
+		}
+	}
+	other := r.open(t, map[string][]*pipepb.ArtifactInformation{"e": {file("b", "", "c")}})
+	c.files["b"] = []byte("other")
+	if err := c.stage(t.Context(), r, other); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(r.parent, "store", sumOf([]byte("other"))[:2])); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Staged(other); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that is gone is said to be on the disk: %v", err)
 	}
 }
 

@@ -10,9 +10,11 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 
 	"github.com/lintelrun/lintel/internal/fault"
@@ -36,8 +38,9 @@ type Store struct {
 }
 
 type blob struct {
-	refs int
-	size int64
+	refs    int
+	size    int64
+	durable bool
 }
 
 // OpenStore opens or creates the store in dir, for limit bytes at most. It has the blobs that an
@@ -177,21 +180,45 @@ func (s *Store) publish(tmp, sum string, size int64) error {
 	if err := s.root.Rename(tmp, blobPath(sum)); err != nil {
 		return err
 	}
-	if err := s.syncDir(dir); err != nil {
-		_ = s.root.Remove(blobPath(sum)) // nobody knows of it yet
-		return err
-	}
 	s.blobs[sum] = &blob{refs: 1, size: size}
 	return nil
 }
 
-func (s *Store) syncDir(name string) error {
-	d, err := s.root.Open(name)
+// Sync makes blobs durable, which the caller holds references to: only few outlive the process.
+func (s *Store) Sync(sums []string) error {
+	var all errgroup.Group
+	all.SetLimit(8)
+	for _, sum := range slices.Compact(slices.Sorted(slices.Values(sums))) {
+		s.mu.Lock()
+		b := s.blobs[sum]
+		done := b != nil && b.durable
+		s.mu.Unlock()
+		if done {
+			continue
+		}
+		all.Go(func() error {
+			for _, name := range []string{blobPath(sum), sum[:2], "."} {
+				if err := s.sync(name); err != nil {
+					return fmt.Errorf("artifact store: %w", err)
+				}
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			b.durable = true
+			return nil
+		})
+	}
+	return all.Wait()
+}
+
+// sync flushes a file or folder to the disk.
+func (s *Store) sync(name string) error {
+	f, err := s.root.Open(name)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	return d.Sync()
+	defer f.Close()
+	return f.Sync()
 }
 
 func blobPath(sum string) string { return sum[:2] + "/" + sum }
@@ -234,16 +261,13 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Commit makes the blob durable, adds one reference to it and returns its
+// Commit puts the blob into the store, adds one reference to it and returns its
 // SHA-256. A non-empty want that differs from it gives an error of class
 // fault.Invalid and stores nothing. After an error only Abort may follow.
 func (w *Writer) Commit(want string) (sum string, err error) {
 	sum = hex.EncodeToString(w.hash.Sum(nil))
 	if want != "" && !strings.EqualFold(want, sum) {
 		return "", fault.New(fault.Invalid, "content has SHA-256 %s, but %s was announced", sum, want)
-	}
-	if err := w.file.Sync(); err != nil {
-		return "", fmt.Errorf("artifact store: %w", err)
 	}
 	if err := w.store.publish(w.name, sum, w.size); err != nil {
 		return "", fmt.Errorf("artifact store: %w", err)

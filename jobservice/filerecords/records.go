@@ -7,7 +7,7 @@
 //	<id>/checkpoints  a job's checkpoints, appended
 //
 // A record begins with job and is complete with end; both are written beside
-// their place and renamed. The files are made of frames that each have a
+// their place and renamed, an end that is whole beside its place counts. The files are made of frames that each have a
 // checksum; docs/format/job-records.md has them byte by byte. A log may break
 // off anywhere: what is whole before that counts.
 package filerecords
@@ -108,6 +108,9 @@ func (r *Records) load(id string) (rec jobservice.Record, err error) {
 	if err != nil {
 		return rec, err
 	}
+	if err := r.completeEnding(id); err != nil {
+		return rec, err
+	}
 	rec.Events, err = r.ending(id)
 	rec.Ended = err == nil
 	if errors.Is(err, fs.ErrNotExist) || fault.ClassOf(err) == fault.Corruption {
@@ -128,7 +131,7 @@ func (r *Records) Create(rec jobservice.Record, p *pipepb.Pipeline) (jobservice.
 	if err := r.root.Mkdir(rec.ID, 0o700); err != nil {
 		return nil, fmt.Errorf("job record: %w", err)
 	}
-	if err := r.publish(rec.ID, jobFile, b, true, func() error { return r.syncDir(".") }); err != nil {
+	if err := r.publish(rec.ID, jobFile, b, func() error { return r.syncDir(".") }); err != nil {
 		_ = r.root.RemoveAll(rec.ID) // what stays goes at the next start
 		return nil, fmt.Errorf("job record: %w", err)
 	}
@@ -275,8 +278,22 @@ func (r *Records) log(id string) (events []jobservice.Event, length int64, err e
 }
 
 // ending returns the events of a job's end; the error is fs.ErrNotExist if it has not ended.
-func (r *Records) ending(id string) (events []jobservice.Event, err error) {
-	err = r.read(id, endFile, func(f *frames) error {
+func (r *Records) ending(id string) ([]jobservice.Event, error) { return r.endingIn(id, endFile) }
+
+// completeEnding puts the end of a job that has none in its place, if it is beside that: the crash of a
+// machine may take back that it was renamed. One that is not whole was never told.
+func (r *Records) completeEnding(id string) error {
+	if _, err := r.root.Lstat(path.Join(id, endFile)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, err := r.endingIn(id, endFile+newFile); err != nil {
+		return nil
+	}
+	return r.root.Rename(path.Join(id, endFile+newFile), path.Join(id, endFile))
+}
+
+func (r *Records) endingIn(id, name string) (events []jobservice.Event, err error) {
+	err = r.read(id, name, func(f *frames) error {
 		for {
 			k, payload, err := f.next()
 			if err != nil {
@@ -296,7 +313,7 @@ func (r *Records) ending(id string) (events []jobservice.Event, err error) {
 		}
 	})
 	if err == nil && (len(events) == 0 || !jobservice.Terminal(events[len(events)-1].State)) {
-		err = fault.New(fault.Corruption, "job record: file %s/%s doesn't tell how the job ended", id, endFile)
+		err = fault.New(fault.Corruption, "job record: file %s/%s doesn't tell how the job ended", id, name)
 	}
 	if err != nil {
 		return nil, err
@@ -363,35 +380,41 @@ func parseProto[T any, M interface {
 	return m, nil
 }
 
-// publish writes a file of a job and puts it in its place in one step. What is to be done meanwhile
-// is done before that step; its errors are publish's.
-func (r *Records) publish(id, name string, content []byte, durable bool, meanwhile ...func() error) error {
-	var others errgroup.Group // side by side they take the disk as long as one
-	for _, do := range meanwhile {
-		others.Go(do)
-	}
-	place := path.Join(id, name)
-	err := r.write(place+newFile, content, durable)
-	if err = errors.Join(err, others.Wait()); err != nil {
-		_ = r.root.Remove(place + newFile) // else overwritten or removed with the record
-		return err
-	}
-	if err := r.root.Rename(place+newFile, place); err != nil || !durable {
+// publish writes a file of a job and puts it in its place in one step. It is flushed to the disk before
+// that, and others with it.
+func (r *Records) publish(id, name string, content []byte, others ...func() error) error {
+	if err := r.replace(id, name, content, func(f *os.File) error { return together(append(others, f.Sync)...) }); err != nil {
 		return err
 	}
 	return r.syncDir(id)
 }
 
-func (r *Records) write(place string, content []byte, durable bool) error {
-	f, err := r.root.OpenFile(place, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+// replace writes a file of a job beside its place and renames it once flush has done with it.
+func (r *Records) replace(id, name string, content []byte, flush func(*os.File) error) error {
+	place := path.Join(id, name)
+	f, err := r.root.OpenFile(place+newFile, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(content)
-	if err == nil && durable {
-		err = f.Sync()
+	if _, err = f.Write(content); err == nil {
+		err = flush(f)
 	}
-	return errors.Join(err, f.Close())
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = r.root.Rename(place+newFile, place)
+	}
+	if err != nil {
+		_ = r.root.Remove(place + newFile) // else overwritten or removed with the record
+	}
+	return err
+}
+
+// together does things side by side: flushes then take the disk as long as one.
+func together(things ...func() error) error {
+	var all errgroup.Group
+	for _, do := range things {
+		all.Go(do)
+	}
+	return all.Wait()
 }
 
 func (r *Records) syncDir(name string) error {

@@ -221,6 +221,41 @@ func TestHalvesOfACrashAreCleared(t *testing.T) {
 	}
 }
 
+// TestEndsBesideTheirPlaceCount: a crash of the machine may take back that an end was renamed, which was on
+// the disk before anybody was told.
+func TestEndsBesideTheirPlaceCount(t *testing.T) {
+	dir := t.TempDir()
+	folder := write(t, dir, true)
+	whole, err := os.ReadFile(filepath.Join(folder, "end"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := view(t, open(t, dir))
+	for n := range len(whole) + 1 {
+		for _, tail := range []string{"", strings.Repeat("\x00", len(whole)-n)} {
+			if err := errors.Join(os.RemoveAll(filepath.Join(folder, "end")), os.WriteFile(filepath.Join(folder, "end.new"), append(whole[:n:n], tail...), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			r := open(t, dir)
+			got := view(t, r)
+			if got.record.Ended != (n == len(whole)) {
+				t.Fatalf("%d bytes of %d, then %d zeros: ended %v", n, len(whole), len(tail), got.record.Ended)
+			}
+			if !got.record.Ended {
+				w, events, err := r.Resume("a")
+				if err != nil || len(events) != len(history) {
+					t.Fatalf("resumed with %d events, %v", len(events), err)
+				}
+				if err := w.Close(); err != nil {
+					t.Fatal(err)
+				}
+			} else if diff := cmp.Diff(want.record, got.record, protocmp.Transform()); diff != "" || len(got.errs) > 0 {
+				t.Fatalf("%v, record (-want +got):\n%s", got.errs, diff)
+			}
+		}
+	}
+}
+
 func TestNewerVersionsAreLeftAlone(t *testing.T) {
 	for _, name := range []string{"job", "end"} {
 		dir := t.TempDir()

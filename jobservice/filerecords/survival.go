@@ -41,7 +41,7 @@ func (r *Records) Keep(id string, s artifact.Staged) error {
 	if err != nil {
 		return err
 	}
-	return r.publish(id, stagedFile, b, true)
+	return r.publish(id, stagedFile, b)
 }
 
 // Kept implements jobservice.Records.
@@ -85,7 +85,7 @@ func (r *Records) AddCheckpoint(id string, c jobservice.Checkpoint) error {
 				return err
 			}
 		}
-		return r.publish(id, checkpointsFile, b, true)
+		return r.publish(id, checkpointsFile, b)
 	}
 	b, err := appendFrame(nil, kindCheckpoint, appendCheckpoint(nil, c))
 	if err != nil {

@@ -22,7 +22,8 @@ type writer struct {
 	synced  bool  // and is on the disk
 }
 
-// Append implements jobservice.RecordWriter. A state is flushed to the disk.
+// Append implements jobservice.RecordWriter. A state is flushed to the disk, but for RUNNING: that the job
+// was started is there.
 func (w *writer) Append(events []jobservice.Event) error {
 	if w.file == nil {
 		f, err := w.records.root.OpenFile(path.Join(w.id, logFile), os.O_CREATE|os.O_WRONLY, 0o600)
@@ -48,7 +49,9 @@ func (w *writer) Append(events []jobservice.Event) error {
 	if _, err := w.file.WriteAt(b, w.length); err != nil {
 		return err
 	}
-	if slices.ContainsFunc(events, func(e jobservice.Event) bool { return e.State != jobpb.JobState_UNSPECIFIED }) {
+	if slices.ContainsFunc(events, func(e jobservice.Event) bool {
+		return e.State != jobpb.JobState_UNSPECIFIED && e.State != jobpb.JobState_RUNNING
+	}) {
 		if err := w.sync(); err != nil {
 			return err
 		}
@@ -64,7 +67,7 @@ func (w *writer) Replace(events []jobservice.Event) error {
 	if err != nil {
 		return err
 	}
-	if err := w.records.publish(w.id, logFile, b, false); err != nil {
+	if err := w.records.replace(w.id, logFile, b, func(*os.File) error { return nil }); err != nil {
 		return err
 	}
 	err = w.Close() // the old log
@@ -72,7 +75,8 @@ func (w *writer) Replace(events []jobservice.Event) error {
 	return err
 }
 
-// End implements jobservice.RecordWriter.
+// End implements jobservice.RecordWriter. What has been flushed beside its place is safe: that it is
+// renamed need not be.
 func (w *writer) End(e jobservice.Ending) error {
 	b, err := appendEvents(appendMagic(nil), e.Events)
 	if err != nil {
@@ -85,7 +89,9 @@ func (w *writer) End(e jobservice.Ending) error {
 	if b, err = appendFrame(b, kindMetrics, metrics); err != nil {
 		return err
 	}
-	return w.records.publish(w.id, endFile, b, true, w.sync)
+	return w.records.replace(w.id, endFile, b, func(f *os.File) error {
+		return together(f.Sync, func() error { return w.records.syncDir(w.id) }, w.sync)
+	})
 }
 
 // sync flushes the log to the disk.
