@@ -99,12 +99,16 @@ func (l *Launcher) Launch(ctx context.Context, r environment.Request) (environme
 		return nil, err
 	}
 	w := &worker{launcher: l, id: r.WorkerID, pool: p.GetEndpoint().GetUrl(), done: make(chan struct{})}
+	if w.conn, err = dial(w.pool); err != nil {
+		return nil, err
+	}
 	params := maps.Clone(p.GetParams())
 	if params == nil {
 		params = map[string]string{}
 	}
 	maps.Copy(params, r.Params)
 	if err := w.start(ctx, r.Endpoints, params); err != nil {
+		w.conn.Close()
 		return nil, err
 	}
 	return w, nil
@@ -113,6 +117,7 @@ func (l *Launcher) Launch(ctx context.Context, r environment.Request) (environme
 type worker struct {
 	launcher *Launcher
 	id, pool string
+	conn     *grpc.ClientConn
 	once     sync.Once
 	done     chan struct{}
 }
@@ -124,18 +129,14 @@ func (w *worker) Err() error { return nil }
 func (w *worker) start(ctx context.Context, e environment.Endpoints, params map[string]string) error {
 	startCtx, cancel := context.WithTimeout(ctx, w.launcher.startTimeout)
 	defer cancel()
-	var reply *fnpb.StartWorkerResponse
-	err := w.call(func(pool fnpb.BeamFnExternalWorkerPoolClient) (err error) {
-		reply, err = pool.StartWorker(startCtx, &fnpb.StartWorkerRequest{
-			WorkerId:          w.id,
-			ControlEndpoint:   descriptor(e.Control),
-			LoggingEndpoint:   descriptor(e.Logging),
-			ArtifactEndpoint:  descriptor(e.Artifact),
-			ProvisionEndpoint: descriptor(e.Provision),
-			Params:            params,
-		}, grpc.WaitForReady(true))
-		return err
-	})
+	reply, err := fnpb.NewBeamFnExternalWorkerPoolClient(w.conn).StartWorker(startCtx, &fnpb.StartWorkerRequest{
+		WorkerId:          w.id,
+		ControlEndpoint:   descriptor(e.Control),
+		LoggingEndpoint:   descriptor(e.Logging),
+		ArtifactEndpoint:  descriptor(e.Artifact),
+		ProvisionEndpoint: descriptor(e.Provision),
+		Params:            params,
+	}, grpc.WaitForReady(true))
 	switch {
 	case err == nil && reply.GetError() == "":
 		return nil
@@ -166,6 +167,7 @@ func (w *worker) Stop(ctx context.Context) error {
 			ctx = context.WithoutCancel(ctx)
 		}
 		w.stop(ctx)
+		w.conn.Close()
 		close(w.done)
 	})
 	return nil
@@ -174,11 +176,7 @@ func (w *worker) Stop(ctx context.Context) error {
 func (w *worker) stop(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, w.launcher.stopTimeout)
 	defer cancel()
-	var reply *fnpb.StopWorkerResponse
-	err := w.call(func(pool fnpb.BeamFnExternalWorkerPoolClient) (err error) {
-		reply, err = pool.StopWorker(ctx, &fnpb.StopWorkerRequest{WorkerId: w.id})
-		return err
-	})
+	reply, err := fnpb.NewBeamFnExternalWorkerPoolClient(w.conn).StopWorker(ctx, &fnpb.StopWorkerRequest{WorkerId: w.id})
 	if err == nil && reply.GetError() != "" {
 		err = errors.New(reply.GetError())
 	}
@@ -187,17 +185,17 @@ func (w *worker) stop(ctx context.Context) {
 	}
 }
 
-// call makes a connection for a single call: the two of a worker's life may be days apart.
-func (w *worker) call(f func(fnpb.BeamFnExternalWorkerPoolClient) error) error {
-	conn, err := grpc.NewClient(w.pool,
+// dial returns what connects to a pool as it is called: the two calls of a worker's life may be days apart.
+func dial(pool string) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient(pool,
+		grpc.WithIdleTimeout(10*time.Second),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDisableServiceConfig(), // which is asked of the name server first, wherever that is
 		grpc.WithNoProxy())              // pools are neighbours; a proxy for the internet cannot reach them
 	if err != nil {
-		return fmt.Errorf("endpoint %q: %w", w.pool, err)
+		return nil, fmt.Errorf("endpoint %q: %w", pool, err)
 	}
-	defer conn.Close()
-	return f(fnpb.NewBeamFnExternalWorkerPoolClient(conn))
+	return conn, nil
 }
 
 func descriptor(url string) *pipepb.ApiServiceDescriptor {
