@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/internal/testkit"
 	"github.com/lintelrun/lintel/jobservice"
 	"github.com/lintelrun/lintel/portable/options"
 	"github.com/lintelrun/lintel/portable/plan"
@@ -89,6 +90,10 @@ func TestJobFromPrepareToDone(t *testing.T) {
 			t.Errorf("metrics %s: %v, (-want +got):\n%s", when, err, diff)
 		}
 	}
+	testkit.Eventually(t, 5*time.Second, "the run has metrics", func() bool { // once it has been handed over
+		m, err := r.client.GetJobMetrics(t.Context(), &jobpb.GetJobMetricsRequest{JobId: id})
+		return err == nil && len(m.GetMetrics().GetCommitted()) > 0
+	})
 	checkMetrics("during the run", wantMetrics)
 	job.end(nil)
 
