@@ -56,7 +56,7 @@ type generation struct {
 	loop   *loop // nil without checkpoints
 }
 
-// Wait returns when the job has ended and its harnesses are gone: nil if it is done, the
+// Wait returns when the job has ended and its harnesses are gone, as rpc.Execution has it: nil if it is done, the
 // error that failed it, or that of the context of Start.
 func (j *Job) Wait() error {
 	<-j.done

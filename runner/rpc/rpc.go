@@ -62,7 +62,7 @@ type Message struct {
 
 // Execution is a deployment that runs. Safe for concurrent use.
 type Execution interface {
-	// Wait returns when all tasks are done and the job's harnesses are gone:
+	// Wait returns when all tasks are done and the job's harnesses are gone, or told to go by who runs them:
 	// nil, the error that failed the first task, or the context's error.
 	Wait() error
 	// Drain asks the job to come to an end without loss: sources stop, what they

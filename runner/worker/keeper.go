@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/portable/urns"
 	"github.com/lintelrun/lintel/runner/rpc"
 )
 
@@ -82,7 +83,7 @@ func (e *execution) start(ctx context.Context, p *pool) (*harness, error) {
 		err = fmt.Errorf("environment %s: harness %s ended before it connected: %w", p.name, h.ID(), h.end())
 	}
 	if err != nil {
-		e.stop(h)
+		e.stop(p, h)
 		return nil, err
 	}
 	return h, nil
@@ -107,7 +108,7 @@ func (e *execution) attend(ctx context.Context, p *pool, h *harness) error {
 	}
 	p.change(func() { p.harnesses = slices.DeleteFunc(p.harnesses, func(o *harness) bool { return o == h }) })
 	close(h.gone) // retries find the next one
-	e.stop(h)
+	e.stop(p, h)
 	return h.cause
 }
 
@@ -122,11 +123,20 @@ func (h *harness) end() error {
 	return fault.New(fault.Retryable, "harness %s has been stopped", h.ID())
 }
 
-// stop ends a harness and waits for its process, even if the job was cancelled.
-func (e *execution) stop(h *harness) {
+// stop ends a harness and waits for its process, even if the job was cancelled. Where somebody else runs it
+// nobody can say when it is gone: that it is to go is told beside, and whoever shuts down waits for that.
+func (e *execution) stop(p *pool, h *harness) {
+	h.Close()
+	if p.env.GetUrn() == urns.EnvironmentExternal {
+		go e.stopWorker(h)
+		return
+	}
+	e.stopWorker(h)
+}
+
+func (e *execution) stopWorker(h *harness) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
-	h.Close()
 	if err := h.worker.Stop(ctx); err != nil {
 		e.log.Warn("harness not stopped", "harness", h.ID(), "error", err)
 	}

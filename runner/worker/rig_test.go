@@ -101,9 +101,7 @@ func (r *rig) checkNothingLeft() {
 		r.t.Errorf("%s is left of the job", e.Name())
 	}
 	for _, p := range r.launcher.processes() {
-		if !p.stopped() {
-			r.t.Errorf("harness %s has not been stopped", p.id)
-		}
+		testkit.Eventually(r.t, 10*time.Second, "harness "+p.id+" has been stopped", p.stopped)
 		again, err := r.server.Expect(p.id, fnapi.Worker{})
 		if err != nil {
 			r.t.Errorf("harness %s is still expected: %v", p.id, err)
@@ -191,6 +189,7 @@ type process struct {
 	n    int // from 1, in the order of launches
 	id   string
 	stop chan struct{} // closed by Stop: scripts that wait must end
+	gone chan struct{} // closed by Stop at its end
 
 	once    sync.Once
 	started chan struct{}      // closed once fake is set
@@ -207,7 +206,7 @@ func (l *launcher) Launch(ctx context.Context, r environment.Request) (environme
 		return nil, err
 	}
 	l.mu.Lock()
-	p := &process{n: len(l.all) + 1, id: r.WorkerID, stop: make(chan struct{}), done: make(chan struct{}), started: make(chan struct{})}
+	p := &process{n: len(l.all) + 1, id: r.WorkerID, stop: make(chan struct{}), gone: make(chan struct{}), done: make(chan struct{}), started: make(chan struct{})}
 	if l.refuse != nil {
 		if err := l.refuse(p.n); err != nil {
 			l.mu.Unlock()
@@ -266,16 +265,19 @@ func (p *process) end(err error) {
 }
 
 func (p *process) Stop(context.Context) error {
-	p.once.Do(func() { close(p.stop) })
-	p.kill()
-	p.dying.Wait()
-	p.end(nil)
+	p.once.Do(func() {
+		close(p.stop)
+		p.kill()
+		p.dying.Wait()
+		p.end(nil)
+		close(p.gone)
+	})
 	return nil
 }
 
 func (p *process) stopped() bool {
 	select {
-	case <-p.stop:
+	case <-p.gone:
 		return true
 	default:
 		return false
