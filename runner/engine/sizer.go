@@ -1,6 +1,9 @@
 package engine
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Limits of a bundle. Bundles size themselves between First and the maxima, so
 // that one takes about Target: expensive elements travel in small bundles,
@@ -15,7 +18,7 @@ type Limits struct {
 	Bytes int
 	// OutputBytes of staged output that a bundle should not exceed (default 32 MiB).
 	OutputBytes int
-	// Target is how long a bundle should take (default 200 ms).
+	// Target is how long a bundle should take (default 200 ms, or 1 s of bounded input).
 	Target time.Duration
 }
 
@@ -24,7 +27,10 @@ type sizer struct {
 	elements int
 }
 
-func newSizer(l Limits) sizer {
+// newSizer returns one for bounded input, or for input that somebody may wait for. What a bundle costs
+// for itself, SDKs that write the state of each of its keys at its end included, is the less the longer
+// bundles are; of bounded input they may be as long as one can do without what they have put out.
+func newSizer(l Limits, bounded bool) sizer {
 	if l.First == 0 {
 		l.First = 1000
 	}
@@ -39,20 +45,23 @@ func newSizer(l Limits) sizer {
 	}
 	if l.Target == 0 {
 		l.Target = 200 * time.Millisecond
+		if bounded {
+			l.Target = time.Second
+		}
 	}
 	return sizer{limits: l, elements: min(l.First, l.Elements)}
 }
 
-// observe moves the limit by what a bundle took: up by a factor of at most four,
-// and only if the bundle was full; down to half of what took too long.
+// observe moves the limit towards what takes the target by what a bundle took: up by a factor of at
+// most four, and only if the bundle was full; down by half at most, as what took long may have been
+// the start of the harness or a busy machine.
 func (s *sizer) observe(b *Bundle, took time.Duration, outputBytes int) {
 	n := b.Elements + len(b.Timers)
+	room := min(float64(s.limits.Target)/float64(took), float64(s.limits.OutputBytes)/float64(outputBytes))
 	switch {
-	case took > s.limits.Target || outputBytes > s.limits.OutputBytes:
-		s.elements = max(1, min(s.elements, n)/2)
-	case n >= s.elements && took < s.limits.Target/4 && outputBytes < s.limits.OutputBytes/4:
-		s.elements = min(s.limits.Elements, s.elements*4)
-	case n >= s.elements && took < s.limits.Target/2 && outputBytes < s.limits.OutputBytes/2:
-		s.elements = min(s.limits.Elements, s.elements*3/2+1)
+	case room < 1:
+		s.elements = max(1, int(float64(min(s.elements, n))*max(room, 0.5)))
+	case n >= s.elements:
+		s.elements = min(s.limits.Elements, int(math.Round(float64(s.elements)*min(room, 4))))
 	}
 }

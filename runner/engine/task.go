@@ -168,7 +168,7 @@ func NewTask(cfg Config) *Task {
 		main:     NewWatermarks(cfg.Main),
 		side:     NewWatermarks(cfg.Side),
 		running:  map[BundleID]*Bundle{},
-		sizer:    newSizer(cfg.Limits),
+		sizer:    newSizer(cfg.Limits, cfg.Bounded),
 		pace:     newPace(cfg.Checkpoints),
 		output:   frame.MinTimestamp,
 		input:    frame.MinTimestamp,
