@@ -2,6 +2,7 @@ package timers
 
 import (
 	"math"
+	"slices"
 
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/urns"
@@ -137,6 +138,7 @@ var noPane = []byte{coders.PaneNoFiring}
 // It may fail with ErrOutOfTurn.
 func (e *Edit) Finish(due []engine.Timer, changes []engine.TimerChange) error {
 	e.fired = due
+	e.changes = slices.Grow(e.changes, len(due)+len(changes))
 	if e.ahead && len(changes) > 0 {
 		e.turns = e.timers.turnsOf(due)
 	}

@@ -189,7 +189,7 @@ func (x *execTask) act(ctx context.Context) (next time.Time, done bool, err erro
 	x.e.clock.begin(len(ready.Start) + len(ready.Splits))
 	for _, b := range ready.Start {
 		x.turn++
-		a, err := x.keyed.begin()
+		a, err := x.keyed.begin(len(b.Timers) > 0)
 		if err != nil {
 			return next, false, err
 		}

@@ -61,8 +61,8 @@ func (t *task) openKeyed(spec *plan.StatefulSpec) (*keyed, error) {
 	return k, nil
 }
 
-// begin pins the state for an attempt. What belongs to no stateful task (nil) has none.
-func (k *keyed) begin() (*keyedAttempt, error) {
+// begin pins the state for an attempt of a bundle, which fires timers or doesn't. What belongs to no stateful task (nil) has none.
+func (k *keyed) begin(fires bool) (*keyedAttempt, error) {
 	if k == nil {
 		return nil, nil
 	}
@@ -73,7 +73,7 @@ func (k *keyed) begin() (*keyedAttempt, error) {
 	o := statebackend.NewOverlay(s)
 	return &keyedAttempt{
 		keyed:    k,
-		output:   newTimerOutput(k.spec, k.families, k.clock),
+		output:   newTimerOutput(k.spec, k.families, k.clock, fires),
 		overlay:  o,
 		edit:     k.timers.Edit(o),
 		snapshot: s,

@@ -117,7 +117,7 @@ func benchmarkKeys(b *testing.B, backend statebackend.Backend) {
 }
 
 func inBundle(b *testing.B, k *keyed, fired []engine.Timer, do func(a *keyedAttempt)) {
-	a, err := k.begin()
+	a, err := k.begin(len(fired) > 0)
 	if err != nil {
 		b.Fatal(err)
 	}

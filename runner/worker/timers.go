@@ -1,6 +1,8 @@
 package worker
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -56,10 +58,26 @@ type timerOutput struct {
 	families families
 	changes  []engine.TimerChange
 	carry    [][]byte // by family: the beginning of a timer whose end has not arrived
+	pane     []byte   // of the last change; most are alike
+
+	// latest finds the change of a timer by its identity, so that another takes its place: elements of a key
+	// often set the same timer. It is nil where each counts, as between timers that fire, and where few have
+	// one before them.
+	latest  map[string]int
+	repeats int
+	id      []byte // scratch
 }
 
-func newTimerOutput(spec *plan.StatefulSpec, f families, c *clock) *timerOutput {
-	return &timerOutput{spec: spec, clock: c, layout: spec.Layout, families: f, carry: make([][]byte, len(f))}
+// enoughChanges of timers tell whether it is worthwhile to look for earlier ones of the same: an eighth has one.
+const enoughChanges = 1024
+
+// newTimerOutput returns that of a bundle, which fires timers or doesn't.
+func newTimerOutput(spec *plan.StatefulSpec, f families, c *clock, fires bool) *timerOutput {
+	o := &timerOutput{spec: spec, clock: c, layout: spec.Layout, families: f, carry: make([][]byte, len(f))}
+	if !fires {
+		o.latest = map[string]int{}
+	}
+	return o
 }
 
 // add takes a chunk of timers and owns it from now on.
@@ -86,13 +104,35 @@ func (o *timerOutput) add(family string, data []byte) error {
 		if o.spec.Timers[i].ProcessingTime {
 			v.Fire = o.clock.local(v.Fire)
 		}
-		o.changes = append(o.changes, engine.TimerChange{Clear: v.Clear, Timer: engine.Timer{
-			Family: i, Tag: string(v.Tag), Key: string(v.Key), Window: string(v.Windows),
-			Fire: v.Fire, Hold: v.Hold, Pane: append([]byte(nil), v.Pane...),
-		}})
+		if !bytes.Equal(o.pane, v.Pane) {
+			o.pane = bytes.Clone(v.Pane)
+		}
+		c := o.changeOf(i, &v)
+		c.Clear, c.Fire, c.Hold, c.Pane = v.Clear, v.Fire, v.Hold, o.pane
 		data = data[v.Size:]
 	}
 	return nil
+}
+
+// changeOf returns the change of a timer: that which there is, or a new one.
+func (o *timerOutput) changeOf(family int, v *coders.Timer) *engine.TimerChange {
+	n := len(o.changes)
+	if o.latest != nil {
+		id := append(binary.AppendUvarint(o.id[:0], uint64(family)), v.Key...) // keys delimit themselves
+		o.id = append(coders.AppendBytes(id, v.Tag), v.Windows...)
+		if at, ok := o.latest[string(o.id)]; ok {
+			o.repeats++
+			return &o.changes[at]
+		}
+		o.latest[string(o.id)] = n
+		if n+1 == enoughChanges && o.repeats < n/8 {
+			o.latest = nil
+		}
+	}
+	o.changes = append(o.changes, engine.TimerChange{Timer: engine.Timer{
+		Family: family, Tag: string(v.Tag), Key: string(v.Key), Window: string(v.Windows),
+	}})
+	return &o.changes[n]
 }
 
 func (o *timerOutput) index(family string) int {
