@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"runtime/metrics"
 	"strings"
 	"sync"
 	"syscall"
@@ -163,6 +165,16 @@ func TestSmallBudgetsAreToldOf(t *testing.T) {
 		if got := strings.Contains(log.String(), "budget=32M least=64M"); got != told {
 			t.Errorf("a budget of %d: %q", budget, log.String())
 		}
+	}
+}
+
+func TestGarbageIsCollectedOnceItIsMuch(t *testing.T) {
+	t.Setenv("GOMEMLIMIT", "off")
+	limitMemory(0, newLog(io.Discard, "info", "text"))
+	runtime.GC()
+	goal := []metrics.Sample{{Name: "/gc/heap/goal:bytes"}}
+	if metrics.Read(goal); goal[0].Value.Uint64() < 16<<20 {
+		t.Errorf("garbage is collected at %d bytes", goal[0].Value.Uint64())
 	}
 }
 

@@ -18,6 +18,11 @@ const programBytes = 36 << 20
 // program itself takes more than what may come on top, 30 %.
 const usefulMemory = 64 << 20
 
+// ballast is memory that is never touched, so that none stands behind it. Garbage is collected when as much again
+// is in use as after the last time: of the 3 MB of a server at rest a job's first moments would be
+// one collection after the other.
+var ballast []byte
+
 // limitMemory has the garbage collector keep all of the server to the budget of jobs, of
 // which most of a server's memory is. GOMEMLIMIT overrides it.
 func limitMemory(budget int64, log *slog.Logger) {
@@ -25,8 +30,9 @@ func limitMemory(budget int64, log *slog.Logger) {
 		log.Warn("the memory budget can't be kept to: the server itself takes more beside it than the 30 % allowed",
 			"budget", asSize(budget), "least", asSize(usefulMemory))
 	}
+	ballast = make([]byte, smallPart(budget, 8<<20))
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(heapLimit(cmp.Or(budget, worker.DefaultMemoryBytes)))
+		debug.SetMemoryLimit(heapLimit(cmp.Or(budget, worker.DefaultMemoryBytes)) + int64(len(ballast)))
 	}
 }
 
