@@ -46,12 +46,19 @@ type timerIdentity struct {
 	tag, key, window string
 }
 
+// said is what a bundle says of a timer.
+type said struct {
+	clear      bool
+	fire, hold int64
+	pane       string
+}
+
 // The last word on a timer counts, and it is the only one unless the bundle fires timers.
 func TestTimerOutputHasTheLastWordOnEachTimer(t *testing.T) {
 	for _, fires := range []bool{false, true} {
 		t.Run(fmt.Sprintf("fires=%v", fires), func(t *testing.T) {
 			rapid.Check(t, func(r *rapid.T) {
-				o, want, said := outputOf(t, fires), map[timerIdentity]string{}, 0
+				o, want, all := outputOf(t, fires), map[timerIdentity]said{}, 0
 				for range rapid.IntRange(0, 20).Draw(r, "chunks") {
 					family := rapid.IntRange(0, 1).Draw(r, "family")
 					var chunk []byte
@@ -64,23 +71,23 @@ func TestTimerOutputHasTheLastWordOnEachTimer(t *testing.T) {
 							v.Fire, v.Hold = rapid.Int64Range(0, 9).Draw(r, "fire"), rapid.Int64Range(0, 9).Draw(r, "hold")
 							v.Pane = coders.Pane{Index: rapid.Int64Range(0, 2).Draw(r, "pane")}.Append(nil)
 						}
-						want[timerIdentity{family, string(v.Tag), string(v.Key), string(v.Windows)}] = fmt.Sprint(v.Clear, v.Fire, v.Hold, v.Pane)
-						said++
+						want[timerIdentity{family, string(v.Tag), string(v.Key), string(v.Windows)}] = said{v.Clear, v.Fire, v.Hold, string(v.Pane)}
+						all++
 						chunk = v.Append(chunk)
 					}
 					if err := o.add(o.families[family].Family, chunk); err != nil {
 						r.Fatal(err)
 					}
 				}
-				got := map[timerIdentity]string{}
+				got := map[timerIdentity]said{}
 				for _, c := range o.changes {
-					got[timerIdentity{c.Family, c.Tag, c.Key, c.Window}] = fmt.Sprint(c.Clear, c.Fire, c.Hold, c.Pane)
+					got[timerIdentity{c.Family, c.Tag, c.Key, c.Window}] = said{c.Clear, c.Fire, c.Hold, string(c.Pane)}
 				}
 				if !maps.Equal(got, want) {
 					r.Fatalf("%v, not %v", got, want)
 				}
-				if n := len(o.changes); !fires && n != len(want) || fires && n != said {
-					r.Fatalf("%d changes of %d timers, of which the bundle said %d", n, len(want), said)
+				if n := len(o.changes); !fires && n != len(want) || fires && n != all {
+					r.Fatalf("%d changes of %d timers, of which the bundle said %d", n, len(want), all)
 				}
 			})
 		})
