@@ -39,6 +39,23 @@ func pipelines(t testing.TB) map[string]*pipepb.Pipeline {
 	return all
 }
 
+// checkGolden compares a text with that of a file, or writes it there.
+func checkGolden(t *testing.T, file, what, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("the %s differs (-want +got); -update accepts it:\n%s", what, diff)
+	}
+}
+
 func TestGoldenPlans(t *testing.T) {
 	for name, p := range pipelines(t) {
 		t.Run(name, func(t *testing.T) {
@@ -53,18 +70,7 @@ func TestGoldenPlans(t *testing.T) {
 			checkPlan(t, plan)
 			golden := filepath.Join("testdata", "plans", name+".plan.txt")
 			got := plan.Text()
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Errorf("the plan differs (-want +got); -update accepts it:\n%s", diff)
-			}
+			checkGolden(t, golden, "plan", got)
 		})
 	}
 }

@@ -2,7 +2,6 @@ package portable_test
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -64,18 +63,7 @@ func TestGoldenDescriptions(t *testing.T) {
 			golden := filepath.Join("testdata", "described", name+".txt")
 			made := compileProto(t, p)
 			got := described(made)
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Errorf("the description differs (-want +got); -update accepts it:\n%s", diff)
-			}
+			checkGolden(t, golden, "description", got)
 			if again := described(compileProto(t, proto.Clone(p).(*pipepb.Pipeline))); again != got {
 				t.Errorf("an equal pipeline has another description:\n%s", cmp.Diff(got, again))
 			}

@@ -135,6 +135,26 @@ func (f *frames) next() (kind, []byte, error) {
 	return k, payload, nil
 }
 
+// each hands on what is in the frames of a file to which they are appended, all of one kind, and returns where those
+// end that are whole and were taken. That the file breaks off is no error.
+func (f *frames) each(of kind, where string, take func(payload []byte) error) (length int64, err error) {
+	for {
+		at := f.pos
+		k, payload, err := f.next()
+		switch {
+		case errors.Is(err, io.EOF) || errors.Is(err, errTorn):
+			return at, nil
+		case err != nil:
+			return at, err
+		case k != of:
+			return at, fault.New(fault.Corruption, "at byte %d: a frame of kind %d %s", at, k, where)
+		}
+		if err := take(payload); err != nil {
+			return at, fmt.Errorf("at byte %d: %w", at, err)
+		}
+	}
+}
+
 // cut makes a file that is shorter than it said it was a torn one.
 func (f *frames) cut(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

@@ -250,26 +250,18 @@ func merge(a, b []jobservice.Event) []jobservice.Event {
 // take with what is before them.
 func (r *Records) log(id string) (events []jobservice.Event, length int64, err error) {
 	err = r.read(id, logFile, func(f *frames) error {
-		for length = f.pos; ; length = f.pos {
-			k, payload, err := f.next()
-			if errors.Is(err, io.EOF) || errors.Is(err, errTorn) {
-				return nil
-			}
+		length, err = f.each(kindEvent, "in a log", func(payload []byte) error {
+			e, err := parseEvent(payload)
 			if err != nil {
 				return err
 			}
-			if k != kindEvent {
-				return fault.New(fault.Corruption, "at byte %d: a frame of kind %d in a log", length, k)
-			}
-			e, err := parseEvent(payload)
-			if err != nil {
-				return fmt.Errorf("at byte %d: %w", length, err)
-			}
 			if n := len(events); n > 0 && e.Seq <= events[n-1].Seq {
-				return fault.New(fault.Corruption, "at byte %d: event %d follows event %d", length, e.Seq, events[n-1].Seq)
+				return fault.New(fault.Corruption, "event %d follows event %d", e.Seq, events[n-1].Seq)
 			}
 			events = append(events, e)
-		}
+			return nil
+		})
+		return err
 	})
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errTorn) {
 		return nil, 0, nil

@@ -3,7 +3,6 @@ package filerecords
 import (
 	"encoding/binary"
 	"errors"
-	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -114,23 +113,15 @@ func (r *Records) Checkpoints(id string) ([]jobservice.Checkpoint, error) {
 // checkpoints returns those that are whole, and how many bytes they take with what is before them.
 func (r *Records) checkpoints(id string) (list []jobservice.Checkpoint, length int64, err error) {
 	err = r.read(id, checkpointsFile, func(f *frames) error {
-		for length = f.pos; ; length = f.pos {
-			k, payload, err := f.next()
-			if errors.Is(err, io.EOF) || errors.Is(err, errTorn) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			if k != kindCheckpoint {
-				return fault.New(fault.Corruption, "a frame of kind %d among checkpoints", k)
-			}
+		length, err = f.each(kindCheckpoint, "among checkpoints", func(payload []byte) error {
 			c, err := parseCheckpoint(payload)
 			if err != nil {
 				return err
 			}
 			list = append(list, c)
-		}
+			return nil
+		})
+		return err
 	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, 0, nil

@@ -55,12 +55,7 @@ func testImages(t *testing.T, b statebackend.Backend) {
 				closeRestored()
 				return
 			}
-			batch.Reset()
-			for range 10 {
-				drawChange(t, drawKey, &batch)
-			}
-			commit(t, r, &batch)
-			want.commit(&batch)
+			commitChanges(t, r, want, &batch, 10, drawKey)
 			expect(t, r, want)
 			p = d.take(t, must(t)(r.Image(d.held)), nil)
 			closeRestored()
@@ -70,12 +65,7 @@ func testImages(t *testing.T, b statebackend.Backend) {
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"commit": func(t *rapid.T) {
-				batch.Reset()
-				for range rapid.IntRange(0, 30).Draw(t, "changes") {
-					drawChange(t, drawKey, &batch)
-				}
-				commit(t, s, &batch)
-				m.commit(&batch)
+				commitChanges(t, s, m, &batch, rapid.IntRange(0, 30).Draw(t, "changes"), drawKey)
 			},
 			"fill": func(t *rapid.T) {
 				batch.Reset()

@@ -81,6 +81,17 @@ func commit(t fataler, s statebackend.Store, b *statebackend.Batch) {
 	}
 }
 
+// commitChanges commits changes that it draws, to a store and to its model. The batch is scratch.
+func commitChanges(t *rapid.T, s statebackend.Store, m model, batch *statebackend.Batch, changes int, drawKey func(*rapid.T, string) []byte) {
+	t.Helper()
+	batch.Reset()
+	for range changes {
+		drawChange(t, drawKey, batch)
+	}
+	commit(t, s, batch)
+	m.commit(batch)
+}
+
 func snapshot(t fataler, s statebackend.Store) statebackend.Snapshot {
 	t.Helper()
 	v, err := s.Snapshot()
@@ -139,12 +150,7 @@ func testModel(t *testing.T, b statebackend.Backend) {
 		var batch statebackend.Batch
 		t.Repeat(map[string]func(*rapid.T){
 			"commit": func(t *rapid.T) {
-				batch.Reset()
-				for range rapid.IntRange(0, 30).Draw(t, "changes") {
-					drawChange(t, drawKey, &batch)
-				}
-				commit(t, s, &batch)
-				m.commit(&batch)
+				commitChanges(t, s, m, &batch, rapid.IntRange(0, 30).Draw(t, "changes"), drawKey)
 			},
 			"fill": func(t *rapid.T) {
 				batch.Reset()
