@@ -52,14 +52,16 @@ type assembler struct {
 	calls    map[callKey]*plan.Call
 	mergers  map[string]*graph.Transform // that merge accumulators, by the groups of them
 	ids      endpointIDs
+	allPanes bool // Options.Checkpoints
 }
 
 // assemble makes the plan out of fused stages: it adds the runner's stages,
 // joins all by edges and writes the descriptors.
-func assemble(ctx context.Context, g *graph.Graph, wire *wireCoders, fused []*fusion.Stage, components *pipepb.Components) (*plan.Plan, error) {
+func assemble(ctx context.Context, g *graph.Graph, wire *wireCoders, fused []*fusion.Stage, components *pipepb.Components, opts Options) (*plan.Plan, error) {
 	a := &assembler{
-		g:    g,
-		wire: wire,
+		g:        g,
+		wire:     wire,
+		allPanes: opts.Checkpoints,
 		plan: &plan.Plan{
 			Environments: map[string]*pipepb.Environment{},
 			Components:   components,
@@ -319,7 +321,7 @@ func (a *assembler) specify(n *node) error {
 		if err != nil {
 			return err
 		}
-		ws, err := a.wire.endingWindows(n.input)
+		ws, err := a.grouping(n.input)
 		if err != nil {
 			return fault.New(fault.ClassOf(err), "%v: %w", a.g.Producer(n.stage.Output), err)
 		}
@@ -327,14 +329,13 @@ func (a *assembler) specify(n *node) error {
 		if err != nil {
 			return err
 		}
-		bounded := a.g.Bounded(n.input)
 		n.stage.Group = &plan.GroupSpec{
 			Input: layout, Windowing: ws, Merge: merge,
-			Panes: !bounded || !ws.FiresOnceOnBoundedInput(), Bounded: bounded,
+			Panes: a.g.Panes(n.input), Bounded: a.g.Bounded(n.input),
 			Name: a.g.Producer(n.stage.Output).Proto.GetUniqueName(),
 		}
 		if size := a.g.Producer(n.stage.Output).BatchSize; size > 0 {
-			batched(n.stage.Group, size)
+			a.batch(n.stage.Group, size)
 			return nil
 		}
 		n.stage.Group.StateBacked = len(n.stage.Out) > 0
@@ -353,12 +354,24 @@ func (a *assembler) specify(n *node) error {
 	return nil
 }
 
-// batched makes s one of GroupIntoBatches, which knows no triggers. Batches have the time of
+// grouping returns the strategy that a PCollection is grouped by. What fires once has no other pane that
+// is empty, even if it is in a job where the watermark is a while between the end of a window and its expiry.
+func (a *assembler) grouping(pcollection string) (*windowing.Strategy, error) {
+	ws, err := a.wire.endingWindows(pcollection)
+	if err != nil || !ws.EmptyFinal || !a.g.Bounded(pcollection) || !ws.FiresOnceOnBoundedInput() {
+		return ws, err
+	}
+	once := *ws
+	once.EmptyFinal = false
+	return &once, nil
+}
+
+// batch makes s one of GroupIntoBatches, which knows no triggers. Batches have the time of
 // the latest element of their key, as if they had been made when it came.
-func batched(s *plan.GroupSpec, size uint64) {
+func (a *assembler) batch(s *plan.GroupSpec, size uint64) {
 	windowed := *s.Windowing
 	windowed.Combiner = windowing.Latest
-	s.Windowing, s.BatchSize, s.Panes = &windowed, size, false
+	s.Windowing, s.BatchSize, s.Panes = &windowed, size, a.allPanes
 }
 
 func (a *assembler) specifyExecutable(n *node) error {

@@ -22,6 +22,10 @@ type Options struct {
 	SeparateStages bool
 	// OneTask says that no stage will have more than one task.
 	OneTask bool
+	// Checkpoints makes a plan that snapshots can be taken of (plan.Plan.Snapshots): groups and side
+	// inputs of bounded input are kept in state too, and leave in panes. Such a plan does the same as one
+	// without, but for what it costs.
+	Checkpoints bool
 }
 
 // Compile checks a pipeline and makes its plan. It is pure: the same pipeline
@@ -33,7 +37,7 @@ func Compile(ctx context.Context, p *pipepb.Pipeline, opts Options) (*plan.Plan,
 	if err := checkRequirements(p.GetRequirements()); err != nil {
 		return nil, err
 	}
-	g, err := graph.New(p)
+	g, err := graph.New(p, opts.Checkpoints)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +60,7 @@ func Compile(ctx context.Context, p *pipepb.Pipeline, opts Options) (*plan.Plan,
 		}
 	}
 	wire.tie()
-	return assemble(ctx, g, wire, stages, p.GetComponents())
+	return assemble(ctx, g, wire, stages, p.GetComponents(), opts)
 }
 
 // interrupted returns an error if planning is to end early.

@@ -39,8 +39,28 @@ func pipelines(t testing.TB) map[string]*pipepb.Pipeline {
 	return all
 }
 
-// checkGolden compares a text with that of a file, or writes it there.
-func checkGolden(t *testing.T, file, what, got string) {
+func TestGoldenPlans(t *testing.T) {
+	for name, p := range pipelines(t) {
+		t.Run(name, func(t *testing.T) {
+			before := proto.Clone(p)
+			for suffix, opts := range map[string]portable.Options{".plan.txt": {}, ".checkpoints.txt": {Checkpoints: true}} {
+				plan, err := portable.Compile(context.Background(), p, opts)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !proto.Equal(before, p) {
+					t.Error("Compile changed the pipeline")
+				}
+				checkPlan(t, plan)
+				checkSnapshots(t, plan, opts)
+				wantGolden(t, filepath.Join("testdata", "plans", name+suffix), plan.Text())
+			}
+		})
+	}
+}
+
+// wantGolden compares a text with that of a file.
+func wantGolden(t *testing.T, file, got string) {
 	t.Helper()
 	if *update {
 		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
@@ -52,25 +72,6 @@ func checkGolden(t *testing.T, file, what, got string) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("the %s differs (-want +got); -update accepts it:\n%s", what, diff)
-	}
-}
-
-func TestGoldenPlans(t *testing.T) {
-	for name, p := range pipelines(t) {
-		t.Run(name, func(t *testing.T) {
-			before := proto.Clone(p)
-			plan, err := portable.Compile(context.Background(), p, portable.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !proto.Equal(before, p) {
-				t.Error("Compile changed the pipeline")
-			}
-			checkPlan(t, plan)
-			golden := filepath.Join("testdata", "plans", name+".plan.txt")
-			got := plan.Text()
-			checkGolden(t, golden, "plan", got)
-		})
+		t.Errorf("%s differs (-want +got); -update accepts it:\n%s", file, diff)
 	}
 }

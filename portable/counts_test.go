@@ -79,8 +79,8 @@ func withinReplaced(p *pipepb.Pipeline, id string) bool {
 // count, or it is made up of such, or it does not exist.
 func TestEveryPCollectionIsCounted(t *testing.T) {
 	for name, p := range pipelines(t) {
-		for _, separate := range []bool{false, true} {
-			made, err := portable.Compile(context.Background(), p, portable.Options{SeparateStages: separate})
+		for _, opts := range allOptions {
+			made, err := portable.Compile(context.Background(), p, opts)
 			if err != nil {
 				t.Fatal(err)
 			}

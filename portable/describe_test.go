@@ -48,7 +48,7 @@ func described(p *plan.Plan) string {
 
 func compileProto(t *testing.T, p *pipepb.Pipeline) *plan.Plan {
 	t.Helper()
-	made, err := portable.Compile(t.Context(), p, portable.Options{})
+	made, err := portable.Compile(t.Context(), p, portable.Options{Checkpoints: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,10 +60,9 @@ func compileProto(t *testing.T, p *pipepb.Pipeline) *plan.Plan {
 func TestGoldenDescriptions(t *testing.T) {
 	for name, p := range pipelines(t) {
 		t.Run(name, func(t *testing.T) {
-			golden := filepath.Join("testdata", "described", name+".txt")
 			made := compileProto(t, p)
 			got := described(made)
-			checkGolden(t, golden, "description", got)
+			wantGolden(t, filepath.Join("testdata", "described", name+".txt"), got)
 			if again := described(compileProto(t, proto.Clone(p).(*pipepb.Pipeline))); again != got {
 				t.Errorf("an equal pipeline has another description:\n%s", cmp.Diff(got, again))
 			}
@@ -80,7 +79,7 @@ func TestGoldenDescriptions(t *testing.T) {
 func TestStageNamesOutliveFusion(t *testing.T) {
 	for name, p := range pipelines(t) {
 		fused := compileProto(t, p).StageNames()
-		separate, err := portable.Compile(t.Context(), p, portable.Options{SeparateStages: true})
+		separate, err := portable.Compile(t.Context(), p, portable.Options{Checkpoints: true, SeparateStages: true})
 		if err != nil {
 			t.Fatal(err)
 		}

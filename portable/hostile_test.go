@@ -22,16 +22,20 @@ func compileHostile(t interface {
 	failer
 	Fatal(...any)
 }, p *pipepb.Pipeline) {
-	pl, err := portable.Compile(context.Background(), p, portable.Options{})
-	if err != nil {
-		if class := fault.ClassOf(err); class != fault.Invalid && class != fault.Unsupported {
-			t.Errorf("class %v: %v", class, err)
+	for _, opts := range []portable.Options{{}, {Checkpoints: true}} {
+		pl, err := portable.Compile(context.Background(), p, opts)
+		if err != nil {
+			if class := fault.ClassOf(err); class != fault.Invalid && class != fault.Unsupported {
+				t.Errorf("class %v: %v", class, err)
+			}
+			continue
 		}
-		return
-	}
-	checkPlan(t, pl)
-	if _, err := pl.JSON(); err != nil {
-		t.Fatal(err)
+		checkPlan(t, pl)
+		checkSnapshots(t, pl, opts)
+		portable.Describe(pl)
+		if _, err := pl.JSON(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

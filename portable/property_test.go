@@ -151,15 +151,19 @@ func runStage(p *plan.Plan, s *plan.Stage, in uint64, of map[string]uint64) {
 	}
 }
 
+// allOptions are those by which plans must mean the same.
+var allOptions = []portable.Options{{}, {SeparateStages: true}, {OneTask: true}, {Checkpoints: true}, {Checkpoints: true, SeparateStages: true}}
+
 func TestPlansMeanWhatPipelinesMean(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p, names := draw(t)
-		for _, separate := range []bool{false, true} {
-			pl, err := portable.Compile(context.Background(), p.Proto, portable.Options{SeparateStages: separate})
+		for _, opts := range allOptions {
+			pl, err := portable.Compile(context.Background(), p.Proto, opts)
 			if err != nil {
 				t.Fatal(err)
 			}
 			checkPlan(t, pl)
+			checkSnapshots(t, pl, opts)
 			want, got := meaning(p, names), run(pl)
 			for pc, n := range got {
 				if w, ok := want[pc]; ok && w != n {
@@ -211,9 +215,10 @@ func checkComplete(t *rapid.T, p *Pipeline, names []string, pl *plan.Plan) {
 func TestCompileIsDeterministic(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p, _ := draw(t)
+		opts := rapid.SampledFrom(allOptions).Draw(t, "options")
 		var first *plan.Plan
 		for range 3 {
-			pl, err := portable.Compile(context.Background(), proto.Clone(p.Proto).(*pipepb.Pipeline), portable.Options{})
+			pl, err := portable.Compile(context.Background(), proto.Clone(p.Proto).(*pipepb.Pipeline), opts)
 			if err != nil {
 				t.Fatal(err)
 			}

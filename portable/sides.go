@@ -14,7 +14,7 @@ func (a *assembler) specifySide(n *node) error {
 	if spec.Input, err = a.wire.compile(n.input); err != nil || !n.live {
 		return err
 	}
-	ws, err := a.wire.endingWindows(n.input)
+	ws, err := a.grouping(n.input)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ func TestUnboundedInputMakesUnboundedOutput(t *testing.T) {
 	p.ParDo("looks", portabletest.Env, portabletest.Bytes, words, stream)
 	p.Flatten("both", portabletest.Bytes, words, p.ParDo("after", portabletest.Env, portabletest.Bytes, groups))
 	before := proto.Clone(p.Proto)
-	g, err := New(p.Proto)
+	g, err := New(p.Proto, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func (g *Graph) liftable(t *pipepb.PTransform) bool {
 // convertible tells whether a combine_per_key that may not combine before it groups may group
 // accumulators, of one element each: panes then keep few of them instead of all elements.
 func (g *Graph) convertible(t *pipepb.PTransform) bool {
-	return g.accumulable(t) && g.live(only(t.GetInputs()))
+	return g.accumulable(t) && g.Panes(only(t.GetInputs()))
 }
 
 // accumulable tells whether a combine_per_key can be done by way of accumulators, even where a
@@ -55,7 +55,7 @@ func (g *Graph) accumulable(t *pipepb.PTransform) bool {
 // elements.
 func (g *Graph) EmptyPanes(pcollection string) bool {
 	ws := g.Strategy(pcollection)
-	if !g.live(pcollection) || ws.GetAccumulationMode() == pipepb.AccumulationMode_ACCUMULATING {
+	if !g.repeats(pcollection) || ws.GetAccumulationMode() == pipepb.AccumulationMode_ACCUMULATING {
 		return false // there are those of the panes before
 	}
 	return ws.GetClosingBehavior() == pipepb.ClosingBehavior_EMIT_ALWAYS ||

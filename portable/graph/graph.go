@@ -105,6 +105,7 @@ type Graph struct {
 	// one that stands for it now.
 	Stands map[string]string
 
+	allPanes         bool            // as New was told
 	fileWriters      map[string]bool // parts of transforms that write as many files as we like, by id
 	coders           *coderIndex
 	made             map[int]string    // coders made by planning, by shape
@@ -114,12 +115,13 @@ type Graph struct {
 	encoding         map[string]string // coders of PCollections that travel in others than their own
 }
 
-// New selects the leaves of p and checks that they form a well made graph. It
+// New selects the leaves of p and checks that they form a well made graph. With allPanes all groups
+// are to leave in panes, and all side inputs to be such as change. It
 // returns a fault.Invalid for what is broken, and a fault.Unsupported for
 // transforms that nobody here can run.
-func New(p *pipepb.Pipeline) (*Graph, error) {
+func New(p *pipepb.Pipeline, allPanes bool) (*Graph, error) {
 	c := p.GetComponents()
-	g := &Graph{made: map[int]string{}, Stands: map[string]string{}, Components: &pipepb.Components{
+	g := &Graph{allPanes: allPanes, made: map[int]string{}, Stands: map[string]string{}, Components: &pipepb.Components{
 		Transforms:          clone(c.GetTransforms()),
 		Pcollections:        clone(c.GetPcollections()),
 		WindowingStrategies: maps.Clone(c.GetWindowingStrategies()),

@@ -85,7 +85,7 @@ func (g *Graph) parseParDo(t *Transform) error {
 		if !ok {
 			return fault.New(fault.Invalid, "%v: side input %q is none of the inputs", t, local)
 		}
-		side := SideInput{Local: local, PCollection: in, Live: g.live(in)}
+		side := SideInput{Local: local, PCollection: in, Live: g.Panes(in)}
 		switch urn := t.ParDo.SideInputs[local].GetAccessPattern().GetUrn(); urn {
 		case urns.SideInputIterable:
 		case urns.SideInputMultimap:
@@ -109,9 +109,14 @@ func (g *Graph) parseParDo(t *Transform) error {
 	return nil
 }
 
-// live tells whether groups of a PCollection leave in panes, and what its windows have so may
+// Panes tells whether groups of a PCollection leave in panes, and what its windows have so may
 // change while they are read as a side input.
-func (g *Graph) live(pcollection string) bool {
+func (g *Graph) Panes(pcollection string) bool {
+	return g.allPanes || g.repeats(pcollection)
+}
+
+// repeats tells whether groups of a PCollection may leave in several panes.
+func (g *Graph) repeats(pcollection string) bool {
 	return !g.Bounded(pcollection) || !firesOnce(g.Strategy(pcollection))
 }
 

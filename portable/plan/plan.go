@@ -45,9 +45,17 @@ func (p *Plan) Virtual() bool {
 	return slices.ContainsFunc(p.Stages, func(s *Stage) bool { return s.Kind == TestStream })
 }
 
-// Bounded tells whether all input comes to an end by itself.
+// Bounded tells whether all input comes to an end by itself, and all work on it.
 func (p *Plan) Bounded() bool {
-	return !slices.ContainsFunc(p.Stages, func(s *Stage) bool { return !s.Bounded })
+	return !slices.ContainsFunc(p.Stages, func(s *Stage) bool { return !s.Bounded || s.Exec != nil && s.Exec.Unbounded })
+}
+
+// Snapshots tells whether snapshots can be taken of all stages: no group and no side input is where
+// it can only be read when all input has come. All plans for checkpoints are such.
+func (p *Plan) Snapshots() bool {
+	return !slices.ContainsFunc(p.Stages, func(s *Stage) bool {
+		return s.Kind == GroupByKey && !s.Group.Panes || s.Kind == SideInput && s.Side.Group == nil
+	})
 }
 
 // StageKind says who runs a stage and how.
@@ -239,8 +247,8 @@ type GroupSpec struct {
 	// number: those of a key and window leave in several.
 	BatchSize uint64
 	// Panes is true where groups leave as triggers and the watermark say: where the
-	// input is unbounded or a trigger may fire more than once. Else each key and
-	// window leaves once, when all input has come.
+	// input is unbounded, a trigger may fire more than once or the job takes checkpoints. Else
+	// each key and window leaves once, when all input has come.
 	Panes bool
 	// Bounded is true where the input is bounded: elements fire no panes, only time and the end.
 	Bounded bool
@@ -298,7 +306,7 @@ type SideSpec struct {
 	// Multimap is true where the access pattern is by key.
 	Multimap bool
 	// Group is set where the contents of a window may change while they are read: where the
-	// input is unbounded, or its trigger may fire more than once. The elements are grouped
+	// input is unbounded, its trigger may fire more than once or the job takes checkpoints. The elements are grouped
 	// under one empty key, and what a window has is its latest pane. Input is KV<bytes, E>.
 	// Where it is nil there is one version, complete when all of the input has come.
 	Group *GroupSpec

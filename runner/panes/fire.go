@@ -59,6 +59,9 @@ func (p *Panes) emit(u *unit, w *window, final bool) error {
 		return nil
 	}
 	w.fired, w.timing, w.index, w.onTime = true, pane.Timing, pane.Index, pane.OnTimeIndex
+	if p.cfg.BatchSize > 0 {
+		pane = onlyPane
+	}
 	p.stats.Fired++
 	return p.append(u, w, timestamp, pane)
 }

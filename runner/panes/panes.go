@@ -37,6 +37,9 @@ type Config struct {
 	// Triggers are asked when the watermark moves, and when a delay is over before that: whoever
 	// waits for early results of a long batch gets them.
 	Bounded bool
+	// BatchSize, if not 0, is how many values leave together, as soon as there are as many, whatever triggers
+	// say; what is left of a window leaves when it expires. Batches are no panes: each is the only one. Windows must not merge.
+	BatchSize uint64
 	// Lag is how far synchronized processing time is taken to be behind processing time: what
 	// tasks upstream put out at the same moment arrives within that, and so in one pane.
 	Lag time.Duration
@@ -83,6 +86,8 @@ func (c *Config) Validate() error {
 		return fault.New(fault.Invalid, "panes: there is no store")
 	case c.Windowing.Merging && c.Windowing.Kind != windowing.Session && c.Merge == nil:
 		return fault.New(fault.Invalid, "panes: a custom window function that merges, and nothing to merge its windows")
+	case c.BatchSize > math.MaxInt32 || c.BatchSize > 0 && c.Windowing.Merging:
+		return fault.New(fault.Invalid, "panes: batches of %d values, of windows that merge: %v", c.BatchSize, c.Windowing.Merging)
 	case c.MemoryBytes < 0:
 		return fault.New(fault.Invalid, "panes: a memory of %d bytes", c.MemoryBytes)
 	case c.KeyGroups < 0 || c.KeyGroups > statebackend.MaxGroups:
@@ -168,6 +173,9 @@ func New(cfg Config) (*Panes, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
+	if cfg.BatchSize > 0 {
+		cfg.Windowing, cfg.Bounded = batching(cfg.Windowing, cfg.BatchSize), false
+	}
 	machine, err := trigger.Compile(cfg.Windowing.Trigger, cfg.Windowing.Merging, cfg.Lag.Milliseconds())
 	if err != nil {
 		return nil, err
