@@ -111,7 +111,7 @@ func (t *task) runGrouping(ctx context.Context, g grouped) (err error) {
 		lag = 0
 	}
 	p, err := panes.New(panes.Config{
-		Input: g.spec.Input, Windowing: g.spec.Windowing, Bounded: g.spec.Bounded, Lag: lag, Scope: g.spec.Name, Store: store,
+		Input: g.spec.Input, Windowing: g.spec.Windowing, Bounded: g.spec.Bounded, BatchSize: g.spec.BatchSize, Lag: lag, Scope: g.spec.Name, Store: store,
 		MemoryBytes: t.e.tableBytes(t.e.share(tablesShare)), FirstGroup: first, EndGroup: end,
 		Merge: t.e.mergeKeys(ctx, g.spec.Merge), Spool: spool, Combine: t.e.combine(ctx, g.spec.Combine),
 	})
