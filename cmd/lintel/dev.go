@@ -37,6 +37,7 @@ type devFlags struct {
 	tracing            *traceConfig
 	userSeries         int
 	stateBackend       *choice
+	checkpoints        *checkpointConfig
 	logLevel, logStyle *choice
 	readyFile          string
 	cpuProfile         string
@@ -67,6 +68,7 @@ each on standard error, and stops within 10 s; the second stops at once.`,
 	fs.StringVar(&f.readyFile, "ready-file", "", "file to write the addresses to, as JSON, once the server takes jobs")
 	fs.StringVar(&f.cpuProfile, "cpu-profile", "", "file to write a CPU profile of the server to, for go tool pprof, until it stops")
 	fs.IntVar(&f.userSeries, "metrics-user-series", 1000, "how many series of running jobs' own metrics /metrics shows at most")
+	f.checkpoints = checkpointFlags(fs, jobsTakeCheckpoints)
 	f.environments = addEnvironmentFlags(cmd)
 	f.tracing = addTraceFlags(cmd)
 	f.stateBackend = choiceFlag(cmd, "state-backend", "", "where user state is kept: in memory, in files under the data directory (pebble), or in memory until it is too large (auto)", stateTiered, stateInMemory, stateInPebble)
@@ -98,7 +100,7 @@ func (f *devFlags) check() error {
 		return fmt.Errorf("--bind %s: other machines would reach this server, which asks nobody who they are and runs the code they send; "+
 			"bind to 127.0.0.1, or say --insecure if the network is yours alone", f.bind)
 	}
-	return f.tracing.check()
+	return errors.Join(f.checkpoints.check(), f.tracing.check())
 }
 
 func isLoopback(host string) bool {
@@ -129,6 +131,7 @@ func (f *devFlags) serve(ctx context.Context, environments environmentConfig, ou
 	s, err := startServer(serverConfig{
 		bind: f.bind, jobPort: f.jobPort, httpPort: f.httpPort, dataDir: f.dataDir,
 		parallelism: f.parallelism, memoryBudget: int64(f.memory), stateBackend: f.stateBackend.value,
+		checkpoints:  *f.checkpoints,
 		jobRetention: f.jobRetention, preparedRetention: f.preparedRetention,
 		environments: environments,
 		tracing:      *f.tracing,

@@ -182,8 +182,9 @@ type planner struct {
 }
 
 // plan implements jobservice.Planner: it decides in what each environment is started, and refuses
-// what can't be planned or uses an environment that can't be started.
-func (pl *planner) plan(ctx context.Context, p *pipepb.Pipeline, o *options.Options) (*plan.Plan, error) {
+// what can't be planned or uses an environment that can't be started. Takes tells, of a job whose input is
+// bounded or not, whether it takes checkpoints, and refuses options.
+func (pl *planner) plan(ctx context.Context, p *pipepb.Pipeline, o *options.Options, takes func(bounded bool) (bool, error)) (*plan.Plan, error) {
 	asked := p.GetComponents().GetEnvironments()
 	jobs, err := environment.ParseOverrides(o.Environments)
 	if err != nil {
@@ -195,7 +196,8 @@ func (pl *planner) plan(ctx context.Context, p *pipepb.Pipeline, o *options.Opti
 	}
 	resolved := environment.Resolve(asked, pl.check, jobs, pl.overrides)
 	_, separate := o.Experiment("lintel_separate_stages")
-	made, err := portable.Compile(ctx, withEnvironments(p, resolved.Environments), portable.Options{SeparateStages: separate, OneTask: o.Parallelism == 1})
+	opts := portable.Options{SeparateStages: separate, OneTask: o.Parallelism == 1}
+	made, err := compileFor(ctx, withEnvironments(p, resolved.Environments), opts, takes)
 	if err != nil {
 		return nil, err
 	}
@@ -208,6 +210,18 @@ func (pl *planner) plan(ctx context.Context, p *pipepb.Pipeline, o *options.Opti
 		}
 	}
 	return made, nil
+}
+
+// compileFor plans a pipeline for the checkpoints that its job takes. Whether its input is bounded only a plan says.
+func compileFor(ctx context.Context, p *pipepb.Pipeline, opts portable.Options, takes func(bounded bool) (bool, error)) (*plan.Plan, error) {
+	made, err := portable.Compile(ctx, p, opts)
+	if err != nil {
+		return nil, err
+	}
+	if opts.Checkpoints, err = takes(made.Bounded()); err != nil || !opts.Checkpoints {
+		return made, err
+	}
+	return portable.Compile(ctx, p, opts)
 }
 
 // withEnvironments returns the pipeline with other environments; all else is shared with p.

@@ -82,7 +82,7 @@ func TestPlanResolvesEnvironments(t *testing.T) {
 			pl := planner{check: noDocker, overrides: overrides, log: slog.New(slog.NewTextHandler(&log, nil))}
 			pipeline := crossLanguage(t)
 			before := proto.Clone(pipeline)
-			made, err := pl.plan(t.Context(), pipeline, &options.Options{Environments: c.option})
+			made, err := pl.plan(t.Context(), pipeline, &options.Options{Environments: c.option}, func(bool) (bool, error) { return false, nil })
 			if !proto.Equal(before, pipeline) {
 				t.Error("the pipeline has changed")
 			}

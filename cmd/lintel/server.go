@@ -33,6 +33,7 @@ type serverConfig struct {
 	parallelism       int   // tasks of a stage, 0: one a CPU
 	memoryBudget      int64 // bytes, 0: the worker's default
 	stateBackend      string
+	checkpoints       checkpointConfig
 	environments      environmentConfig
 	tracing           traceConfig
 	userSeries        int // of running jobs' own metrics, at most

@@ -151,8 +151,9 @@ func TestJobsGoOnFromTheirCheckpoints(t *testing.T) {
 	p = startSurvivor(t, dir)
 	testkit.Eventually(t, 10*time.Second, "it goes on", func() bool { return p.newest(t, id) > newest })
 	run := p.worker.deployed()[0]
-	if r := run.d.Restore; run.d.JobID != id || run.d.Generation != 2 || r == nil || !r.Same || r.Manifest.Epoch != newest || r.Manifest.Job.ID != id {
-		t.Errorf("generation %d of job %s begins with %+v, want checkpoint %d", run.d.Generation, run.d.JobID, r, newest)
+	// The last checkpoint of a process may be complete and not on record.
+	if r := run.d.Restore; run.d.JobID != id || run.d.Generation != 2 || r == nil || !r.Same || r.Manifest.Epoch < newest || r.Manifest.Job.ID != id {
+		t.Errorf("generation %d of job %s begins with %+v, want checkpoint %d or a later one", run.d.Generation, run.d.JobID, r, newest)
 	}
 	if _, err := p.Cancel(t.Context(), &jobpb.CancelJobRequest{JobId: id}); err != nil {
 		t.Fatal(err)

@@ -32,6 +32,8 @@ type runner struct {
 	planner  planner
 	live     *environment.Registry
 	state    statebackend.Backend // nil if it was not made
+	// checkpoints is nil where jobs take none.
+	checkpoints folderStore
 }
 
 func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics, tracer trace.Tracer) (*runner, error) {
@@ -54,6 +56,9 @@ func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics, tracer trac
 	}
 	if r.state, err = openState(c, spill); err != nil {
 		return nil, err
+	}
+	if r.checkpoints, err = c.checkpoints.open(c.dataDir); err != nil {
+		return r, fmt.Errorf("checkpoints: %w", err)
 	}
 	r.executor, err = newExecutor(c, spill, fn, r, m, tracer)
 	return r, err
@@ -96,7 +101,7 @@ func newExecutor(c serverConfig, spill string, fn *fnapi.Server, r *runner, m *m
 	if err != nil {
 		return executor{}, err
 	}
-	co, err := coordinator.New(coordinator.Config{Worker: w, Parallelism: c.parallelism, Logger: c.log})
+	co, err := coordinator.New(coordinator.Config{Worker: w, Parallelism: c.parallelism, Logger: c.log, Checkpoints: checkpointsOf(r.checkpoints, spill)})
 	if err != nil {
 		return executor{}, err
 	}
@@ -109,23 +114,19 @@ func (r *runner) plan(ctx context.Context, p *pipepb.Pipeline, given *structpb.S
 	if err != nil {
 		return nil, err
 	}
-	made, err := r.planner.plan(ctx, p, o)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := r.executor.Takes(o, made.Bounded()); err != nil { // refused before anything is staged
-		return nil, err
-	}
-	return made, nil
+	return r.planner.plan(ctx, p, o, func(bounded bool) (bool, error) { return r.executor.Takes(o, bounded) })
 }
 
 func (r *runner) harnesses() int { return len(r.live.Live()) }
 
-// close ends all harnesses and the state backend, which jobs must have left.
+// close ends all harnesses, the state backend and the store of checkpoints, which jobs must have left.
 func (r *runner) close(ctx context.Context) error {
 	err := r.live.StopAll(ctx)
 	if r.state != nil {
 		err = errors.Join(err, r.state.Close())
+	}
+	if r.checkpoints != nil {
+		err = errors.Join(err, r.checkpoints.Close())
 	}
 	return err
 }

@@ -154,6 +154,9 @@ func (c *Coordinator) Start(ctx context.Context, s Spec) (*Job, error) {
 	if s.Resumed && !takes {
 		return nil, fault.New(fault.Unsupported, "the job had checkpoints, and this server takes none")
 	}
+	if takes && !s.Plan.Snapshots() {
+		return nil, fault.New(fault.Internal, "the plan is not one for checkpoints, which the job takes (portable.Options.Checkpoints)")
+	}
 	d, err := c.deployment(s, o)
 	if err != nil {
 		return nil, err

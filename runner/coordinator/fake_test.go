@@ -228,7 +228,7 @@ func newRig(t *testing.T, options map[string]any) *rig {
 	r := &rig{worker: &worker{}, store: new(memstore.Store), savepoints: map[string]*savepointFolder{}}
 	r.under = r.store
 	impulse := &plan.Stage{ID: "s0", Name: "Impulse", Kind: plan.Impulse, Parallelism: 1, Transforms: []string{"i"}, Bounded: true}
-	group := &plan.Stage{Index: 1, ID: "s1", Name: "Group", Kind: plan.GroupByKey, Group: &plan.GroupSpec{Name: "Group", Input: layout(t)}}
+	group := &plan.Stage{Index: 1, ID: "s1", Name: "Group", Kind: plan.GroupByKey, Group: &plan.GroupSpec{Name: "Group", Input: layout(t), Panes: true}}
 	edge := &plan.Edge{Kind: plan.Keyed, From: impulse, To: group, PCollection: "p", Coder: layout(t)}
 	impulse.Out, group.In = []*plan.Edge{edge}, []*plan.Edge{edge}
 	components := &pipepb.Components{Transforms: map[string]*pipepb.PTransform{"i": {UniqueName: "Impulse"}}}

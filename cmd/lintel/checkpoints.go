@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/lintelrun/lintel/checkpointing"
+	"github.com/lintelrun/lintel/checkpointing/filestore"
+	"github.com/lintelrun/lintel/checkpointing/gcsstore"
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/runner/coordinator"
+)
+
+// jobsTakeCheckpoints is whether servers have jobs take checkpoints. Workers take no snapshots before step 5 of
+// docs/design/checkpoints.md, so that what asks for them is refused.
+const jobsTakeCheckpoints = false
+
+// checkpointConfig is where a server keeps checkpoints.
+type checkpointConfig struct {
+	on  bool   // jobs may take them
+	uri string // of the folder, "": in the data directory
+}
+
+// checkpointFlags adds the flags of checkpoints, where there are any.
+func checkpointFlags(fs *pflag.FlagSet, on bool) *checkpointConfig {
+	c := &checkpointConfig{on: on}
+	if on {
+		fs.StringVar(&c.uri, "checkpoint-dir", "", "where checkpoints of jobs go: file:///FOLDER or gs://BUCKET/FOLDER; by default the folder checkpoints of the data directory")
+	}
+	return c
+}
+
+// check says what is wrong with the flags.
+func (c *checkpointConfig) check() error {
+	if c.uri == "" {
+		return nil
+	}
+	if _, err := parseStore(c.uri); err != nil {
+		return fmt.Errorf("--checkpoint-dir %w", err)
+	}
+	return nil
+}
+
+// folderStore is a folder of objects, to be closed.
+type folderStore interface {
+	checkpointing.Store
+	io.Closer
+}
+
+// open opens the store of a server, nil if jobs take none.
+func (c *checkpointConfig) open(dataDir string) (folderStore, error) {
+	switch {
+	case !c.on:
+		return nil, nil
+	case c.uri == "":
+		return openFolder(filepath.Join(dataDir, "checkpoints"))
+	}
+	return openStore(context.Background(), c.uri)
+}
+
+// checkpointsOf is what the coordinator is told of a store; nil of none. Files of savepoints go by way of dir.
+func checkpointsOf(store folderStore, dir string) *coordinator.Checkpoints {
+	if store == nil {
+		return nil
+	}
+	return &coordinator.Checkpoints{Store: store, Dir: dir}
+}
+
+// storeURI is the parsed URI of a folder.
+type storeURI struct{ scheme, bucket, path string }
+
+// parseStore reads file:///FOLDER and gs://BUCKET/FOLDER. Errors are of class fault.Invalid.
+func parseStore(uri string) (storeURI, error) {
+	u, err := url.Parse(uri)
+	switch {
+	case err != nil:
+	case u.RawQuery != "" || u.Fragment != "" || u.User != nil || u.Port() != "":
+	case u.Scheme == "file" && (u.Host == "" || u.Host == "localhost") && filepath.IsAbs(u.Path):
+		return storeURI{scheme: u.Scheme, path: filepath.Clean(u.Path)}, nil
+	case u.Scheme == "gs" && u.Host != "":
+		s := storeURI{scheme: u.Scheme, bucket: u.Host, path: strings.Trim(u.Path, "/")}
+		if s.path == "" || checkpointing.CheckName(s.path) == nil {
+			return s, nil
+		}
+	}
+	return storeURI{}, fault.New(fault.Invalid, "%q: want the URI of a folder, file:///FOLDER or gs://BUCKET/FOLDER", uri)
+}
+
+// openStore opens a folder; it has a line for each kind of store. A folder on disk is made if it isn't there.
+func openStore(ctx context.Context, uri string) (folderStore, error) {
+	s, err := parseStore(uri)
+	if err != nil {
+		return nil, err
+	}
+	if s.scheme == "file" {
+		return openFolder(s.path)
+	}
+	bucket, err := gcsstore.New(ctx, gcsstore.Config{Bucket: s.bucket, Prefix: s.path})
+	if err != nil {
+		return nil, err
+	}
+	return bucket, nil
+}
+
+func openFolder(dir string) (folderStore, error) {
+	folder, err := filestore.New(dir)
+	if err != nil {
+		return nil, err
+	}
+	return folder, nil
+}
+
+// openExisting is openStore, but a folder on disk has to be there.
+func openExisting(ctx context.Context, uri string) (folderStore, error) {
+	s, err := parseStore(uri)
+	if err != nil {
+		return nil, err
+	}
+	if s.scheme == "file" {
+		if info, err := os.Stat(s.path); err != nil || !info.IsDir() {
+			return nil, errors.Join(fmt.Errorf("%s: %w", uri, checkpointing.ErrAbsent), err)
+		}
+	}
+	return openStore(ctx, uri)
+}

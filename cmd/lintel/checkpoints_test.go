@@ -1,0 +1,124 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+
+	"github.com/lintelrun/lintel/checkpointing"
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/internal/testkit"
+	"github.com/lintelrun/lintel/portable"
+)
+
+// Pipelines are planned for the checkpoints that their jobs take, and only those.
+func TestPlansForCheckpoints(t *testing.T) {
+	p, err := readPipeline("../../portable/testdata/pipelines/python_wordcount.pb", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, takes := range []bool{true, false} {
+		asked := 0
+		made, err := compileFor(t.Context(), p, portable.Options{}, func(bounded bool) (bool, error) {
+			if asked++; !bounded {
+				t.Error("the words of a file are not bounded")
+			}
+			return takes, nil
+		})
+		if err != nil || asked != 1 || made.Snapshots() != takes {
+			t.Errorf("takes checkpoints: %t; asked %d times, %v\n%s", takes, asked, err, made.Text())
+		}
+	}
+	refused := errors.New("refused")
+	if _, err := compileFor(t.Context(), p, portable.Options{}, func(bool) (bool, error) { return true, refused }); !errors.Is(err, refused) {
+		t.Errorf("%v, want what was refused", err)
+	}
+}
+
+func TestURIsOfStores(t *testing.T) {
+	for uri, want := range map[string]storeURI{
+		"file:///var/lintel":          {scheme: "file", path: "/var/lintel"},
+		"file://localhost/var/../tmp": {scheme: "file", path: "/tmp"},
+		"file:///with%20space":        {scheme: "file", path: "/with space"},
+		"gs://bucket":                 {scheme: "gs", bucket: "bucket"},
+		"gs://bucket/":                {scheme: "gs", bucket: "bucket"},
+		"gs://bucket/a/b/":            {scheme: "gs", bucket: "bucket", path: "a/b"},
+	} {
+		if got, err := parseStore(uri); err != nil || !cmp.Equal(got, want, cmp.AllowUnexported(storeURI{})) {
+			t.Errorf("%s: %+v, %v; want %+v", uri, got, err, want)
+		}
+	}
+	for _, uri := range []string{
+		"", "/var/lintel", "var", "file:", "file://", "file://host/a", "file:relative", "gs://", "gs:///a", "gs://bucket/a//b", "gs://bucket/../b",
+		"gs://bucket:1/a", "gs://user@bucket/a", "s3://bucket/a", "file:///a?b", "file:///a#b", "%",
+	} {
+		if got, err := parseStore(uri); fault.ClassOf(err) != fault.Invalid {
+			t.Errorf("%q: %+v, %v; want a fault.Invalid", uri, got, err)
+		}
+	}
+}
+
+func TestExistingFoldersAreNotMade(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "savepoint")
+	if _, err := openExisting(t.Context(), "file://"+dir); !errors.Is(err, checkpointing.ErrAbsent) {
+		t.Errorf("%v, want %v", err, checkpointing.ErrAbsent)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the folder is there: %v", err)
+	}
+}
+
+// With checkpoints a server takes what it refuses without, and has a folder for them.
+func TestServersWithCheckpoints(t *testing.T) {
+	testkit.Leaks(t)
+	data, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "checkpoints")
+	for uri, dir := range map[string]string{"": filepath.Join(data, "checkpoints"), "file://" + elsewhere: elsewhere} {
+		s, err := startServer(serverConfig{
+			bind: "127.0.0.1", dataDir: data, log: slog.New(slog.DiscardHandler), checkpoints: checkpointConfig{on: true, uri: uri},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := prepareWith(t, s.service.Prepare, map[string]any{"checkpoint_interval": "10s", "restart_attempts": 3.0}); err != nil {
+			t.Errorf("checkpoints in %q: %v", uri, err)
+		}
+		s.stopWithin(patience)
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			t.Errorf("checkpoints in %q: %v", uri, err)
+		}
+	}
+}
+
+func TestFoldersOfCheckpointsThatCannotBe(t *testing.T) {
+	testkit.Leaks(t)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := startServer(serverConfig{
+		bind: "127.0.0.1", dataDir: t.TempDir(), log: slog.New(slog.DiscardHandler), checkpoints: checkpointConfig{on: true, uri: "file://" + file},
+	})
+	if err == nil {
+		s.stopWithin(patience)
+		t.Error("a file is taken for a folder")
+	}
+}
+
+func TestFlagsOfCheckpoints(t *testing.T) {
+	args := []string{"--checkpoint-dir=s3://bucket"}
+	fs := pflag.NewFlagSet("on", pflag.ContinueOnError)
+	c := checkpointFlags(fs, true)
+	if err := fs.Parse(args); err != nil || c.check() == nil {
+		t.Errorf("%+v: %v, %v", c, err, c.check())
+	}
+	fs = pflag.NewFlagSet("off", pflag.ContinueOnError)
+	c = checkpointFlags(fs, false)
+	if err := fs.Parse(args); err == nil || c.on || c.check() != nil {
+		t.Errorf("a flag that would do nothing is taken: %+v", c)
+	}
+}
