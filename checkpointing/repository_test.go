@@ -428,6 +428,9 @@ func TestSavepoints(t *testing.T) {
 	if _, err := checkpointing.ReadSavepoint(t.Context(), points); !errors.Is(err, checkpointing.ErrAbsent) {
 		t.Errorf("%v", err)
 	}
+	if err := checkpointing.DeleteSavepoint(t.Context(), points); !errors.Is(err, checkpointing.ErrAbsent) {
+		t.Errorf("there is none any more: %v", err)
+	}
 
 	// A job that begins with a savepoint begins with it again, until it has a checkpoint of its own.
 	job := new(memstore.Store)

@@ -89,30 +89,37 @@ func OpenFile(ctx context.Context, s Store, f protocol.File) (io.ReadCloser, err
 	return openFile(ctx, s, f)
 }
 
-// DeleteSavepoint removes a savepoint from its folder, and nothing else that may be there.
+// DeleteSavepoint removes a savepoint, or what is left of one, from its folder, and nothing else that may be
+// there: an ErrAbsent if there is none.
 func DeleteSavepoint(ctx context.Context, s Store) error {
-	return remove(ctx, s, protocol.SavepointObjects)
+	n, err := remove(ctx, s, protocol.SavepointObjects)
+	if err == nil && n == 0 {
+		err = fmt.Errorf("savepoint: %w", ErrAbsent)
+	}
+	return err
 }
 
 // Remove removes all of a job that is no more from its folder, and nothing else that may be there.
 func Remove(ctx context.Context, s Store) error {
-	return remove(ctx, s, protocol.JobObjects)
+	_, err := remove(ctx, s, protocol.JobObjects)
+	return err
 }
 
-// remove deletes those of all objects that choose returns, in its order.
-func remove(ctx context.Context, s Store, choose func([]protocol.Object) []string) error {
+// remove deletes those of all objects that choose returns, in its order, and returns how many it has deleted.
+func remove(ctx context.Context, s Store, choose func([]protocol.Object) []string) (n int, err error) {
 	var listed []protocol.Object
-	err := s.List(ctx, "", func(name string, size int64) error {
+	err = s.List(ctx, "", func(name string, size int64) error {
 		listed = append(listed, protocol.Object{Name: name, Size: size})
 		return nil
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, name := range choose(listed) {
 		if err := s.Delete(ctx, name); err != nil {
-			return err
+			return n, err
 		}
+		n++
 	}
-	return nil
+	return n, nil
 }

@@ -1,7 +1,5 @@
 package protocol
 
-import "strings"
-
 // A savepoint is a folder of its own, in any store: its manifest, and all of the files that the
 // manifest names. Nothing in it is another's, and it has nothing of others.
 
@@ -51,14 +49,18 @@ func Detach(m *Manifest) (*Manifest, []Copy) {
 }
 
 // SavepointObjects returns those of the objects in a savepoint's folder that are the savepoint's,
-// in the order in which to delete them. Others are left alone.
+// in the order in which to delete them. Others are left alone; in a job's folder all are, since the files
+// there are those of its checkpoints.
 func SavepointObjects(listed []Object) []string {
 	var names []string
 	for _, o := range listed {
-		if o.Name == SavepointManifest {
+		switch kind := splitName(o.Name).kind; {
+		case o.Name == SavepointManifest:
 			names = append([]string{o.Name}, names...)
-		} else if strings.HasPrefix(o.Name, filesFolder) && splitName(o.Name).kind == file {
+		case kind == file:
 			names = append(names, o.Name)
+		case kind != foreign:
+			return nil
 		}
 	}
 	return names
