@@ -26,7 +26,7 @@ func newJobs() *cobra.Command {
 	}
 	endpoint := jobs.PersistentFlags().String("endpoint", defaultEndpoint, "job endpoint of the server, host:port")
 	jobs.AddCommand(newJobsList(endpoint), newJobsDescribe(endpoint), newJobsCancel(endpoint), newJobsDrain(endpoint),
-		newJobsLogs(endpoint), newJobsMetrics(endpoint))
+		newJobsLogs(endpoint), newJobsMetrics(endpoint), newJobsCheckUpdate(endpoint), newJobsSavepoint())
 	return jobs
 }
 

@@ -6,8 +6,9 @@ import (
 	"github.com/lintelrun/lintel/portable/plan"
 )
 
-// describe returns what an update of a job that runs by the plan is checked against.
-func describe(p *plan.Plan) protocol.Pipeline {
+// Describe returns what an update of a job that runs by the plan is checked against. The plan is one for
+// checkpoints.
+func Describe(p *plan.Plan) protocol.Pipeline {
 	var out protocol.Pipeline
 	for _, t := range portable.Describe(p) {
 		d := protocol.Transform{Name: t.Name, URN: t.URN, Coder: t.Coder, Windowing: t.Windowing, Keeps: t.Keeps}

@@ -93,7 +93,7 @@ func (j *Job) prepare() error {
 		return err
 	}
 	k := &jobCheckpoints{
-		folder: folder, atLeast: j.spec.AtLeast, pipeline: describe(j.spec.Plan), plan: sha256.Sum256([]byte(j.spec.Plan.Text())),
+		folder: folder, atLeast: j.spec.AtLeast, pipeline: Describe(j.spec.Plan), plan: sha256.Sum256([]byte(j.spec.Plan.Text())),
 		schedule: protocol.Schedule{
 			Interval: o.Interval, MinPause: o.MinPause, Timeout: o.Timeout, MaxFailures: o.MaxFailures, Concurrent: o.Concurrent,
 		},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -74,9 +75,9 @@ func (c *Client) Describe(ctx context.Context, id string) (jobview.Detail, error
 	if err != nil {
 		return d, c.failed(id, err)
 	}
-	pipeline, err := c.jobs.GetPipeline(ctx, &jobpb.GetJobPipelineRequest{JobId: id})
+	pipeline, err := c.Pipeline(ctx, id)
 	if err != nil {
-		return d, c.failed(id, err)
+		return d, err
 	}
 	d.ID = id
 	for _, info := range list.GetJobInfo() {
@@ -88,11 +89,20 @@ func (c *Client) Describe(ctx context.Context, id string) (jobview.Detail, error
 	if ts := state.GetTimestamp(); ts.IsValid() {
 		d.Changed = ts.AsTime()
 	}
-	d.Pipeline = jobview.OfPipeline(pipeline.GetPipeline())
+	d.Pipeline = jobview.OfPipeline(pipeline)
 	if d.State == "FAILED" {
 		d.Error, err = c.lastError(ctx, id)
 	}
 	return d, err
+}
+
+// Pipeline returns the pipeline of a job as it was submitted.
+func (c *Client) Pipeline(ctx context.Context, id string) (*pipepb.Pipeline, error) {
+	r, err := c.jobs.GetPipeline(ctx, &jobpb.GetJobPipelineRequest{JobId: id})
+	if err != nil {
+		return nil, c.failed(id, err)
+	}
+	return r.GetPipeline(), nil
 }
 
 // lastError needs a job that has ended, as only then its messages do.
