@@ -27,6 +27,8 @@ const jobsTakeCheckpoints = false
 type checkpointConfig struct {
 	on  bool   // jobs may take them
 	uri string // of the folder, "": in the data directory
+	// savepoints are the URIs of the folders below which savepoints may be.
+	savepoints []string
 }
 
 // checkpointFlags adds the flags of checkpoints, where there are any.
@@ -34,17 +36,22 @@ func checkpointFlags(fs *pflag.FlagSet, on bool) *checkpointConfig {
 	c := &checkpointConfig{on: on}
 	if on {
 		fs.StringVar(&c.uri, "checkpoint-dir", "", "where checkpoints of jobs go: file:///FOLDER or gs://BUCKET/FOLDER; by default the folder checkpoints of the data directory")
+		fs.StringArrayVar(&c.savepoints, "savepoint-dir", nil, "folder below which savepoints may be read and written, as for --checkpoint-dir; may be repeated")
 	}
 	return c
 }
 
 // check says what is wrong with the flags.
 func (c *checkpointConfig) check() error {
-	if c.uri == "" {
-		return nil
+	if c.uri != "" {
+		if _, err := parseStore(c.uri); err != nil {
+			return fmt.Errorf("--checkpoint-dir %w", err)
+		}
 	}
-	if _, err := parseStore(c.uri); err != nil {
-		return fmt.Errorf("--checkpoint-dir %w", err)
+	for _, uri := range c.savepoints {
+		if _, err := parseStore(uri); err != nil {
+			return fmt.Errorf("--savepoint-dir %w", err)
+		}
 	}
 	return nil
 }
@@ -66,16 +73,37 @@ func (c *checkpointConfig) open(dataDir string) (folderStore, error) {
 	return openStore(context.Background(), c.uri)
 }
 
-// checkpointsOf is what the coordinator is told of a store; nil of none. Files of savepoints go by way of dir.
-func checkpointsOf(store folderStore, dir string) *coordinator.Checkpoints {
+// coordinator is what the coordinator is told of a store that was opened; nil of none. Files of savepoints
+// go by way of dir.
+func (c *checkpointConfig) coordinator(store folderStore, dir string) *coordinator.Checkpoints {
 	if store == nil {
 		return nil
 	}
-	return &coordinator.Checkpoints{Store: store, Dir: dir}
+	return &coordinator.Checkpoints{Store: store, Dir: dir, Savepoints: c.openSavepoint}
+}
+
+// openSavepoint implements coordinator.Checkpoints.Savepoints.
+func (c *checkpointConfig) openSavepoint(ctx context.Context, uri string) (coordinator.SavepointStore, error) {
+	s, err := parseStore(uri)
+	if err != nil {
+		return nil, err
+	}
+	for _, folder := range c.savepoints {
+		if within, err := parseStore(folder); err == nil && s.below(within) {
+			return openStore(ctx, uri)
+		}
+	}
+	return nil, fault.New(fault.Invalid, "savepoint %s is not below a folder that the server was given for savepoints (--savepoint-dir)", uri)
 }
 
 // storeURI is the parsed URI of a folder.
 type storeURI struct{ scheme, bucket, path string }
+
+// below tells whether s is a folder in another.
+func (s storeURI) below(other storeURI) bool {
+	rest, ok := strings.CutPrefix(s.path, strings.TrimSuffix(other.path, "/"))
+	return ok && s.scheme == other.scheme && s.bucket == other.bucket && strings.Trim(rest, "/") != "" && (other.path == "" || rest[0] == '/')
+}
 
 // parseStore reads file:///FOLDER and gs://BUCKET/FOLDER. Errors are of class fault.Invalid.
 func parseStore(uri string) (storeURI, error) {

@@ -63,6 +63,37 @@ func TestURIsOfStores(t *testing.T) {
 	}
 }
 
+// Who submits a job has the server read and write only where its operator allows it.
+func TestSavepointsAreBelowTheirFolders(t *testing.T) {
+	dir := t.TempDir()
+	c := checkpointConfig{on: true, savepoints: []string{"gs://bucket/points", "gs://whole", "file://" + dir}}
+	for _, uri := range []string{"file://" + dir + "/a", "file://" + dir + "/a/b"} {
+		s, err := c.openSavepoint(t.Context(), uri)
+		if err != nil {
+			t.Errorf("%s: %v", uri, err)
+			continue
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, uri := range []string{
+		"file://" + dir, "file://" + dir + "/", "file://" + dir + "/../other", "file://" + dir + "x/a", "file:///", "a",
+		"gs://bucket/points", "gs://bucket/pointsx/a", "gs://bucket/a", "gs://other/points/a", "gs://whole",
+	} {
+		if s, err := c.openSavepoint(t.Context(), uri); fault.ClassOf(err) != fault.Invalid {
+			t.Errorf("%s: %v, %v; want a fault.Invalid", uri, s, err)
+		}
+	}
+	for uri, in := range map[string]string{"gs://bucket/points/a": "gs://bucket/points", "gs://whole/a": "gs://whole", "file:///a": "file:///"} {
+		s, err := parseStore(uri)
+		within, err2 := parseStore(in)
+		if err != nil || err2 != nil || !s.below(within) {
+			t.Errorf("%s is not below %s", uri, in)
+		}
+	}
+}
+
 func TestExistingFoldersAreNotMade(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "savepoint")
 	if _, err := openExisting(t.Context(), "file://"+dir); !errors.Is(err, checkpointing.ErrAbsent) {
@@ -114,6 +145,11 @@ func TestFlagsOfCheckpoints(t *testing.T) {
 	fs := pflag.NewFlagSet("on", pflag.ContinueOnError)
 	c := checkpointFlags(fs, true)
 	if err := fs.Parse(args); err != nil || c.check() == nil {
+		t.Errorf("%+v: %v, %v", c, err, c.check())
+	}
+	fs = pflag.NewFlagSet("savepoints", pflag.ContinueOnError)
+	c = checkpointFlags(fs, true)
+	if err := fs.Parse([]string{"--savepoint-dir=file:///a", "--savepoint-dir=a"}); err != nil || len(c.savepoints) != 2 || c.check() == nil {
 		t.Errorf("%+v: %v, %v", c, err, c.check())
 	}
 	fs = pflag.NewFlagSet("off", pflag.ContinueOnError)

@@ -19,8 +19,8 @@ const (
 func newJobs() *cobra.Command {
 	jobs := &cobra.Command{
 		Use:   "jobs",
-		Short: "Look at jobs of a server, drain and cancel them",
-		Long:  "Look at jobs of a server, drain and cancel them, over the Beam Job API.\n\n" + exitHelp,
+		Short: "Look at jobs of a server, drain and cancel them; savepoints",
+		Long:  "Look at jobs of a server, drain and cancel them, over the Beam Job API; look at savepoints where they lie.\n\n" + exitHelp,
 		Args:  subcommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}

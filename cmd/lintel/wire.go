@@ -101,7 +101,7 @@ func newExecutor(c serverConfig, spill string, fn *fnapi.Server, r *runner, m *m
 	if err != nil {
 		return executor{}, err
 	}
-	co, err := coordinator.New(coordinator.Config{Worker: w, Parallelism: c.parallelism, Logger: c.log, Checkpoints: checkpointsOf(r.checkpoints, spill)})
+	co, err := coordinator.New(coordinator.Config{Worker: w, Parallelism: c.parallelism, Logger: c.log, Checkpoints: c.checkpoints.coordinator(r.checkpoints, spill)})
 	if err != nil {
 		return executor{}, err
 	}

@@ -11,9 +11,9 @@ case ${1:-} in
   *) base=$1; shift ;;
 esac
 
-# server SOURCE OUTPUT builds the server of a source tree: alike, so that the same code makes the same file.
+# server SOURCE OUTPUT builds the server of a source tree as make build does: alike, so that the same code makes the same file.
 server() {
-  (cd "$1" && CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w' -o "$2" ./cmd/lintel)
+  (cd "$1" && CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags disable_grpc_modules -ldflags '-s -w' -o "$2" ./cmd/lintel)
 }
 
 commit=$(git -C "$ROOT" rev-parse --verify --quiet "$base^{commit}") || {
