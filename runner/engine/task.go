@@ -384,6 +384,9 @@ func (t *Task) ChannelWatermark() int64 { return min(t.main.Min(), t.side.Min())
 // MaxInt64 if there is none. It counts as input that is not yet committed.
 func (t *Task) Buffered(hold int64) { t.buffered = hold }
 
+// OutputWatermark is the last that Ready has said, the beginning of time before that.
+func (t *Task) OutputWatermark() int64 { return t.output }
+
 // InputWatermark is the minimum over all channels and what all input not yet committed holds.
 // It does not go back.
 func (t *Task) InputWatermark() int64 {

@@ -110,6 +110,19 @@ func (o *Outbox) Barrier(epoch uint64) (waiting [][]Entry) {
 	return waiting
 }
 
+// Restore gives an outlet what waited on it when a barrier was put (Barrier): waiting, in order; ended tells that
+// the final watermark had been delivered. It is called before anything is sent, and Flush offers what waits.
+func (o *Outbox) Restore(outlet int, waiting []Entry, ended bool) {
+	out := o.outlets[outlet]
+	out.waiting, out.ended = waiting, ended
+	for _, e := range waiting {
+		if e.Frame != nil {
+			o.waiting += e.Frame.Bytes()
+		}
+		o.sent()
+	}
+}
+
 func (o *Outbox) sent() {
 	if o.Sent != nil {
 		o.Sent()

@@ -4,31 +4,6 @@ import (
 	"github.com/lintelrun/lintel/runner/exchange"
 )
 
-// snapshot is what a task was at a barrier, pinned: taking it is cheap, and it may be read
-// while the task goes on. It belongs to whoever the execution hands it to.
-type snapshot struct {
-	task  *task
-	epoch uint64
-	// outbox is what waited for credit, by outlet.
-	outbox [][]exchange.Entry
-	// input is what a task that groups had received and not yet looked at, in order.
-	input []exchange.Message
-	// events of an Impulse or a TestStream that were acted.
-	events int
-}
-
-// drop gives up what of the snapshot was not loaded.
-func (s *snapshot) drop() {
-	for _, waiting := range s.outbox {
-		for _, e := range waiting {
-			if e.Frame != nil {
-				e.Frame.Drop()
-			}
-		}
-	}
-	s.outbox = nil
-}
-
 // announce tells all tasks that an epoch has begun. Those whose channels have all come to their end, sources
 // first of all, put its barrier into what they send; the others wait for it. Each epoch that
 // begins must be announced, in order and though it may have come to nothing since: barriers
@@ -40,11 +15,47 @@ func (e *execution) announce(epoch uint64) {
 	}
 }
 
-// taken hands over what a task was at a barrier.
-func (e *execution) taken(s *snapshot) {
-	if e.snapshots == nil {
-		s.drop()
-		return
+// align takes the snapshots of epochs whose barriers have come on all channels.
+func align[R any](t *task, o owner[R]) error {
+	for {
+		epoch, ok := t.aligner.Aligned()
+		if !ok {
+			return nil
+		}
+		if err := passBarrier(t, o, epoch); err != nil {
+			return err
+		}
+		for {
+			_, m, ok := t.aligner.Next()
+			if !ok {
+				break
+			}
+			if err := o.deliver(m); err != nil {
+				return err
+			}
+		}
 	}
-	e.snapshots(s)
+}
+
+// passBarrier takes the snapshot of an epoch, unless that has come to nothing, and passes its barrier on.
+func passBarrier[R any](t *task, o owner[R], epoch uint64) error {
+	s := &snapshot{task: t, epoch: epoch}
+	t.epoch = epoch
+	wanted := t.e.wants(s)
+	if wanted {
+		if err := o.snapshot(s); err != nil {
+			s.drop()
+			return err
+		}
+	}
+	s.outbox = t.outbox.Barrier(epoch)
+	switch {
+	case !wanted:
+		s.drop()
+	case t.e.snapshots != nil:
+		t.e.snapshots(s)
+	default:
+		t.e.checkpoints.upload(s)
+	}
+	return nil
 }

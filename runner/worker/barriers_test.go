@@ -58,11 +58,13 @@ func (n *epochs) note(s *snapshot) {
 	if s.epoch != uint64(len(taken)+1) {
 		n.t.Errorf("stage %s, task %d: epoch %d after %v", s.task.stage.ID, s.task.index, s.epoch, taken)
 	}
-	if s.events < n.acted[s.task] {
-		n.t.Errorf("stage %s, task %d: %d events after %d", s.task.stage.ID, s.task.index, s.events, n.acted[s.task])
+	if s.stream != nil {
+		if s.stream.Acted < n.acted[s.task] {
+			n.t.Errorf("stage %s, task %d: %d events after %d", s.task.stage.ID, s.task.index, s.stream.Acted, n.acted[s.task])
+		}
+		n.acted[s.task] = s.stream.Acted
 	}
 	n.taken[s.task] = append(taken, s.epoch)
-	n.acted[s.task] = s.events
 	select {
 	case n.news <- struct{}{}:
 	default:

@@ -192,20 +192,26 @@ func (x *execTask) conclude(ctx context.Context, h *harness, fb *fnapi.Bundle, b
 	r.commit = func() {
 		x.e.stats.commit(x.stage, infos)
 		x.e.stats.lateDropped(x.stage, r.late)
-		if resp.GetRequiresFinalization() {
+		switch c := x.e.checkpoints; {
+		case !resp.GetRequiresFinalization():
+		case c != nil:
+			c.final.add(x.epoch+1, x, fb)
+		default:
 			x.bundles.Add(1)
 			x.e.clock.begin(1)
-			go x.finalize(ctx, fb)
+			go func() {
+				defer x.bundles.Done()
+				defer x.e.clock.end(1)
+				x.finalize(ctx, fb)
+			}()
 		}
 	}
 	return nil
 }
 
-// finalize is best effort, as the Fn API has it: the SDK's callbacks expire. The
-// task waits for it unless the job is cancelled.
+// finalize is best effort, as the Fn API has it: the SDK's callbacks expire, and are lost with their harness. Without
+// checkpoints the task waits for it, with them the job, unless it is cancelled.
 func (x *execTask) finalize(ctx context.Context, fb *fnapi.Bundle) {
-	defer x.bundles.Done()
-	defer x.e.clock.end(1)
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := fb.Finalize(ctx); err != nil {

@@ -120,6 +120,15 @@ func (c *clock) streamEnded() {
 	c.streams--
 }
 
+// restore sets a virtual clock to the time of a snapshot, when nobody has looked at it yet.
+func (c *clock) restore(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now.After(c.now) {
+		c.now = now
+	}
+}
+
 // advance moves a virtual clock.
 func (c *clock) advance(d time.Duration) {
 	c.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/engine"
 	"github.com/lintelrun/lintel/runner/exchange"
+	"github.com/lintelrun/lintel/runner/frame"
 	"github.com/lintelrun/lintel/runner/timers"
 )
 
@@ -43,6 +44,10 @@ type execTask struct {
 	// complete has, for each side channel, its number among those of side inputs that
 	// are waited for as a whole, -1 for others.
 	complete []int
+	// heard are the watermarks of all side channels.
+	heard []int64
+	// waited is what waited for windows of side inputs when the task was restored, until it goes on.
+	waited []parkedPart
 }
 
 // outcome is how an attempt of a bundle ended.
@@ -75,7 +80,7 @@ const (
 	fewBundlesTarget   = time.Minute
 )
 
-func newExecTask(t *task) (*execTask, error) {
+func newExecTask(ctx context.Context, t *task, from *restored) (*execTask, error) {
 	main, _ := t.e.channels(t.stage)
 	limits := engine.Limits{}
 	if t.stage.Exec.Splittable || t.rebalanced() {
@@ -89,7 +94,9 @@ func newExecTask(t *task) (*execTask, error) {
 		limits.First, limits.Target = fewBundlesElements, fewBundlesTarget
 		fill = min(t.inbox.Capacity()/2, t.e.outboxBytes()) // of what is parked no more comes at once
 	}
-	x := &execTask{task: t, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main, spools: t.e.readsSpools(t.stage)}
+	x := &execTask{
+		task: t, parked: parking{spill: spiller{dir: t.e.dir, budget: t.e.staging}}, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main, spools: t.e.readsSpools(t.stage),
+	}
 	side := 0
 	for _, in := range t.stage.In {
 		switch {
@@ -103,6 +110,7 @@ func newExecTask(t *task) (*execTask, error) {
 			}
 		}
 	}
+	x.heard = slices.Repeat([]int64{frame.MinTimestamp}, len(x.complete))
 	var err error
 	if x.waiting, err = newWaiting(t); err != nil {
 		return nil, err
@@ -112,8 +120,11 @@ func newExecTask(t *task) (*execTask, error) {
 	if t.e.clock.virtual {
 		cfg.InFlight = 1
 	}
+	if cfg.Restore, err = x.restore(from); err != nil {
+		return nil, err
+	}
 	if spec := t.stage.Exec.Stateful; spec != nil {
-		if x.keyed, err = t.openKeyed(spec); err != nil {
+		if x.keyed, err = t.openKeyed(ctx, spec, from); err != nil {
 			return nil, err
 		}
 		cfg.Timers = x.keyed.timers
@@ -130,7 +141,6 @@ func newExecTask(t *task) (*execTask, error) {
 	x.results = make(chan outcome, 16)
 	x.attempts = make(chan func())
 	x.live = map[engine.BundleID]*live{}
-	x.parked.spill = spiller{dir: t.e.dir, budget: t.e.staging}
 	return x, nil
 }
 
@@ -141,7 +151,13 @@ func (x *execTask) run(ctx context.Context) error {
 		defer x.waiting.close()
 		x.waiting.mapWindow = func(m plan.WindowMapping, w []byte) ([]byte, error) { return x.e.mapWindow(ctx, m, w) }
 	}
-	err := loop(ctx, x.task, x)
+	err := x.arrive(ctx)
+	if err == nil {
+		err = x.goOn()
+	}
+	if err == nil {
+		err = loop(ctx, x.task, x)
+	}
 	close(x.attempts)
 	if err != nil {
 		cancel() // bundles that are still in flight
@@ -156,6 +172,7 @@ func (x *execTask) run(ctx context.Context) error {
 		}
 	}
 	x.parked.close()
+	x.awaitUploads(err)
 	if x.keyed != nil {
 		err = errors.Join(err, x.keyed.close())
 	}
@@ -286,6 +303,7 @@ func (x *execTask) input(m exchange.Message) error {
 
 // sideNews notes how far a side input is.
 func (x *execTask) sideNews(m exchange.Message) {
+	x.heard[m.Channel-x.mainChannels] = m.Watermark
 	if at := x.complete[m.Channel-x.mainChannels]; at >= 0 {
 		x.core.SideWatermark(at, m.Watermark)
 	} else {
@@ -311,9 +329,6 @@ func (x *execTask) unpark() error {
 }
 
 func (x *execTask) drain() { x.core.Drain(x.e.clock.Now()) }
-
-// snapshot has nothing to add: the core, the store and what waits for side inputs are not part of snapshots yet.
-func (x *execTask) snapshot(*snapshot) {}
 
 func (x *execTask) reports() <-chan outcome { return x.results }
 

@@ -46,7 +46,9 @@ type execution struct {
 	// jobs is how many jobs the worker runs, which share the budget.
 	jobs  *atomic.Int64
 	tasks []*task
-	// snapshots, if not nil, takes what tasks were at barriers. Their goroutines call it; it must not wait.
+	// checkpoints is nil for jobs that take none.
+	checkpoints *checkpointer
+	// snapshots, if not nil, takes what tasks were at barriers instead. Their goroutines call it; it must not wait.
 	snapshots func(*snapshot)
 
 	done chan struct{}
@@ -74,6 +76,7 @@ func newExecution(cfg Config, d rpc.Deployment, dir string, jobs *atomic.Int64) 
 	e.timers = timers.NewMemory(e.share(timersShare))
 	e.large = e.newLargeGroups()
 	e.tasks = e.makeTasks()
+	e.checkpoints = newCheckpointer(e)
 	return e
 }
 
@@ -90,6 +93,10 @@ func (e *execution) Metrics() (attempted, committed []*pipepb.MonitoringInfo) {
 
 func (e *execution) run(ctx context.Context) {
 	defer close(e.done)
+	if c := e.checkpoints; c != nil {
+		go c.answers.run(e.done)
+		defer c.close()
+	}
 	defer func() {
 		if e.jobs.Add(-1) == 0 {
 			e.cfg.Hooks.Idle()
@@ -120,6 +127,9 @@ func (e *execution) run(ctx context.Context) {
 		e.stats.watch(working)
 		return nil
 	})
+	if e.checkpoints != nil {
+		e.checkpoints.final.start(ctx)
+	}
 	var tasks sync.WaitGroup
 	for _, t := range e.tasks {
 		tasks.Add(1)
@@ -133,17 +143,29 @@ func (e *execution) run(ctx context.Context) {
 				return fmt.Errorf("stage %s, task %d: %w", t.stage.ID, t.index, err)
 			}
 			if err == nil {
-				e.releaseLarge(t.stage)
+				e.taskEnded(t)
 			}
 			return err
 		})
 	}
 	g.Go(func() error {
 		tasks.Wait()
+		if e.checkpoints != nil {
+			e.checkpoints.final.end(ctx)
+		}
 		finished()
 		return nil
 	})
 	e.err = g.Wait()
+}
+
+// taskEnded notes that a task has ended well, with all that it was to leave behind.
+func (e *execution) taskEnded(t *task) {
+	e.releaseLarge(t.stage)
+	if e.checkpoints != nil {
+		e.checkpoints.readerEnded(t.stage)
+		e.checkpoints.answers.put(rpc.Answer{Task: t.place, Ended: true})
+	}
 }
 
 // parallelism of a stage. What a TestStream makes is to come in order.
@@ -176,7 +198,7 @@ func (e *execution) makeTasks() []*task {
 	for _, s := range e.d.Plan.Stages {
 		for i, inbox := range inboxes[s.Index] {
 			t := &task{
-				e: e, stage: s, index: i, inbox: inbox,
+				e: e, stage: s, index: i, place: len(all), inbox: inbox,
 				log: e.log.With("stage", s.ID, "task", i),
 			}
 			var outlets []*exchange.Outlet

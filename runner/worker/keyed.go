@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -47,8 +48,8 @@ type keyedAttempt struct {
 	scratch     []byte
 }
 
-func (t *task) openKeyed(spec *plan.StatefulSpec) (*keyed, error) {
-	store, err := t.e.cfg.State.Open(fmt.Sprintf("%s/%s-%d", t.e.d.JobID, t.stage.ID, t.index))
+func (t *task) openKeyed(ctx context.Context, spec *plan.StatefulSpec, from *restored) (*keyed, error) {
+	store, err := t.openStore(ctx, from)
 	if err != nil {
 		return nil, fmt.Errorf("open state: %w", err)
 	}

@@ -55,7 +55,7 @@ func benchmarkKeys(b *testing.B, backend statebackend.Backend) {
 		}
 	}
 	t := &task{e: &execution{cfg: Config{State: backend}, clock: newClock(&plan.Plan{}), timers: timers.NewMemory(32 << 20), d: rpc.Deployment{JobID: "bench", Parallelism: 1}}, stage: &plan.Stage{ID: "s", Parallelism: 1}}
-	k, err := t.openKeyed(spec)
+	k, err := t.openKeyed(b.Context(), spec, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -22,8 +22,8 @@ type owner[R any] interface {
 	reported(R) error
 	// drain is called once if the job is drained while the task runs.
 	drain()
-	// snapshot adds to s what the kind of task has at a barrier.
-	snapshot(s *snapshot)
+	// snapshot adds to s what the kind of task has at a barrier. It pins and does no more.
+	snapshot(s *snapshot) error
 }
 
 // quiet is the part of an owner that has no goroutines, and nothing of its own to do when the job is drained.
@@ -101,27 +101,4 @@ func receive[R any](t *task, o owner[R]) error {
 		}
 	}
 	return nil
-}
-
-// align takes the snapshots of epochs whose barriers have come on all channels.
-func align[R any](t *task, o owner[R]) error {
-	for {
-		epoch, ok := t.aligner.Aligned()
-		if !ok {
-			return nil
-		}
-		s := &snapshot{task: t, epoch: epoch}
-		o.snapshot(s)
-		s.outbox = t.outbox.Barrier(epoch)
-		t.e.taken(s)
-		for {
-			_, m, ok := t.aligner.Next()
-			if !ok {
-				break
-			}
-			if err := o.deliver(m); err != nil {
-				return err
-			}
-		}
-	}
 }

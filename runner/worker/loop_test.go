@@ -56,7 +56,7 @@ func printed(t *testing.T, layout *coders.Windowed, m exchange.Message) (all []s
 
 // lonely is an execution for a task or two, without a plan or harnesses.
 func lonely(p *plan.Plan) *execution {
-	return &execution{clock: newClock(p), draining: newDraining(), stats: newProgress(p), jobs: new(atomic.Int64)}
+	return &execution{clock: newClock(p), draining: newDraining(), stats: newProgress(p), jobs: new(atomic.Int64), lives: make([]*liveSide, len(p.Stages))}
 }
 
 // everyElement is a pipeline's plan with one GroupByKey stage, whose groups fire with each element.
@@ -90,7 +90,7 @@ func panesTo(t testing.TB, e *execution, stage *plan.Stage, channels int, far re
 		e: e, stage: stage, inbox: exchange.NewInbox(64 << 20), outbox: exchange.NewOutbox([]*exchange.Outlet{{To: far.Inbox}}),
 		aligner: engine.NewAligner[exchange.Message](channels), routes: []route{{edge: stage.Out[0], tasks: 1}},
 	}
-	return &paneTask{groups: g, in: engine.NewWatermarks(channels), out: frame.MinTimestamp, task: own,
+	return &paneTask{groups: g, store: store, in: engine.NewWatermarks(channels), out: frame.MinTimestamp, task: own,
 		grouped: grouped{spec: stage.Group, panes: own.sendGroups}}
 }
 
@@ -158,7 +158,12 @@ func TestPanesThatWaitForCreditLetBarriersThrough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := lonely(p)
 		var snapshots []*snapshot
-		e.snapshots = func(s *snapshot) { snapshots = append(snapshots, s) }
+		e.snapshots = func(s *snapshot) {
+			snapshots = append(snapshots, s)
+			if err := s.unpin(); err != nil {
+				t.Error(err)
+			}
+		}
 		far := reader{exchange.NewInbox(1)}
 		x := panesTo(t, e, stage, 2, far)
 		own := x.task
@@ -197,7 +202,7 @@ func TestPanesThatWaitForCreditLetBarriersThrough(t *testing.T) {
 		for _, e := range last.outbox[0] {
 			waiting += len(printed(t, layout, exchange.Message{Frame: mustLoad(t, e.Frame)}))
 		}
-		for _, m := range last.input {
+		for _, m := range last.arrived {
 			unseen += m.Frame.Elements
 		}
 		if waiting == 0 || unseen == 0 || own.inbox.Used() < unseen*len(value) || len(got)-3+waiting+unseen > keys {
@@ -258,11 +263,15 @@ func (x *noting) deliver(m exchange.Message) error {
 	return nil
 }
 
-func (x *noting) snapshot(s *snapshot) { x.got = append(x.got, fmt.Sprint("snapshot ", s.epoch)) }
+func (x *noting) snapshot(s *snapshot) error {
+	x.got = append(x.got, fmt.Sprint("snapshot ", s.epoch))
+	return nil
+}
 
 // What comes behind a barrier waits, with its credit, until the barrier has come on the other channels.
 func TestInputIsAligned(t *testing.T) {
 	e := lonely(&plan.Plan{})
+	e.snapshots = (*snapshot).drop
 	own := &task{e: e, inbox: exchange.NewInbox(100), outbox: exchange.NewOutbox(nil), aligner: engine.NewAligner[exchange.Message](2)}
 	x := &noting{task: own}
 	put := func(channel int, kind exchange.Kind, text string, n int64) {

@@ -12,6 +12,7 @@ import (
 	"github.com/lintelrun/lintel/runner/frame"
 	"github.com/lintelrun/lintel/runner/keygroup"
 	"github.com/lintelrun/lintel/runner/panes"
+	"github.com/lintelrun/lintel/statebackend"
 )
 
 // upstreamLag is how much later than one task upstream another may put out what belongs to the same
@@ -37,6 +38,7 @@ type paneTask struct {
 	grouped
 	quiet
 	groups  *panes.Panes
+	store   statebackend.Store // that groups are in
 	in      *engine.Watermarks
 	out     int64 // the last watermark sent
 	dropped int64 // late elements, as counted so far
@@ -47,6 +49,10 @@ type paneTask struct {
 	// firing is true while panes leave; what has come since waits. fired is true if any have.
 	firing, fired bool
 	left          int // bytes that it deals with until it looks what else there is
+	// prepaid are bytes of input for which nobody waits for credit: they were restored.
+	prepaid int
+	// gone is closed when those have ended who read what the task keeps for them; nil if nothing has to be kept.
+	gone <-chan struct{}
 }
 
 // arrived is a message and when it has come. All that comes together has one time: a delay that begins with an
@@ -86,19 +92,26 @@ const (
 )
 
 // runPanes is a GroupByKey stage whose groups leave in panes.
-func (t *task) runPanes(ctx context.Context) error {
-	return t.runGrouping(ctx, grouped{spec: t.stage.Group, panes: func(f frame.Frame) error {
+func (t *task) runPanes(ctx context.Context, from *restored) error {
+	return t.runGrouping(ctx, from, grouped{spec: t.stage.Group, panes: func(f frame.Frame) error {
 		t.e.stats.made(t.stage, f)
 		return t.sendGroups(f)
 	}})
 }
 
-func (t *task) runGrouping(ctx context.Context, g grouped) (err error) {
-	store, err := t.e.cfg.State.Open(fmt.Sprintf("%s/%s-%d", t.e.d.JobID, t.stage.ID, t.index))
+func (t *task) runGrouping(ctx context.Context, from *restored, g grouped) (err error) {
+	store, err := t.openStore(ctx, from)
 	if err != nil {
 		return fmt.Errorf("open state: %w", err)
 	}
-	defer func() { err = errors.Join(err, store.Close()) }()
+	defer func() {
+		t.awaitUploads(err)
+		err = errors.Join(err, store.Close())
+	}()
+	was, err := from.panes()
+	if err != nil {
+		return err
+	}
 	first, end := keygroup.Range(t.index, t.e.parallelism(t.stage), keygroup.DefaultMax)
 	var spool panes.SpoolFunc
 	if spools := t.e.large[t.stage.Index].spools; spools != nil {
@@ -114,12 +127,21 @@ func (t *task) runGrouping(ctx context.Context, g grouped) (err error) {
 		Input: g.spec.Input, Windowing: g.spec.Windowing, Bounded: g.spec.Bounded, BatchSize: g.spec.BatchSize, Lag: lag, Scope: g.spec.Name, Store: store,
 		MemoryBytes: t.e.tableBytes(t.e.share(tablesShare)), FirstGroup: first, EndGroup: end,
 		Merge: t.e.mergeKeys(ctx, g.spec.Merge), Spool: spool, Combine: t.e.combine(ctx, g.spec.Combine),
+		Restore: was,
 	})
 	if err != nil {
 		return err
 	}
 	main, _ := t.e.channels(t.stage)
-	x := &paneTask{task: t, grouped: g, groups: p, in: engine.NewWatermarks(main), out: frame.MinTimestamp}
+	x := &paneTask{task: t, grouped: g, groups: p, store: store, in: engine.NewWatermarks(main), out: frame.MinTimestamp, gone: t.readersGone()}
+	if from != nil {
+		if err := x.restore(from); err != nil {
+			return err
+		}
+	}
+	if err := t.arrive(ctx); err != nil {
+		return err
+	}
 	return loop(ctx, t, x)
 }
 
@@ -147,7 +169,7 @@ func (x *paneTask) act(context.Context) (next time.Time, done bool, err error) {
 		next = x.e.clock.Now()
 	default:
 		next, _ = x.groups.NextClock()
-		done = x.out >= frame.MaxTimestamp
+		done = x.out >= frame.MaxTimestamp && x.gone == nil
 	}
 	return next, done, err
 }
@@ -213,7 +235,9 @@ func (x *paneTask) message(m exchange.Message) error {
 	if err := x.groups.Add(data, x.now); err != nil {
 		return err
 	}
-	x.inbox.Consumed(m.Frame.Bytes())
+	free := min(x.prepaid, m.Frame.Bytes())
+	x.prepaid -= free
+	x.inbox.Consumed(m.Frame.Bytes() - free)
 	x.dealt(m.Frame)
 	return nil
 }
@@ -262,10 +286,4 @@ func (x *paneTask) complete() error {
 	}
 	x.out = max(x.out, wm)
 	return x.outbox.Watermark(x.out)
-}
-
-func (x *paneTask) snapshot(s *snapshot) {
-	for _, m := range x.input.waiting() {
-		s.input = append(s.input, m.Message)
-	}
 }

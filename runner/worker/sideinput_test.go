@@ -161,7 +161,7 @@ func TestCreditOfParkedInput(t *testing.T) {
 	for _, task := range newExecution(r.cfg, r.deployment, t.TempDir(), new(atomic.Int64)).tasks {
 		if task.stage.Exec != nil && task.stage.Exec.Transforms[0] == "use" {
 			var err error
-			if x, err = newExecTask(task); err != nil {
+			if x, err = newExecTask(t.Context(), task, nil); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -56,9 +56,9 @@ func (e *execution) makeLives() error {
 }
 
 // runSide materialises a PCollection and lets its readers begin.
-func (t *task) runSide(ctx context.Context) error {
+func (t *task) runSide(ctx context.Context, from *restored) error {
 	if t.stage.Side.Group != nil {
-		return t.runLiveSide(ctx)
+		return t.runLiveSide(ctx, from)
 	}
 	b, err := sideinput.NewBuilder(t.sideConfig())
 	if err != nil {
@@ -80,9 +80,9 @@ func (t *task) runSide(ctx context.Context) error {
 // runLiveSide groups a PCollection by window and shows its readers the latest pane of each.
 // They hear of panes as of watermarks: by a message on the edge, which says again how far
 // the side input is.
-func (t *task) runLiveSide(ctx context.Context) error {
+func (t *task) runLiveSide(ctx context.Context, from *restored) error {
 	live := t.e.lives[t.stage.Index]
-	return t.runGrouping(ctx, grouped{
+	return t.runGrouping(ctx, from, grouped{
 		spec:    t.stage.Side.Group,
 		prepare: func(block []byte) ([]byte, error) { return underNoKey(t.stage.Side.Input, block) },
 		panes: func(f frame.Frame) error {

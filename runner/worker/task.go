@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/lintelrun/lintel/internal/fault"
@@ -19,6 +20,7 @@ type task struct {
 	e      *execution
 	stage  *plan.Stage
 	index  int
+	place  int // among all tasks of the job, as in rpc.Deployment.Tasks
 	inbox  *exchange.Inbox
 	outbox *exchange.Outbox
 	routes []route
@@ -28,26 +30,52 @@ type task struct {
 	taken   []exchange.Message // reused by take
 	// held counts what this task is at, by a virtual clock.
 	held int
+
+	// epoch is the last whose barrier has passed. The rest is of jobs with checkpoints: files are those of the
+	// store, and uploads the goroutines that write snapshots, as long as uploading lasts.
+	epoch       uint64
+	files       storeFiles
+	uploads     sync.WaitGroup
+	uploading   context.Context
+	stopUploads context.CancelFunc
 }
 
 func (t *task) run(ctx context.Context) error {
 	defer t.settle()
 	defer t.inbox.Close(func() { t.e.clock.end(1) })
 	defer t.outbox.Drop()
+	t.uploading, t.stopUploads = context.WithCancel(ctx)
+	defer t.stopUploads()
+	from, err := t.begin(ctx)
+	if err != nil {
+		return err
+	}
+	if from != nil && from.Ended {
+		return t.ending(ctx)
+	}
+	err = t.runKind(ctx, from)
+	t.awaitUploads(err)
+	return err
+}
+
+func (t *task) runKind(ctx context.Context, from *restored) error {
 	switch t.stage.Kind {
 	case plan.Impulse:
-		return loop(ctx, t, &impulseTask{task: t})
+		if err := t.arrive(ctx); err != nil {
+			return err
+		}
+		return loop(ctx, t, &impulseTask{task: t, acted: from != nil})
 	case plan.TestStream:
-		return t.runTestStream(ctx)
+		return t.runTestStream(ctx, from)
 	case plan.GroupByKey:
 		if t.stage.Group.Panes {
-			return t.runPanes(ctx)
+			return t.runPanes(ctx, from)
 		}
 		return t.runGroup(ctx)
 	case plan.SideInput:
-		return t.runSide(ctx)
+		return t.runSide(ctx, from)
 	default:
-		x, err := newExecTask(t)
+		x, err := newExecTask(ctx, t, from)
 		if err != nil {
 			return err
 		}
@@ -162,9 +190,13 @@ func (t *task) end(ctx context.Context) error {
 type impulseTask struct {
 	*task
 	quiet
+	acted bool // before it was restored
 }
 
 func (x *impulseTask) act(context.Context) (next time.Time, done bool, err error) {
+	if x.acted {
+		return time.Time{}, true, nil // and the rest waits for credit
+	}
 	if x.index == 0 {
 		x.e.spans.input(x.stage)
 		data := coders.AppendHeader(nil, frame.MinTimestamp, 1, nil, []byte{coders.PaneNoFiring})
@@ -180,4 +212,7 @@ func (x *impulseTask) act(context.Context) (next time.Time, done bool, err error
 
 func (x *impulseTask) deliver(exchange.Message) error { return nil } // it has no channels
 
-func (x *impulseTask) snapshot(s *snapshot) { s.events = 1 } // it acts before all else
+func (x *impulseTask) snapshot(s *snapshot) error {
+	s.input, s.output = frame.MaxTimestamp, frame.MaxTimestamp // it acts before all else
+	return nil
+}

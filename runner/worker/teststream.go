@@ -11,12 +11,14 @@ import (
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 
+	"github.com/lintelrun/lintel/checkpointing/protocol"
 	"github.com/lintelrun/lintel/fnapi"
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/exchange"
 	"github.com/lintelrun/lintel/runner/frame"
+	"github.com/lintelrun/lintel/runner/parts"
 )
 
 // testStreamTask is a task that acts the events of a TestStream (TestStreamPayload), each when all that
@@ -27,6 +29,9 @@ type testStreamTask struct {
 	turns chan testTurn
 	acted int // events
 	ended bool
+	// before is how many events were acted before it was restored, and over tells that all were.
+	before int
+	over   bool
 }
 
 // testTurn is an event, when it is its turn; the end of all if it is nil.
@@ -35,9 +40,19 @@ type testTurn struct {
 	err   error // no turn, but what failed
 }
 
-func (t *task) runTestStream(ctx context.Context) error {
+func (t *task) runTestStream(ctx context.Context, from *restored) error {
 	ctx, cancel := context.WithCancel(ctx)
 	x := &testStreamTask{task: t, turns: make(chan testTurn)}
+	if from != nil {
+		if err := x.restore(from); err != nil {
+			cancel()
+			return err
+		}
+	}
+	if err := t.arrive(ctx); err != nil {
+		cancel()
+		return err
+	}
 	var waiting sync.WaitGroup
 	defer waiting.Wait()
 	defer cancel()
@@ -51,7 +66,10 @@ func (x *testStreamTask) wait(ctx context.Context) {
 	live, stop := x.e.untilDrained(ctx)
 	defer stop()
 	events, err := x.testEvents(live)
-	for over := false; !over; {
+	for n := 0; n < x.before && err == nil; n++ {
+		_, err = events()
+	}
+	for over := x.over; !over; {
 		var next testTurn
 		if err == nil {
 			next.event, err = events()
@@ -77,7 +95,7 @@ func (x *testStreamTask) wait(ctx context.Context) {
 }
 
 func (x *testStreamTask) act(context.Context) (next time.Time, done bool, err error) {
-	if x.ended {
+	if x.ended && !x.over {
 		err = x.outbox.Watermark(frame.MaxTimestamp)
 	}
 	return next, x.ended, err
@@ -102,7 +120,32 @@ func (x *testStreamTask) deliver(exchange.Message) error { return nil } // it ha
 
 func (x *testStreamTask) drain() {} // wait does
 
-func (x *testStreamTask) snapshot(s *snapshot) { s.events = x.acted }
+func (x *testStreamTask) snapshot(s *snapshot) error {
+	s.stream = &parts.Stream{Acted: x.acted, Now: x.e.clock.Now().UnixMilli(), Ended: x.ended}
+	s.input, s.output = frame.MinTimestamp, frame.MinTimestamp // each output has its own
+	if x.ended {
+		s.input, s.output = frame.MaxTimestamp, frame.MaxTimestamp
+	}
+	return nil
+}
+
+// restore goes on behind the events that were acted.
+func (x *testStreamTask) restore(r *restored) error {
+	b := r.one(protocol.Position)
+	if b == nil {
+		return r.corrupt("it does not say how far the TestStream %q is", r.Stage)
+	}
+	s, err := parts.DecodeStream(b)
+	if err != nil {
+		return err
+	}
+	x.acted, x.before, x.ended, x.over = s.Acted, s.Acted, s.Ended, s.Ended
+	x.e.clock.restore(time.UnixMilli(s.Now))
+	if s.Ended {
+		x.e.clock.streamEnded()
+	}
+	return nil
+}
 
 // testEvents returns what yields one event after the other, and io.EOF after the last.
 func (t *task) testEvents(ctx context.Context) (func() (*pipepb.TestStreamPayload_Event, error), error) {

@@ -45,6 +45,7 @@ type waitedSide struct {
 	// back is set once a window was mapped to one that ends before it. Any may be so then,
 	// and none of the side input ever goes.
 	back bool
+	by   []byte // that window of the main input
 }
 
 // mainWindow is a window of the main input.
@@ -269,7 +270,9 @@ func (w *waiting) mapTo(m *mainWindow, s *waitedSide) error {
 		return err
 	}
 	end, err := s.mapping.Windowing.MaxTimestamp(to)
-	s.back = s.back || end < m.end
+	if end < m.end && !s.back {
+		s.back, s.by = true, m.window
+	}
 	m.needs = append(m.needs, need{s, to})
 	return err
 }

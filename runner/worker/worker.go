@@ -50,6 +50,8 @@ type Config struct {
 	Splits Splits
 	// Checkpoints says when bundles of unbounded splittable DoFns are interrupted.
 	Checkpoints Checkpoints
+	// Uploads says how snapshots go to the store of checkpoints.
+	Uploads Uploads
 	// Processors returns how long the machine's processors have been idle and have been
 	// there, both in all: stages run more bundles at once when processors are idle while
 	// their bundles take long. Default: what Linux says; after errors nothing is known.
@@ -156,6 +158,12 @@ func (c *Config) Validate() error {
 	if c.Process == nil {
 		c.Process = func(peer net.Addr) (Process, error) { return machine.Peer(peer) }
 	}
+	if c.Uploads.AtOnce == 0 {
+		c.Uploads.AtOnce = 4
+	}
+	if c.Uploads.AtOnce < 0 || c.Uploads.BytesPerSecond < 0 {
+		return fmt.Errorf("worker: %d uploads at once of %d bytes a second, neither may be negative", c.Uploads.AtOnce, c.Uploads.BytesPerSecond)
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
@@ -173,8 +181,9 @@ func (c *Config) Validate() error {
 
 // Worker runs the tasks it is given. Safe for concurrent use.
 type Worker struct {
-	cfg  Config
-	jobs atomic.Int64 // that run
+	cfg     Config
+	jobs    atomic.Int64 // that run
+	uploads *uploadLimit
 }
 
 // New returns a worker.
@@ -182,7 +191,7 @@ func New(cfg Config) (*Worker, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Worker{cfg: cfg}, nil
+	return &Worker{cfg: cfg, uploads: newUploadLimit(cfg.Uploads)}, nil
 }
 
 // Deploy starts all tasks of d and returns at once. The execution ends when its
@@ -191,7 +200,7 @@ func (w *Worker) Deploy(ctx context.Context, d rpc.Deployment) (rpc.Execution, e
 	if d.Parallelism < 1 || d.Harnesses < 1 {
 		return nil, fault.New(fault.Invalid, "job %s: parallelism %d and %d harnesses, both must be at least 1", d.JobID, d.Parallelism, d.Harnesses)
 	}
-	if err := refuseCheckpoints(&d); err != nil {
+	if err := checkPlan(&d); err != nil {
 		return nil, err
 	}
 	dir, err := os.MkdirTemp(w.cfg.Dir, filepath.Base(d.JobID)+"-")
@@ -201,6 +210,9 @@ func (w *Worker) Deploy(ctx context.Context, d rpc.Deployment) (rpc.Execution, e
 	w.jobs.Add(1)
 	e := newExecution(w.cfg, d, dir, &w.jobs)
 	e.spans = e.newSpans(ctx)
+	if e.checkpoints != nil {
+		e.checkpoints.limit = w.uploads
+	}
 	go e.run(ctx)
 	return e, nil
 }

@@ -1,0 +1,87 @@
+package worker
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/lintelrun/lintel/fnapi"
+)
+
+// finalizers are the bundles of a job with checkpoints that ask to be told when their results are durable: once a
+// checkpoint is complete that has them, or the job has succeeded. Safe for concurrent use.
+type finalizers struct {
+	mu      sync.Mutex
+	waiting []finalizer
+	ctx     context.Context // of the execution, while its tasks run; nil before and after
+	running sync.WaitGroup
+}
+
+// finalizer is a bundle whose commit is in the checkpoint of epoch and in later ones: its task had not yet taken the
+// snapshot of that, and if it never does, it has ended by then.
+type finalizer struct {
+	epoch  uint64
+	task   *execTask
+	bundle *fnapi.Bundle
+}
+
+// finalizeAtOnce is how many bundles are finalised at once.
+const finalizeAtOnce = 8
+
+// start begins the time in which bundles are finalised.
+func (f *finalizers) start(ctx context.Context) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ctx = ctx
+}
+
+// add notes a bundle that has committed. The first checkpoint that may have it is that of epoch.
+func (f *finalizers) add(epoch uint64, task *execTask, bundle *fnapi.Bundle) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.waiting = append(f.waiting, finalizer{epoch, task, bundle})
+}
+
+// durable notes that the checkpoint of an epoch is complete. It doesn't wait.
+func (f *finalizers) durable(epoch uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ctx == nil {
+		return
+	}
+	var due []finalizer
+	f.waiting = slices.DeleteFunc(f.waiting, func(w finalizer) bool {
+		if w.epoch <= epoch {
+			due = append(due, w)
+		}
+		return w.epoch <= epoch
+	})
+	ctx := f.ctx
+	f.running.Go(func() { finalizeAll(ctx, due) })
+}
+
+// end finalises what is left when all tasks have ended, unless ctx has, and waits for all of it.
+func (f *finalizers) end(ctx context.Context) {
+	f.mu.Lock()
+	due := f.waiting
+	f.waiting, f.ctx = nil, nil
+	f.mu.Unlock()
+	finalizeAll(ctx, due)
+	f.running.Wait()
+}
+
+func finalizeAll(ctx context.Context, due []finalizer) {
+	var running sync.WaitGroup
+	slots := make(chan struct{}, finalizeAtOnce)
+	for _, w := range due {
+		if ctx.Err() != nil {
+			break
+		}
+		slots <- struct{}{}
+		running.Go(func() {
+			defer func() { <-slots }()
+			w.task.finalize(ctx, w.bundle)
+		})
+	}
+	running.Wait()
+}
