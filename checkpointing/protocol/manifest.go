@@ -102,13 +102,16 @@ const (
 	// Finalizers are ids of bundles to finalise once the checkpoint is durable. A restore has
 	// no use for them.
 	Finalizers
+	// Spool is values of large panes that were not read by all: Name is that of a file of them, whole;
+	// without a name it is the index of these files.
+	Spool
 
 	partKinds = iota + 1
 )
 
 // String returns the kind's name.
 func (k PartKind) String() string {
-	names := [partKinds]string{"none", "state", "tables", "inbox", "residuals", "parked", "outbox", "side", "position", "finalizers"}
+	names := [partKinds]string{"none", "state", "tables", "inbox", "residuals", "parked", "outbox", "side", "position", "finalizers", "spool"}
 	if int(k) < len(names) {
 		return names[k]
 	}

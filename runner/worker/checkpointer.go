@@ -175,6 +175,7 @@ func (t *task) arrive(ctx context.Context) error {
 	}
 	<-c.begin
 	if c.left.Add(-1) == 0 {
+		t.e.settleSpools()
 		close(c.restored)
 	}
 	select {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/lintelrun/lintel/checkpointing/protocol"
 	"github.com/lintelrun/lintel/runner/engine"
+	"github.com/lintelrun/lintel/runner/exchange"
 	"github.com/lintelrun/lintel/runner/frame"
 	"github.com/lintelrun/lintel/runner/parts"
 )
@@ -85,6 +86,9 @@ func (x *execTask) restore(r *restored) (*engine.Snapshot, error) {
 		return nil, err
 	}
 	x.prepaid = core.Bytes()
+	if err := x.expectInput(core); err != nil {
+		return nil, err
+	}
 	for p, b := range r.each(protocol.Parked) {
 		if p.Index == wholeParked {
 			err = x.parkAgain(r, b)
@@ -104,6 +108,9 @@ func (x *execTask) parkAgain(r *restored, part []byte) error {
 		return err
 	}
 	for _, m := range queue {
+		if err := x.expectMessage(m); err != nil {
+			return err
+		}
 		if err := x.parked.push(m); err != nil {
 			return err
 		}
@@ -121,6 +128,9 @@ func (x *execTask) waitAgain(r *restored, window string, part []byte) error {
 			return err
 		}
 		q := queued{Entry: e}
+		if err := x.expectMessage(exchange.Message{Frame: e.Frame}); err != nil {
+			return err
+		}
 		if q.stored, err = x.waiting.spill.store(e.Frame); err != nil {
 			return err
 		}

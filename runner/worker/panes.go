@@ -114,8 +114,13 @@ func (t *task) runGrouping(ctx context.Context, from *restored, g grouped) (err 
 	}
 	first, end := keygroup.Range(t.index, t.e.parallelism(t.stage), keygroup.DefaultMax)
 	var spool panes.SpoolFunc
-	if spools := t.e.large[t.stage.Index].spools; spools != nil {
-		spool = spools[t.index].put
+	if s := t.spool(); s != nil {
+		spool = s.put
+		if from != nil {
+			if err := from.spool(ctx, s); err != nil {
+				return from.where(err)
+			}
+		}
 	}
 	lag := upstreamLag
 	if t.e.clock.virtual || g.reached != nil {
@@ -135,7 +140,7 @@ func (t *task) runGrouping(ctx context.Context, from *restored, g grouped) (err 
 	main, _ := t.e.channels(t.stage)
 	x := &paneTask{task: t, grouped: g, groups: p, store: store, in: engine.NewWatermarks(main), out: frame.MinTimestamp, gone: t.readersGone()}
 	if from != nil {
-		if err := x.restore(from); err != nil {
+		if err := x.restore(from, was.Pending); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package worker
 import (
 	"github.com/lintelrun/lintel/checkpointing/protocol"
 	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/runner/frame"
 	"github.com/lintelrun/lintel/runner/panes"
 	"github.com/lintelrun/lintel/runner/parts"
 )
@@ -18,6 +19,9 @@ func (x *paneTask) snapshot(s *snapshot) (err error) {
 	}
 	if live := x.e.lives[x.stage.Index]; live != nil {
 		s.side = live.Pin()
+	}
+	if spool := x.spool(); spool != nil {
+		s.spool = spool.snapshot()
 	}
 	s.take(x.store)
 	return nil
@@ -36,8 +40,16 @@ func (r *restored) panes() (*panes.Snapshot, error) {
 }
 
 // restore brings back all but the groups. What was about to fire does so again.
-func (x *paneTask) restore(r *restored) error {
+func (x *paneTask) restore(r *restored, pending []frame.Frame) error {
 	x.out, x.firing = r.Output, true
+	for _, f := range pending {
+		if x.spool() == nil {
+			break
+		}
+		if err := x.e.expectSpools(x.stage.Out[0], f, len(x.stage.Out)); err != nil {
+			return err
+		}
+	}
 	for c := range x.in.Channels() {
 		x.in.Advance(c, r.watermark(c))
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/lintelrun/lintel/checkpointing/protocol"
+	"github.com/lintelrun/lintel/fnapi/fnapitest"
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/plan"
@@ -305,8 +306,194 @@ func TestRecoveredStateIsExact(t *testing.T) {
 	}
 }
 
-var (
-	_ = coders.MaxTimestamp
-	_ = pipepb.IsBounded_UNBOUNDED
-	_ = portabletest.New
-)
+// journaled returns the lines of a journal.
+func journaled(j *journal) func() []string {
+	return func() []string {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		var all []string
+		for key, lines := range j.lines {
+			for _, line := range lines {
+				all = append(all, key+": "+line)
+			}
+		}
+		return all
+	}
+}
+
+func written(p *program) func() []string { return func() []string { return p.got("write") } }
+
+// totals counts the elements of each key, and says so when all have come.
+func totals(c *call) error {
+	if c.timer == nil {
+		c.set("f", "", 1000, 1000)
+		return c.bundle.StateAppend(c.bag("bag"), []byte{'x'})
+	}
+	bag, err := c.bundle.StateGet(c.bag("bag"))
+	c.emit(bytesOf(fmt.Sprintf("%s has %d", c.key(), len(bag))))
+	return err
+}
+
+// earlyPanes is a TestStream whose elements are grouped in panes as time goes by.
+func earlyPanes(t *testing.T) (*program, func() []string) {
+	p := portabletest.New()
+	p.Proto.Components.WindowingStrategies[portabletest.Global].AccumulationMode = pipepb.AccumulationMode_ACCUMULATING
+	p.Proto.Components.WindowingStrategies[portabletest.Global].Trigger = early(5 * time.Minute)
+	var events []*pipepb.TestStreamPayload_Event
+	for i := range 12 {
+		events = append(events, elements("", fmt.Sprintf("k=%d@%d", i, i), fmt.Sprintf("j=%d@%d", i, 2*i)), pass(2*time.Minute))
+	}
+	out := testStream(p, "test", []string{"o"}, append(events, watermark("", coders.MaxTimestamp))...)[0]
+	groups := p.GroupByKey("group", out)
+	p.ParDo("write", pEnv, pBytes, groups)
+	p.Proto.Components.Pcollections[groups].IsBounded = pipepb.IsBounded_UNBOUNDED
+	j := &journal{}
+	c := compile(t, p, map[string]doFn{"test/Encode/o": unprefix, "write": func(c *call) error {
+		pane, _, err := coders.DecodePane(c.run.header[12:])
+		if err != nil {
+			return err
+		}
+		key, values := group(c.element)
+		slices.Sort(values)
+		j.note(key, "%s, pane %d, timing %d", strings.Join(values, " "), pane.Index, pane.Timing)
+		return nil
+	}})
+	return c, journaled(j)
+}
+
+// A job that is ended in the middle of everything, again and again, gives what one gives that runs to its end.
+func TestRecoveredJobsGiveTheSame(t *testing.T) {
+	for name, job := range map[string]func(t *testing.T) (p *program, got func() []string){
+		"timers": func(t *testing.T) (*program, func() []string) {
+			p := stateful(t, 150, 7, totals, "f")
+			return p, written(p)
+		},
+		"panes of a TestStream": earlyPanes,
+		"waiting for windows": func(t *testing.T) (*program, func() []string) {
+			s := newSidePipeline(t, 10, 20, nil, nil,
+				elements("main", "a=1@1", "b=2@11", "c=3@21"), watermark("main", 25),
+				elements("side", "k=x@2", "k=y@12", "k=z@45"), watermark("side", 20),
+				elements("main", "d=4@3", "e=5@41"), watermark("side", 40), elements("main", "f=6@22"), watermark("side", 100),
+			)
+			return s.program, journaled(&s.j)
+		},
+		"large panes": func(t *testing.T) (*program, func() []string) {
+			p := largePanes(t, 300, 3000, 50)
+			return p, written(p)
+		},
+		"residuals": func(t *testing.T) (*program, func() []string) {
+			p, _ := countdown(t, "20", 2*time.Millisecond)
+			return p, written(p)
+		},
+		"sorted input": func(t *testing.T) (*program, func() []string) {
+			p := stateful(t, 150, 7, count)
+			for _, s := range p.plan.Stages {
+				if s.Exec != nil && s.Exec.Stateful != nil {
+					s.Exec.Stateful.TimeSorted = true
+				}
+			}
+			return p, written(p)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			whole, want := job(t)
+			inPanes(whole.plan)
+			newRig(t, whole.script).mustRun(whole.plan)
+			lines := slices.Compact(slices.Sorted(slices.Values(want())))
+			if len(lines) < 2 {
+				t.Fatalf("it gives %q", lines)
+			}
+			recovered := 0
+			eachSeed(t, 3, func(t *testing.T, seed uint64) {
+				p, got := job(t)
+				for id, do := range p.fns {
+					p.fns[id] = slowly(time.Millisecond, do)
+				}
+				v := newRecovery(t, newRig(t, p.script), seed)
+				v.to(p.plan, 6)
+				recovered += int(v.store.generation) - 1
+				if diff := cmp.Diff(lines, slices.Compact(slices.Sorted(slices.Values(got())))); diff != "" {
+					t.Errorf("(-want +got):\n%s", diff)
+				}
+			})
+			if recovered == 0 {
+				t.Error("no job was ended in its middle")
+			}
+		})
+	}
+}
+
+// Bundles are finalised once a checkpoint is complete that has them, and not by one that comes to nothing. Tasks answer
+// while harnesses hold on to their bundles for as long as they like.
+func TestBundlesAreFinalizedOnceTheyAreDurable(t *testing.T) {
+	p := shuffle(t, 100, 5, nil)
+	stuck, release := make(chan struct{}, 100), make(chan struct{})
+	p.fns["ungroup"] = func(c *call) error {
+		stuck <- struct{}{}
+		<-release
+		return ungroup(c)
+	}
+	succeeded := finalizing(p)
+	r := newRig(t, nil)
+	r.cfg.Attempts = 100
+	var finalized sync.Map
+	news := make(chan struct{}, 1000)
+	r.launcher.script = func(*process) fnapitest.Script {
+		return fnapitest.Script{Process: p.process, Finalize: func(bundle string) error {
+			finalized.Store(bundle, true)
+			news <- struct{}{}
+			return nil
+		}}
+	}
+	inPanes(p.plan)
+	v := newRecovery(t, r, 0)
+	v.store.generation = 1
+	r.deployment.Plan, r.deployment.Checkpoints = p.plan, &v.store
+	w, err := New(r.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := w.Deploy(t.Context(), r.deployment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Restored(); err != nil {
+		t.Fatal(err)
+	}
+	<-stuck
+	ended := map[int]bool{}
+	take := func(epoch uint64) {
+		e.Barrier(protocol.Begun{Epoch: epoch})
+		answered := map[int]bool{}
+		for len(answered)+len(ended) < len(r.deployment.Tasks()) {
+			a := <-e.Answers()
+			switch {
+			case a.Ended:
+				ended[a.Task] = true
+			case a.Err != nil:
+				t.Fatal(a.Err)
+			default:
+				answered[a.Task] = true
+			}
+		}
+	}
+	take(1)
+	e.Concluded(1, false)
+	take(2)
+	if len(news) > 0 {
+		t.Error("bundles are finalised that are not durable")
+	}
+	e.Concluded(2, true)
+	<-news
+	close(release)
+	if err := r.wait(e); err != nil {
+		t.Fatal(err)
+	}
+	wantShuffled(t, p, 100, 5)
+	succeeded.Range(func(bundle, _ any) bool {
+		if _, ok := finalized.Load(bundle); !ok {
+			t.Errorf("bundle %s is not finalised", bundle)
+		}
+		return true
+	})
+}

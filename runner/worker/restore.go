@@ -117,7 +117,7 @@ func (r *restored) ended(channel int) {
 func (r *restored) read(ctx context.Context) error {
 	for i := range r.Parts {
 		p := &r.Parts[i]
-		if p.Kind == protocol.State || p.Kind == protocol.Tables || r.data[p.Span.File] != nil {
+		if wholeFile(p) || r.data[p.Span.File] != nil {
 			continue
 		}
 		f := r.from.Manifest.Files[p.Span.File]
@@ -137,6 +137,11 @@ func (r *restored) read(ctx context.Context) error {
 	return nil
 }
 
+// wholeFile tells whether a part is a file of its own, which may be large.
+func wholeFile(p *protocol.Part) bool {
+	return p.Kind == protocol.State || p.Kind == protocol.Tables || p.Kind == protocol.Spool && p.Name != ""
+}
+
 // bytes of a part. The manifest has been checked, and so has the file's size.
 func (r *restored) bytes(p *protocol.Part) []byte {
 	return r.data[p.Span.File][p.Span.Offset:][:p.Span.Length:p.Span.Length]
@@ -149,7 +154,7 @@ func (r *restored) each(kind protocol.PartKind) iter.Seq2[*protocol.Part, []byte
 			return
 		}
 		for i := range r.Parts {
-			if p := &r.Parts[i]; p.Kind == kind && !yield(p, r.bytes(p)) {
+			if p := &r.Parts[i]; p.Kind == kind && !wholeFile(p) && !yield(p, r.bytes(p)) {
 				return
 			}
 		}
@@ -182,6 +187,11 @@ func (r *restored) outbox() error {
 			}
 			e := exchange.Entry{Watermark: q.Watermark}
 			if q.Data {
+				if t.spool() != nil {
+					if err := t.e.expectSpools(t.routes[at].edge, q.Frame, 1); err != nil {
+						return err
+					}
+				}
 				if e.Frame, err = spill.store(q.Frame); err != nil {
 					return err
 				}
@@ -287,10 +297,15 @@ func (t *task) openStore(ctx context.Context, r *restored) (statebackend.Store, 
 	if err != nil {
 		return nil, r.where(err)
 	}
-	if !r.from.Manifest.Savepoint { // whose files are elsewhere
-		t.files.set(r.from.Manifest.Epoch, files)
-	}
+	r.keep(files)
 	return store, nil
+}
+
+// keep notes which files the checkpoint has, for snapshots that are taken over it. Those of a savepoint are elsewhere.
+func (r *restored) keep(files map[string]protocol.File) {
+	if !r.from.Manifest.Savepoint {
+		r.t.files.add(r.from.Manifest.Epoch, files)
+	}
 }
 
 // ending is the life of a task that had ended in the snapshot: it says so again.

@@ -35,6 +35,7 @@ type snapshot struct {
 	panes  *panes.Snapshot
 	stream *parts.Stream
 	side   *sideinput.Pin
+	spool  *spoolSnapshot
 	// image is that of the store, of tasks that have one; or err why there is none.
 	image statebackend.Image
 	err   error
@@ -130,6 +131,9 @@ func (s *snapshot) unpin() error {
 	if s.side != nil {
 		errs = append(errs, s.side.Close())
 		s.side = nil
+	}
+	if s.spool != nil {
+		s.spool.drop()
 	}
 	return errors.Join(errs...)
 }

@@ -51,6 +51,7 @@ type spiller struct {
 type spillFile struct {
 	f    *os.File
 	size int64
+	name string // by which snapshots know it; only files of spools have one
 
 	mu   sync.Mutex // protects refs
 	refs int        // one of the spiller, one per stored frame

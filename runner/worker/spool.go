@@ -11,6 +11,7 @@ import (
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/frame"
+	"github.com/lintelrun/lintel/statebackend"
 )
 
 // spool keeps the values of the large panes that a task has fired, on disk, for the bundles that
@@ -26,6 +27,8 @@ type spool struct {
 	panes map[uint64]*spooledPane // by number; nil once closed. Under mu.
 	last  uint64                  // number
 	file  *spillFile              // of the panes to come
+	// expected counts the readers of panes that are restored. Under mu.
+	expected map[uint64]int
 }
 
 // spooledPane is a pane in a file.
@@ -79,7 +82,7 @@ func (s *spool) room() (*spillFile, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.file = &spillFile{f: f, refs: 1}
+		s.file = &spillFile{f: f, refs: 1, name: statebackend.NewFileID()}
 	}
 	return s.file, nil
 }
@@ -147,6 +150,14 @@ func (s *spool) close() {
 	}
 }
 
+// spool is where the task puts the values of large panes; nil where these leave whole.
+func (t *task) spool() *spool {
+	if spools := t.e.large[t.stage.Index].spools; spools != nil {
+		return spools[t.index]
+	}
+	return nil
+}
+
 // newSpools returns one for each task of a stage whose panes may be state-backed.
 func (e *execution) newSpools(s *plan.Stage) []*spool {
 	all := make([]*spool, e.parallelism(s))
@@ -171,19 +182,28 @@ func (e *execution) readsSpools(s *plan.Stage) bool {
 
 // releaseSpools notes that a bundle with this input has committed.
 func (x *execTask) releaseSpools(input []frame.Frame) error {
-	var el coders.Element
 	for _, f := range input {
-		for off := 0; off < len(f.Data); off += el.Size {
-			if err := x.stage.In[0].Coder.Next(f.Data[off:], &el); err != nil {
-				return err
-			}
-			token, ok := tokenIn(el.Value)
-			if !ok {
-				continue
-			}
+		err := eachToken(x.stage.In[0].Coder, f, func(token []byte) {
 			if l, task, ok := x.e.largeOf(token); ok && l.spools != nil {
 				l.spools[task].release(token)
 			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eachToken visits the tokens that the elements of a frame have instead of values.
+func eachToken(coder *coders.Windowed, f frame.Frame, visit func(token []byte)) error {
+	var el coders.Element
+	for off := 0; off < len(f.Data); off += el.Size {
+		if err := coder.Next(f.Data[off:], &el); err != nil {
+			return err
+		}
+		if token, ok := tokenIn(el.Value); ok {
+			visit(token)
 		}
 	}
 	return nil

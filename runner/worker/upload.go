@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"io"
+	"maps"
 	"os"
 	"sync"
 
@@ -64,7 +65,7 @@ func (l *uploadLimit) pay(ctx context.Context, bytes int64) error {
 	return nil
 }
 
-// storeFiles are the files of a task's store that checkpoints have, by epoch and name.
+// storeFiles are the files of a task's store and spool that checkpoints have, by epoch and name.
 type storeFiles struct {
 	mu     sync.Mutex
 	epochs map[uint64]map[string]protocol.File
@@ -82,13 +83,17 @@ func (f *storeFiles) of(epoch uint64) map[string]protocol.File {
 	return f.epochs[epoch]
 }
 
-func (f *storeFiles) set(epoch uint64, files map[string]protocol.File) {
+// add adds files of an epoch, whose snapshot is not yet answered or restored.
+func (f *storeFiles) add(epoch uint64, files map[string]protocol.File) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.epochs == nil {
 		f.epochs = map[uint64]map[string]protocol.File{}
 	}
-	f.epochs[epoch] = files
+	if f.epochs[epoch] == nil {
+		f.epochs[epoch] = map[string]protocol.File{}
+	}
+	maps.Copy(f.epochs[epoch], files)
 }
 
 // upload writes a snapshot and answers, beside the task.
@@ -125,7 +130,7 @@ func (c *checkpointer) write(ctx context.Context, s *snapshot) (protocol.Snapsho
 		return protocol.Snapshot{}, err
 	}
 	defer c.limit.release()
-	w := &snapshotWriter{c: c, s: s, snapshot: protocol.Snapshot{Task: c.tasks[s.task.place]}, file: partFile{dir: c.e.dir}}
+	w := &snapshotWriter{c: c, s: s, names: map[string]protocol.File{}, snapshot: protocol.Snapshot{Task: c.tasks[s.task.place]}, file: partFile{dir: c.e.dir}}
 	defer w.file.close()
 	if err := w.image(ctx); err != nil {
 		return protocol.Snapshot{}, err
@@ -133,7 +138,14 @@ func (c *checkpointer) write(ctx context.Context, s *snapshot) (protocol.Snapsho
 	if err := w.parts(); err != nil {
 		return protocol.Snapshot{}, err
 	}
-	return w.snapshot, w.finish(ctx)
+	if err := w.finish(ctx); err != nil {
+		return protocol.Snapshot{}, err
+	}
+	if err := w.spool(ctx); err != nil {
+		return protocol.Snapshot{}, err
+	}
+	s.task.files.add(s.epoch, w.names)
+	return w.snapshot, nil
 }
 
 // snapshotWriter makes an answer of a snapshot.
@@ -142,6 +154,7 @@ type snapshotWriter struct {
 	s        *snapshot
 	snapshot protocol.Snapshot
 	file     partFile
+	names    map[string]protocol.File // files of the store and the spool
 }
 
 func (w *snapshotWriter) put(ctx context.Context, size int64, content io.ReadSeeker) (protocol.File, error) {
@@ -161,8 +174,7 @@ func (w *snapshotWriter) image(ctx context.Context) error {
 	if image.Form() == statebackend.Tables {
 		kind = protocol.Tables
 	}
-	names := map[string]protocol.File{}
-	err := image.Write(ctx, func(f statebackend.File, content io.ReadSeeker) error {
+	return image.Write(ctx, func(f statebackend.File, content io.ReadSeeker) error {
 		file, err := w.s.held[f.Name], error(nil)
 		if content != nil {
 			file, err = w.put(ctx, f.Size, content)
@@ -170,18 +182,17 @@ func (w *snapshotWriter) image(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		names[f.Name] = file
-		w.snapshot.Task.Parts = append(w.snapshot.Task.Parts, protocol.Part{
-			Kind: kind, Name: f.Name, FirstGroup: f.FirstGroup, EndGroup: f.EndGroup,
-			Span: protocol.Span{File: len(w.snapshot.Files), Length: file.Size},
-		})
-		w.snapshot.Files = append(w.snapshot.Files, file)
+		w.add(protocol.Part{Kind: kind, Name: f.Name, FirstGroup: f.FirstGroup, EndGroup: f.EndGroup}, file)
 		return nil
 	})
-	if err == nil {
-		w.s.task.files.set(w.s.epoch, names)
-	}
-	return err
+}
+
+// add adds a part that is a whole file, of those that later snapshots may name again.
+func (w *snapshotWriter) add(part protocol.Part, file protocol.File) {
+	w.names[part.Name] = file
+	part.Span = protocol.Span{File: len(w.snapshot.Files), Length: file.Size}
+	w.snapshot.Files = append(w.snapshot.Files, file)
+	w.snapshot.Task.Parts = append(w.snapshot.Task.Parts, part)
 }
 
 // parts writes the small parts, in the order of their kinds.
@@ -220,7 +231,10 @@ func (w *snapshotWriter) parts() error {
 	}
 	switch {
 	case s.panes != nil:
-		return w.bytes(protocol.Part{Kind: protocol.Position}, parts.AppendPanes(nil, s.panes))
+		if err := w.bytes(protocol.Part{Kind: protocol.Position}, parts.AppendPanes(nil, s.panes)); err != nil || s.spool == nil {
+			return err
+		}
+		return w.bytes(protocol.Part{Kind: protocol.Spool}, parts.AppendSpool(nil, &s.spool.Spool))
 	case s.stream != nil:
 		return w.bytes(protocol.Part{Kind: protocol.Position}, parts.AppendStream(nil, s.stream))
 	}
@@ -317,7 +331,7 @@ func (w *snapshotWriter) bytes(part protocol.Part, b []byte) error {
 	return nil
 }
 
-// end ends a part of what was written since the one before. All of them are in one file, the last.
+// end ends a part of what was written since the one before. All of them are in one file, the next.
 func (w *snapshotWriter) end(part protocol.Part) {
 	part.Span = protocol.Span{File: len(w.snapshot.Files), Offset: w.file.begin, Length: w.file.size - w.file.begin}
 	w.file.begin = w.file.size
