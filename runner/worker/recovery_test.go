@@ -82,12 +82,13 @@ type recovery struct {
 	// newest is the newest checkpoint, nil before there is one.
 	newest *protocol.Manifest
 	epoch  uint64
-	// taken counts the checkpoints.
+	// taken counts the checkpoints, and found the parts by kind of those that it went on from.
 	taken int
+	found map[protocol.PartKind]int
 }
 
 func newRecovery(t *testing.T, r *rig, seed uint64) *recovery {
-	return &recovery{t: t, r: r, rand: rand.New(rand.NewPCG(seed, 0))}
+	return &recovery{t: t, r: r, found: map[protocol.PartKind]int{}, rand: rand.New(rand.NewPCG(seed, 0))}
 }
 
 // to runs the job to its end, with so many ends on the way, each soon after a checkpoint.
@@ -98,8 +99,8 @@ func (v *recovery) to(p *plan.Plan, ends int) {
 	}
 	v.r.deployment.Plan = p
 	for range ends {
-		before := v.taken
-		if v.run(func() bool { return v.taken > before+v.rand.IntN(3) }) {
+		last := v.taken + v.rand.IntN(12)
+		if v.run(func() bool { return v.taken > last }) {
 			return
 		}
 	}
@@ -117,6 +118,11 @@ func (v *recovery) run(stop func() bool) bool {
 	d := v.r.deployment
 	d.Generation, d.Checkpoints = v.store.generation, &v.store
 	if v.newest != nil {
+		for _, task := range v.newest.Tasks {
+			for _, part := range task.Parts {
+				v.found[part.Kind]++
+			}
+		}
 		d.Restore = &rpc.Restore{Manifest: v.newest, Same: true, Open: v.store.open}
 	}
 	w, err := New(v.r.cfg)
@@ -363,29 +369,47 @@ func earlyPanes(t *testing.T) (*program, func() []string) {
 
 // A job that is ended in the middle of everything, again and again, gives what one gives that runs to its end.
 func TestRecoveredJobsGiveTheSame(t *testing.T) {
-	for name, job := range map[string]func(t *testing.T) (p *program, got func() []string){
-		"timers": func(t *testing.T) (*program, func() []string) {
+	type job struct {
+		made func(t *testing.T) (p *program, got func() []string)
+		with []protocol.PartKind // that checkpoints have
+	}
+	for name, c := range map[string]job{
+		"timers": {func(t *testing.T) (*program, func() []string) {
 			p := stateful(t, 150, 7, totals, "f")
 			return p, written(p)
-		},
-		"panes of a TestStream": earlyPanes,
-		"waiting for windows": func(t *testing.T) (*program, func() []string) {
+		}, []protocol.PartKind{protocol.State, protocol.Inbox}},
+		"panes of a TestStream": {earlyPanes, []protocol.PartKind{protocol.State, protocol.Position}},
+		"waiting for windows": {func(t *testing.T) (*program, func() []string) {
 			s := newSidePipeline(t, 10, 20, nil, nil,
 				elements("main", "a=1@1", "b=2@11", "c=3@21"), watermark("main", 25),
 				elements("side", "k=x@2", "k=y@12", "k=z@45"), watermark("side", 20),
 				elements("main", "d=4@3", "e=5@41"), watermark("side", 40), elements("main", "f=6@22"), watermark("side", 100),
 			)
 			return s.program, journaled(&s.j)
-		},
-		"large panes": func(t *testing.T) (*program, func() []string) {
+		}, []protocol.PartKind{protocol.State, protocol.Position, protocol.Parked, protocol.Side}},
+		"large panes": {func(t *testing.T) (*program, func() []string) {
 			p := largePanes(t, 300, 3000, 50)
 			return p, written(p)
-		},
-		"residuals": func(t *testing.T) (*program, func() []string) {
+		}, []protocol.PartKind{protocol.State, protocol.Position, protocol.Spool}},
+		"residuals": {func(t *testing.T) (*program, func() []string) {
 			p, _ := countdown(t, "20", 2*time.Millisecond)
 			return p, written(p)
-		},
-		"sorted input": func(t *testing.T) (*program, func() []string) {
+		}, []protocol.PartKind{protocol.Residuals}},
+		"output without credit": {func(t *testing.T) (*program, func() []string) {
+			p := shuffle(t, 120, 7, func(c *call) error {
+				c.emit(kvOf("k"+text(c.element)[:1], text(c.element)+strings.Repeat(" ", 200<<10)))
+				return nil
+			})
+			p.fns["ungroup"] = whole
+			return p, func() []string {
+				var lines []string
+				for _, line := range p.got("write") {
+					lines = append(lines, strings.Join(strings.Fields(line), " "))
+				}
+				return lines
+			}
+		}, []protocol.PartKind{protocol.Outbox}},
+		"sorted input": {func(t *testing.T) (*program, func() []string) {
 			p := stateful(t, 150, 7, count)
 			for _, s := range p.plan.Stages {
 				if s.Exec != nil && s.Exec.Stateful != nil {
@@ -393,31 +417,37 @@ func TestRecoveredJobsGiveTheSame(t *testing.T) {
 				}
 			}
 			return p, written(p)
-		},
+		}, []protocol.PartKind{protocol.State}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			whole, want := job(t)
+			whole, want := c.made(t)
 			inPanes(whole.plan)
 			newRig(t, whole.script).mustRun(whole.plan)
 			lines := slices.Compact(slices.Sorted(slices.Values(want())))
 			if len(lines) < 2 {
 				t.Fatalf("it gives %q", lines)
 			}
-			recovered := 0
+			found := map[protocol.PartKind]int{}
 			eachSeed(t, 3, func(t *testing.T, seed uint64) {
-				p, got := job(t)
+				p, got := c.made(t)
 				for id, do := range p.fns {
 					p.fns[id] = slowly(time.Millisecond, do)
 				}
-				v := newRecovery(t, newRig(t, p.script), seed)
+				r := newRig(t, p.script)
+				r.cfg.MemoryBytes = LeastMemoryBytes
+				v := newRecovery(t, r, seed)
 				v.to(p.plan, 6)
-				recovered += int(v.store.generation) - 1
+				for kind, n := range v.found {
+					found[kind] += n
+				}
 				if diff := cmp.Diff(lines, slices.Compact(slices.Sorted(slices.Values(got())))); diff != "" {
 					t.Errorf("(-want +got):\n%s", diff)
 				}
 			})
-			if recovered == 0 {
-				t.Error("no job was ended in its middle")
+			for _, kind := range c.with {
+				if found[kind] == 0 {
+					t.Errorf("no job went on from a checkpoint with a part of kind %v: %v", kind, found)
+				}
 			}
 		})
 	}

@@ -292,7 +292,9 @@ func (t *task) openStore(ctx context.Context, r *restored) (statebackend.Store, 
 	if part.Form == 0 {
 		return t.e.cfg.State.Restore(ctx, name, nil)
 	}
-	part.Open = func(ctx context.Context, f statebackend.File) (io.ReadCloser, error) { return r.from.Open(ctx, files[f.Name]) }
+	part.Open = func(ctx context.Context, f statebackend.File) (io.ReadCloser, error) {
+		return r.from.Open(ctx, files[f.Name])
+	}
 	store, err := t.e.cfg.State.Restore(ctx, name, []statebackend.Part{part})
 	if err != nil {
 		return nil, r.where(err)
