@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -122,6 +123,14 @@ var forms = map[string]func(part []byte) (again []byte, err error){
 		s, err := DecodePanes(part)
 		return AppendPanes(nil, s), err
 	},
+	"stream": func(part []byte) ([]byte, error) {
+		s, err := DecodeStream(part)
+		return AppendStream(nil, s), err
+	},
+	"spool": func(part []byte) ([]byte, error) {
+		s, err := DecodeSpool(part)
+		return AppendSpool(nil, s), err
+	},
 }
 
 // What is written is read, and a part that was cut short or begins in another way is not.
@@ -154,6 +163,23 @@ func TestPartsAreReadAsWritten(t *testing.T) {
 		}
 		panesAgain, err := DecodePanes(AppendPanes(nil, p))
 		check("panes", p, panesAgain, err)
+
+		stream := &Stream{Acted: rapid.IntRange(0, 1<<31-1).Draw(t, "acted"), Now: drawTime(t), Ended: rapid.Bool().Draw(t, "ended")}
+		streamAgain, err := DecodeStream(AppendStream(nil, stream))
+		check("stream", stream, streamAgain, err)
+
+		spool := &Spool{Last: rapid.Uint64().Draw(t, "last")}
+		for range rapid.IntRange(0, 3).Draw(t, "panes") {
+			pages := rapid.SliceOfN(rapid.Int64Range(0, 1<<40), 2, 5).Draw(t, "pages")
+			slices.Sort(pages)
+			spool.Panes = append(spool.Panes, SpooledPane{Number: rapid.Uint64Range(0, spool.Last).Draw(t, "number"), File: rapid.IntRange(0, 9).Draw(t, "file"), Pages: pages})
+		}
+		spoolAgain, err := DecodeSpool(AppendSpool(nil, spool))
+		check("spool", spool, spoolAgain, err)
+
+		elements := rapid.SliceOf(rapid.Byte()).Draw(t, "elements")
+		elementsAgain, err := DecodeSide(append(AppendSide(nil), elements...))
+		check("side", elements, elementsAgain, err)
 	})
 }
 
@@ -178,6 +204,8 @@ func examples() (all []example) {
 		{"residuals", AppendResiduals(nil, []engine.PendingResidual{rest, {Frame: empty, OutputHold: frame.MinTimestamp, At: time.UnixMilli(-1), Truncated: true}})},
 		{"entries", encodeEntries([]Entry{{Channel: 1, Data: true, Frame: f, Hold: 2}, {Channel: 300, Watermark: frame.MaxTimestamp}})},
 		{"panes", AppendPanes(nil, &panes.Snapshot{Watermark: 1, Output: 2, Now: 3, Pending: []frame.Frame{f, empty}})},
+		{"stream", AppendStream(nil, &Stream{Acted: 300, Now: 2000, Ended: true})},
+		{"spool", AppendSpool(nil, &Spool{Last: 9, Panes: []SpooledPane{{Number: 7, Pages: []int64{0, 300}}, {Number: 9, File: 1, Pages: []int64{5, 6, 7}}}})},
 	}
 }
 

@@ -1,5 +1,7 @@
 package parts
 
+import "math"
+
 // Spool says which panes the values of which a task keeps in files, and where they are there.
 type Spool struct {
 	// Last is the number that was given last.
@@ -42,7 +44,8 @@ func DecodeSpool(part []byte) (*Spool, error) {
 		p := SpooledPane{Number: d.uint(), File: d.count()}
 		last := int64(0)
 		for n := d.count(); n > 0 && !d.bad; n-- {
-			if last += int64(d.uint()); last < 0 {
+			size := d.uint()
+			if last += int64(size); size > math.MaxInt64 || last < 0 {
 				d.fail()
 			}
 			p.Pages = append(p.Pages, last)

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -250,7 +251,7 @@ func whole(c *call) error {
 // slowly is a doFn that takes its time.
 func slowly(d time.Duration, do doFn) doFn {
 	return func(c *call) error {
-		time.Sleep(d)
+		<-time.After(d)
 		return do(c)
 	}
 }
@@ -525,5 +526,102 @@ func TestBundlesAreFinalizedOnceTheyAreDurable(t *testing.T) {
 			t.Errorf("bundle %s is not finalised", bundle)
 		}
 		return true
+	})
+}
+
+// A file that is damaged keeps the job from beginning, and is named as such; so that an older checkpoint may be tried.
+func TestDamagedCheckpointsAreNotRestored(t *testing.T) {
+	c := shuffle(t, 50, 5, slowly(time.Millisecond, modulo(5)))
+	r := newRig(t, c.script)
+	v := newRecovery(t, r, 1)
+	inPanes(c.plan)
+	r.deployment.Plan = c.plan
+	v.run(func() bool { return v.taken > 2 })
+	f := v.newest.Files[len(v.newest.Files)-1]
+	v.store.all[f.FileID] = v.store.all[f.FileID][1:]
+	r.deployment.Checkpoints, r.deployment.Restore = &v.store, &rpc.Restore{Manifest: v.newest, Same: true, Open: v.store.open}
+	w, err := New(r.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := w.Deploy(t.Context(), r.deployment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, e.Restored(), fault.Corruption, f.Name())
+	if err := r.wait(e); err == nil {
+		t.Error("the job ran")
+	}
+}
+
+// Uploads that fail, or that nobody wants any more, end their epoch and not the job; those that are slow hold up no task.
+func TestUploadsThatFailEndTheirEpoch(t *testing.T) {
+	c := shuffle(t, 50, 5, slowly(time.Millisecond, modulo(5)))
+	r := newRig(t, c.script)
+	v := newRecovery(t, r, 1)
+	inPanes(c.plan)
+	refused := fault.New(fault.Retryable, "the store is full")
+	v.store.generation = 1
+	v.store.put = func(ctx context.Context, epoch, _ uint64) error {
+		if epoch == 1 {
+			return refused
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	r.deployment.Plan, r.deployment.Checkpoints = c.plan, &v.store
+	w, err := New(r.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := w.Deploy(t.Context(), r.deployment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Restored(); err != nil {
+		t.Fatal(err)
+	}
+	e.Barrier(protocol.Begun{Epoch: 1})
+	for a := range e.Answers() {
+		if errors.Is(a.Err, refused) {
+			break
+		}
+	}
+	e.Barrier(protocol.Begun{Epoch: 2})
+	e.Concluded(1, false)
+	e.Concluded(2, false)
+	if err := r.wait(e); err != nil {
+		t.Fatal(err)
+	}
+	wantShuffled(t, c, 50, 5)
+}
+
+// No job runs without the checkpoints that it is to have, nor with such as its plan isn't made for.
+func TestPlansThatTakeNoCheckpointsAreRefused(t *testing.T) {
+	c := shuffle(t, 1, 1, nil)
+	r := newRig(t, nil)
+	w, err := New(r.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.deployment.Plan, r.deployment.Checkpoints = c.plan, &files{}
+	_, err = w.Deploy(t.Context(), r.deployment)
+	wantError(t, err, fault.Invalid, "was not planned")
+	r.deployment.Checkpoints, r.deployment.Restore = nil, &rpc.Restore{}
+	_, err = w.Deploy(t.Context(), r.deployment)
+	wantError(t, err, fault.Invalid, "take none")
+}
+
+// Uploads of all tasks together keep to their rate.
+func TestUploadsKeepToTheirRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newUploadLimit(Uploads{AtOnce: 1, BytesPerSecond: 1000})
+		before := time.Now()
+		if err := l.pay(t.Context(), 5000); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(before); took < 3900*time.Millisecond || took > 4100*time.Millisecond { // a second's worth is there at once
+			t.Errorf("5000 bytes at 1000 a second took %v", took)
+		}
 	})
 }
