@@ -54,8 +54,11 @@ type parkedPart struct {
 	queue  []queued
 }
 
-// take takes the image of the task's store.
+// take takes the image of the task's store, if it is to be written.
 func (s *snapshot) take(store statebackend.Store) {
+	if s.task.e.checkpoints == nil {
+		return
+	}
 	held := s.held
 	s.image, s.err = store.Image(func(name string) bool {
 		_, ok := held[name]
