@@ -382,8 +382,8 @@ func TestSnapshotsOfTestStreams(t *testing.T) {
 	x := &testStreamTask{task: &task{e: &execution{clock: virtualClock(1)}, outbox: exchange.NewOutbox(nil)}}
 	for want := range 3 {
 		var s snapshot
-		if x.snapshot(&s); s.events != want {
-			t.Errorf("%d events were acted, want %d", s.events, want)
+		if err := x.snapshot(&s); err != nil || s.stream.Acted != want {
+			t.Errorf("%d events were acted, want %d; %v", s.stream.Acted, want, err)
 		}
 		event := &pipepb.TestStreamPayload_Event{Event: &pipepb.TestStreamPayload_Event_ProcessingTimeEvent{
 			ProcessingTimeEvent: &pipepb.TestStreamPayload_Event_AdvanceProcessingTime{AdvanceDuration: 1}}}
@@ -395,7 +395,7 @@ func TestSnapshotsOfTestStreams(t *testing.T) {
 		}
 	}
 	var s snapshot
-	if x.snapshot(&s); s.events != 2 {
-		t.Errorf("%d events were acted at the end", s.events)
+	if err := x.snapshot(&s); err != nil || s.stream.Acted != 2 {
+		t.Errorf("%d events were acted at the end; %v", s.stream.Acted, err)
 	}
 }
