@@ -15,7 +15,7 @@ type Backend interface {
 	// unique in the backend. A store that is open cannot be opened again.
 	Open(name string) (Store, error)
 	// Restore opens a store that has what parts of images have, nothing of what a former one of that
-	// name had. All files are read, and checked, before it returns: an error of class
+	// name had. Images of it are going to be taken: its owner waits for them less than that of one which was opened. All files are read, and checked, before it returns: an error of class
 	// fault.Corruption names the one that is damaged.
 	Restore(ctx context.Context, name string, parts []Part) (Store, error)
 	// Close releases what stores share. It is an error while one is open.

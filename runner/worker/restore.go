@@ -270,8 +270,11 @@ func (r *restored) core(main int, side []int) (*engine.Snapshot, error) {
 // openStore opens the task's store, with what it had.
 func (t *task) openStore(ctx context.Context, r *restored) (statebackend.Store, error) {
 	name := fmt.Sprintf("%s/%s-%d", t.e.d.JobID, t.stage.ID, t.index)
-	if r == nil {
+	switch {
+	case t.e.checkpoints == nil:
 		return t.e.cfg.State.Open(name)
+	case r == nil:
+		return t.e.cfg.State.Restore(ctx, name, nil)
 	}
 	part := statebackend.Part{}
 	files := map[string]protocol.File{}

@@ -61,17 +61,15 @@ const fileCacheShards = 4
 
 // Open opens the store of that name, in a folder of its own.
 func (b *Backend) Open(name string) (statebackend.Store, error) {
-	s, err := b.openWith(name, b.cfg.Keep, func(dir string, d *disk, memTable int64) (*Store, error) {
-		return b.openIn(dir, d, memTable)
-	})
+	s, err := b.openWith(name, b.cfg.Keep, false, b.openIn)
 	if err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// openWith opens a store by what open does in its folder, where all is kept or nothing.
-func (b *Backend) openWith(name string, keep bool, open func(dir string, d *disk, memTable int64) (*Store, error)) (*Store, error) {
+// openWith opens a store by what open does in its folder, where all is kept or nothing. Images says whether they are taken of it.
+func (b *Backend) openWith(name string, keep, images bool, open func(dir string, d *disk, memory memTables) (*Store, error)) (*Store, error) {
 	dir := b.fs.PathJoin(b.cfg.Dir, folder(name))
 	others, err := b.claim(name, dir)
 	if err != nil {
@@ -85,7 +83,7 @@ func (b *Backend) openWith(name string, keep bool, open func(dir string, d *disk
 		b.release(dir)
 		return nil, fmt.Errorf("pebblestate: removing what was left of store %q: %w", name, err)
 	}
-	s, err := open(dir, &disk{FS: b.fs, dir: b.cfg.Dir, store: name}, b.cfg.memTable(others))
+	s, err := open(dir, &disk{FS: b.fs, dir: b.cfg.Dir, store: name}, b.cfg.memTables(others, images))
 	if err != nil {
 		if !keep {
 			err = errors.Join(err, b.fs.RemoveAll(dir))
@@ -97,7 +95,7 @@ func (b *Backend) openWith(name string, keep bool, open func(dir string, d *disk
 }
 
 // options returns those of a store's database.
-func (b *Backend) options(d *disk, memTable int64) *pebble.Options {
+func (b *Backend) options(d *disk, memory memTables) *pebble.Options {
 	log := logger{b.cfg.Logger.With("store", d.store)}
 	opts := &pebble.Options{
 		FS:                          d,
@@ -106,12 +104,12 @@ func (b *Backend) options(d *disk, memTable int64) *pebble.Options {
 		DisableWAL:                  true,
 		FormatMajorVersion:          formatVersion,
 		Merger:                      appendMerger,
-		MemTableSize:                uint64(memTable),
-		MemTableStopWritesThreshold: b.cfg.memTables(),
+		MemTableSize:                uint64(memory.bytes),
+		MemTableStopWritesThreshold: memory.most,
 		// Images make small tables; with the default of 12 unmerged ones the owner would wait for seconds, of images too.
 		L0StopWritesThreshold: 100,
-		MaxManifestFileSize:   1 << 20,                 // each image has it
-		LBaseMaxBytes:         max(64<<20, 8*memTable), // so much is merged at once: few levels
+		MaxManifestFileSize:   1 << 20,                     // each image has it
+		LBaseMaxBytes:         max(64<<20, 8*memory.bytes), // so much is merged at once: few levels
 		Logger:                log,
 		EventListener: &pebble.EventListener{
 			// By default this ends the process; but the read fails as well, and so does the task.
@@ -127,8 +125,8 @@ func (b *Backend) options(d *disk, memTable int64) *pebble.Options {
 }
 
 // openIn opens what is in a folder.
-func (b *Backend) openIn(dir string, d *disk, memTable int64) (*Store, error) {
-	opts := b.options(d, memTable)
+func (b *Backend) openIn(dir string, d *disk, memory memTables) (*Store, error) {
+	opts := b.options(d, memory)
 	db, err := pebble.Open(dir, opts)
 	if err != nil {
 		return nil, d.wrap(err, "opening")

@@ -31,9 +31,6 @@ type Config struct {
 	// its share: less than those have that were opened before, and 32 MiB at most. The larger
 	// the share, the less often is all that the store has written anew. 0 is DefaultMemTableBytes.
 	MemTableBytes int64
-	// Images is for stores of which images are taken while they work: an image begins a new memory table, and
-	// with it a third may wait to be written before the store's owner must. Each is smaller by a third for it.
-	Images bool
 	// OpenFiles is how many files all stores together keep open. 0 is DefaultOpenFiles.
 	OpenFiles int
 	// Logger gets what the databases report. Nil is none.
@@ -61,18 +58,20 @@ const (
 	mostMemTable  = 32 << 20
 )
 
-// memTable is the share of a store that is opened when others are open.
-func (c Config) memTable(others int) int64 {
-	share := min(max(c.MemTableBytes/int64(others+1), min(leastMemTable, c.MemTableBytes)), mostMemTable)
-	return share * 2 / int64(c.memTables())
+// memTables says how many memory tables a store may have, one that is filled, the others being written; and of how many bytes.
+type memTables struct {
+	most  int
+	bytes int64
 }
 
-// memTables is how many memory tables a store may have: one that is filled, the others being written.
-func (c Config) memTables() int {
-	if c.Images {
-		return 3
+// memTables is the share of a store that is opened when others are open. An image begins a new memory table: where they are taken, a
+// third may wait to be written before the store's owner must. Each is smaller by a third for it.
+func (c Config) memTables(others int, images bool) memTables {
+	share := min(max(c.MemTableBytes/int64(others+1), min(leastMemTable, c.MemTableBytes)), mostMemTable)
+	if images {
+		return memTables{3, share * 2 / 3}
 	}
-	return 2
+	return memTables{2, share}
 }
 
 func (c Config) withDefaults() Config {

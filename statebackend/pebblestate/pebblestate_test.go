@@ -47,6 +47,16 @@ func open(t testing.TB, cfg Config, fs vfs.FS) *Backend {
 	return b
 }
 
+// restoreStore opens a store of which images are taken, empty.
+func restoreStore(t testing.TB, b *Backend, name string) *Store {
+	t.Helper()
+	s, err := b.Restore(t.Context(), name, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.(*Store)
+}
+
 func openStore(t testing.TB, b *Backend, name string) *Store {
 	t.Helper()
 	s, err := b.Open(name)

@@ -27,8 +27,8 @@ func (b *Backend) Restore(ctx context.Context, name string, parts []statebackend
 	if err := statebackend.ValidateParts(parts, statebackend.Records, statebackend.Tables); err != nil {
 		return nil, err
 	}
-	s, err := b.openWith(name, false, func(dir string, d *disk, memTable int64) (*Store, error) {
-		r := restorer{ctx: ctx, disk: d, dir: dir, memTable: memTable, backend: b}
+	s, err := b.openWith(name, false, true, func(dir string, d *disk, memory memTables) (*Store, error) {
+		r := restorer{ctx: ctx, disk: d, dir: dir, memory: memory, backend: b}
 		s, err := r.restore(parts)
 		if err != nil {
 			return nil, d.wrap(err, "restoring")
@@ -42,13 +42,13 @@ func (b *Backend) Restore(ctx context.Context, name string, parts []statebackend
 }
 
 type restorer struct {
-	ctx      context.Context
-	backend  *Backend
-	disk     *disk
-	dir      string // of the store
-	memTable int64
-	store    *Store
-	tables   int // written so far
+	ctx     context.Context
+	backend *Backend
+	disk    *disk
+	dir     string // of the store
+	memory  memTables
+	store   *Store
+	tables  int // written so far
 }
 
 func (r *restorer) restore(parts []statebackend.Part) (*Store, error) {
@@ -60,7 +60,7 @@ func (r *restorer) restore(parts []statebackend.Part) (*Store, error) {
 			return nil, err
 		}
 	}
-	s, err := r.backend.openIn(r.dir, r.disk, r.memTable)
+	s, err := r.backend.openIn(r.dir, r.disk, r.memory)
 	if err != nil {
 		return nil, err
 	}
@@ -204,7 +204,7 @@ func (r *restorer) copyTables(p *statebackend.Part, scratch string) error {
 	if _, err := r.fetch(p, dir); err != nil {
 		return err
 	}
-	s, err := r.backend.openIn(dir, r.disk, r.memTable)
+	s, err := r.backend.openIn(dir, r.disk, r.memory)
 	if err != nil {
 		return err
 	}

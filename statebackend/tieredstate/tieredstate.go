@@ -58,6 +58,7 @@ func (b *Backend) Restore(ctx context.Context, name string, parts []statebackend
 		return nil, err
 	}
 	s := opened.(*Store)
+	s.images = true
 	if slices.ContainsFunc(parts, func(p statebackend.Part) bool { return p.Form != statebackend.Records }) {
 		var disk statebackend.Store
 		if disk, err = b.disk.Restore(ctx, name, parts); err == nil {
@@ -86,6 +87,7 @@ type Store struct {
 	statebackend.Store // where the state is now
 	backend            *Backend
 	name               string
+	images             bool            // are taken
 	memory             *memstate.Store // nil once the state is on disk
 	used               int64           // of the budget
 
@@ -118,7 +120,7 @@ const moveBytes = 1 << 20
 
 // move moves the state to disk.
 func (s *Store) move() error {
-	disk, err := s.backend.disk.Open(s.name)
+	disk, err := s.openDisk()
 	if err != nil {
 		return fmt.Errorf("moving state to disk: %w", err)
 	}
@@ -142,6 +144,13 @@ func (s *Store) move() error {
 	s.left, s.leftOpen = s.memory, s.snapshots
 	s.Store, s.memory = disk, nil
 	return s.release()
+}
+
+func (s *Store) openDisk() (statebackend.Store, error) {
+	if s.images {
+		return s.backend.disk.Restore(context.Background(), s.name, nil)
+	}
+	return s.backend.disk.Open(s.name)
 }
 
 // release lets go of the memory once no snapshot reads it any more. s.mu is held.
