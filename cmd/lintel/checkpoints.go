@@ -19,25 +19,18 @@ import (
 	"github.com/lintelrun/lintel/runner/coordinator"
 )
 
-// jobsTakeCheckpoints is whether servers have jobs take checkpoints. Workers take no snapshots before step 5 of
-// docs/design/checkpoints.md, so that what asks for them is refused.
-const jobsTakeCheckpoints = false
-
 // checkpointConfig is where a server keeps checkpoints.
 type checkpointConfig struct {
-	on  bool   // jobs may take them
 	uri string // of the folder, "": in the data directory
 	// savepoints are the URIs of the folders below which savepoints may be.
 	savepoints []string
 }
 
-// checkpointFlags adds the flags of checkpoints, where there are any.
-func checkpointFlags(fs *pflag.FlagSet, on bool) *checkpointConfig {
-	c := &checkpointConfig{on: on}
-	if on {
-		fs.StringVar(&c.uri, "checkpoint-dir", "", "where checkpoints of jobs go: file:///FOLDER or gs://BUCKET/FOLDER; by default the folder checkpoints of the data directory")
-		fs.StringArrayVar(&c.savepoints, "savepoint-dir", nil, "folder below which savepoints may be read and written, as for --checkpoint-dir; may be repeated")
-	}
+// checkpointFlags adds the flags of checkpoints.
+func checkpointFlags(fs *pflag.FlagSet) *checkpointConfig {
+	c := &checkpointConfig{}
+	fs.StringVar(&c.uri, "checkpoint-dir", "", "where checkpoints of jobs go: file:///FOLDER or gs://BUCKET/FOLDER; by default the folder checkpoints of the data directory")
+	fs.StringArrayVar(&c.savepoints, "savepoint-dir", nil, "folder below which savepoints may be read and written, as for --checkpoint-dir; may be repeated")
 	return c
 }
 
@@ -62,23 +55,16 @@ type folderStore interface {
 	io.Closer
 }
 
-// open opens the store of a server, nil if jobs take none.
+// open opens the store of a server.
 func (c *checkpointConfig) open(dataDir string) (folderStore, error) {
-	switch {
-	case !c.on:
-		return nil, nil
-	case c.uri == "":
+	if c.uri == "" {
 		return openFolder(filepath.Join(dataDir, "checkpoints"))
 	}
 	return openStore(context.Background(), c.uri)
 }
 
-// coordinator is what the coordinator is told of a store that was opened; nil of none. Files of savepoints
-// go by way of dir.
+// coordinator is what the coordinator is told of a store that was opened. Files of savepoints go by way of dir.
 func (c *checkpointConfig) coordinator(store folderStore, dir string) *coordinator.Checkpoints {
-	if store == nil {
-		return nil
-	}
 	return &coordinator.Checkpoints{Store: store, Dir: dir, Savepoints: c.openSavepoint}
 }
 

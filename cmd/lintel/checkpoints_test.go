@@ -66,7 +66,7 @@ func TestURIsOfStores(t *testing.T) {
 // Who submits a job has the server read and write only where its operator allows it.
 func TestSavepointsAreBelowTheirFolders(t *testing.T) {
 	dir := t.TempDir()
-	c := checkpointConfig{on: true, savepoints: []string{"gs://bucket/points", "gs://whole", "file://" + dir}}
+	c := checkpointConfig{savepoints: []string{"gs://bucket/points", "gs://whole", "file://" + dir}}
 	for _, uri := range []string{"file://" + dir + "/a", "file://" + dir + "/a/b"} {
 		s, err := c.openSavepoint(t.Context(), uri)
 		if err != nil {
@@ -104,13 +104,13 @@ func TestExistingFoldersAreNotMade(t *testing.T) {
 	}
 }
 
-// With checkpoints a server takes what it refuses without, and has a folder for them.
+// Servers take options of checkpoints, and have a folder for them.
 func TestServersWithCheckpoints(t *testing.T) {
 	testkit.Leaks(t)
 	data, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "checkpoints")
 	for uri, dir := range map[string]string{"": filepath.Join(data, "checkpoints"), "file://" + elsewhere: elsewhere} {
 		s, err := startServer(serverConfig{
-			bind: "127.0.0.1", dataDir: data, log: slog.New(slog.DiscardHandler), checkpoints: checkpointConfig{on: true, uri: uri},
+			bind: "127.0.0.1", dataDir: data, log: slog.New(slog.DiscardHandler), checkpoints: checkpointConfig{uri: uri},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -132,7 +132,7 @@ func TestFoldersOfCheckpointsThatCannotBe(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, err := startServer(serverConfig{
-		bind: "127.0.0.1", dataDir: t.TempDir(), log: slog.New(slog.DiscardHandler), checkpoints: checkpointConfig{on: true, uri: "file://" + file},
+		bind: "127.0.0.1", dataDir: t.TempDir(), log: slog.New(slog.DiscardHandler), checkpoints: checkpointConfig{uri: "file://" + file},
 	})
 	if err == nil {
 		s.stopWithin(patience)
@@ -141,20 +141,14 @@ func TestFoldersOfCheckpointsThatCannotBe(t *testing.T) {
 }
 
 func TestFlagsOfCheckpoints(t *testing.T) {
-	args := []string{"--checkpoint-dir=s3://bucket"}
-	fs := pflag.NewFlagSet("on", pflag.ContinueOnError)
-	c := checkpointFlags(fs, true)
-	if err := fs.Parse(args); err != nil || c.check() == nil {
+	fs := pflag.NewFlagSet("checkpoints", pflag.ContinueOnError)
+	c := checkpointFlags(fs)
+	if err := fs.Parse([]string{"--checkpoint-dir=s3://bucket"}); err != nil || c.check() == nil {
 		t.Errorf("%+v: %v, %v", c, err, c.check())
 	}
 	fs = pflag.NewFlagSet("savepoints", pflag.ContinueOnError)
-	c = checkpointFlags(fs, true)
+	c = checkpointFlags(fs)
 	if err := fs.Parse([]string{"--savepoint-dir=file:///a", "--savepoint-dir=a"}); err != nil || len(c.savepoints) != 2 || c.check() == nil {
 		t.Errorf("%+v: %v, %v", c, err, c.check())
-	}
-	fs = pflag.NewFlagSet("off", pflag.ContinueOnError)
-	c = checkpointFlags(fs, false)
-	if err := fs.Parse(args); err == nil || c.on || c.check() != nil {
-		t.Errorf("a flag that would do nothing is taken: %+v", c)
 	}
 }

@@ -68,7 +68,7 @@ each on standard error, and stops within 10 s; the second stops at once.`,
 	fs.StringVar(&f.readyFile, "ready-file", "", "file to write the addresses to, as JSON, once the server takes jobs")
 	fs.StringVar(&f.cpuProfile, "cpu-profile", "", "file to write a CPU profile of the server to, for go tool pprof, until it stops")
 	fs.IntVar(&f.userSeries, "metrics-user-series", 1000, "how many series of running jobs' own metrics /metrics shows at most")
-	f.checkpoints = checkpointFlags(fs, jobsTakeCheckpoints)
+	f.checkpoints = checkpointFlags(fs)
 	f.environments = addEnvironmentFlags(cmd)
 	f.tracing = addTraceFlags(cmd)
 	f.stateBackend = choiceFlag(cmd, "state-backend", "", "where user state is kept: in memory, in files under the data directory (pebble), or in memory until it is too large (auto)", stateTiered, stateInMemory, stateInPebble)

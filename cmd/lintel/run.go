@@ -119,7 +119,7 @@ func (f *runFlags) ensureServer(ctx context.Context, errs io.Writer) (*server, e
 	if err != nil {
 		return nil, err
 	}
-	s, err := startServer(serverConfig{bind: host, jobPort: number, dataDir: f.dataDir, checkpoints: checkpointConfig{on: jobsTakeCheckpoints}, log: log})
+	s, err := startServer(serverConfig{bind: host, jobPort: number, dataDir: f.dataDir, log: log})
 	if err == nil {
 		fmt.Fprintf(errs, "lintel: started a server at %s, http://%s; its log is in %s\n", s.jobAddress, s.httpAddress, f.logPath())
 	}

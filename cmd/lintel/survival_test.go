@@ -30,8 +30,7 @@ import (
 	"github.com/lintelrun/lintel/runner/rpc"
 )
 
-// barrierWorker runs jobs without end whose tasks have nothing but answers to barriers. The workers of servers
-// don't answer them yet.
+// barrierWorker runs jobs without end whose tasks have nothing but answers to barriers.
 type barrierWorker struct {
 	mu   sync.Mutex
 	runs []*barrierRun
@@ -198,8 +197,8 @@ func prepareWith(t *testing.T, prepare func(context.Context, *jobpb.PrepareJobRe
 	return prepare(t.Context(), &jobpb.PrepareJobRequest{Pipeline: p, JobName: "survivor", PipelineOptions: o})
 }
 
-// What no worker does yet is refused, and not left undone.
-func TestServersRefuseOptionsOfCheckpoints(t *testing.T) {
+// What would do nothing is refused, and not left undone.
+func TestOptionsOfCheckpointsAreForJobsThatTakeThem(t *testing.T) {
 	testkit.Leaks(t)
 	s, err := startServer(serverConfig{bind: "127.0.0.1", dataDir: t.TempDir(), log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -207,10 +206,10 @@ func TestServersRefuseOptionsOfCheckpoints(t *testing.T) {
 	}
 	defer s.stopWithin(patience)
 	for option, value := range map[string]any{
-		"checkpoint_interval": "10s", "checkpoint_retain": 2.0, "restart_attempts": 3.0, "restart_delay": "1s", "restore_from": "file:///s",
+		"checkpoint_retain": 2.0, "restart_attempts": 3.0, "restart_delay": "1s",
 	} {
 		_, err := prepareWith(t, s.service.Prepare, map[string]any{option: value})
-		if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), option) || !strings.Contains(err.Error(), "takes no checkpoints") {
+		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), option) || !strings.Contains(err.Error(), "checkpoint_interval") {
 			t.Errorf("%s=%v: %v", option, value, err)
 		}
 	}

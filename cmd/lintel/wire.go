@@ -28,12 +28,11 @@ import (
 
 // runner is what the job service plans and executes with.
 type runner struct {
-	executor executor
-	planner  planner
-	live     *environment.Registry
-	state    statebackend.Backend // nil if it was not made
-	// checkpoints is nil where jobs take none.
-	checkpoints folderStore
+	executor    executor
+	planner     planner
+	live        *environment.Registry
+	state       statebackend.Backend // nil if it was not made
+	checkpoints folderStore          // nil if it was not opened
 }
 
 func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics, tracer trace.Tracer) (*runner, error) {
