@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/lintelrun/lintel/checkpointing/protocol"
+	"github.com/lintelrun/lintel/internal/failpoint"
 	"github.com/lintelrun/lintel/internal/fault"
 )
 
@@ -380,9 +381,11 @@ func (r *Repository) Commit(ctx context.Context, m *protocol.Manifest) error {
 	if err := m.Validate(); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.BeforeManifest)
 	if err := r.create(ctx, r.cfg.Store, protocol.ManifestName(m.Epoch), m.Encode()); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.AfterManifest)
 	if err := r.replaced(ctx); err != nil {
 		return err
 	}
@@ -408,11 +411,13 @@ func (r *Repository) Collect(ctx context.Context, underWay func() []protocol.Und
 	if err != nil {
 		return 0, err
 	}
+	failpoint.Hit(failpoint.BeforeCollect)
 	for _, name := range append(g.Manifests, g.Others...) {
 		if err := r.again(ctx, func() error { return r.cfg.Store.Delete(ctx, name) }); err != nil {
 			return removed, err
 		}
 		removed++
+		failpoint.Hit(failpoint.Collecting)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

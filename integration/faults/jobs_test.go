@@ -35,9 +35,14 @@ func (s *server) footprint() footprint {
 	}
 }
 
+// asProcess are arguments for workers that the server starts.
+func (s *server) asProcess() []string {
+	return []string{"--environment_type", "PROCESS", "--environment_config", fmt.Sprintf(`{"command":%q}`, pipelines(s.t)), "--worker_binary", filepath.Join(root, "LICENSE")}
+}
+
 // jobKinds end in all the ways that jobs end, with workers in the client and as processes.
 func (s *server) jobKinds() [][]string {
-	process := []string{"--environment_type", "PROCESS", "--environment_config", fmt.Sprintf(`{"command":%q}`, pipelines(s.t)), "--worker_binary", filepath.Join(root, "LICENSE")}
+	process := s.asProcess()
 	small := []string{"--case", "group", "--n", "100", "--keys", "10", "--shards", "1"}
 	// Cancelled before its workers are there, while they begin, or when they hang.
 	cancelled := func(after string, more ...string) []string {

@@ -1,7 +1,7 @@
 // Package faults makes life hard for the real binary with real pipelines: too little memory, a
 // full disk, many jobs, clients and workers that misbehave.
 //
-// What runs by default takes about a minute and a half; `make faults` runs all (-long).
+// What runs by default takes less than three minutes; `make faults` runs all (-long).
 package faults
 
 import (
@@ -50,33 +50,46 @@ func TestMain(m *testing.M) {
 }
 
 var (
+	failing      = testkit.Program(&binaries, "failing", root, "./cmd/lintel", "CGO_ENABLED=0", "GOFLAGS="+os.Getenv("GOFLAGS")+" -tags=failpoints")
 	lintelBinary = testkit.Program(&binaries, "lintel", root, "./cmd/lintel", "CGO_ENABLED=0") // as it is released
 	pipelines    = testkit.Program(&binaries, "pipelines", filepath.Join(root, "integration", "faults", "pipelines"), ".")
 )
 
 // server is a `lintel dev` process of one test.
 type server struct {
-	t    *testing.T
-	cmd  *exec.Cmd
-	log  *os.File
-	jobs string // address of the job endpoint
-	http string // URL of the HTTP endpoint
-	done chan error
+	t   *testing.T
+	cmd *exec.Cmd
+	log *os.File
+	// ready is the file that tells the addresses.
+	ready string
+	jobs  string // address of the job endpoint
+	http  string // URL of the HTTP endpoint
+	done  chan error
+	// killed is true once the test has ended it.
+	killed bool
 }
 
 // startServer starts a server on free ports with its data in dir, and waits until it is ready. At
 // the test's end it has to end in time, and nothing that it started may be left.
 func startServer(t *testing.T, dir string, flags ...string) *server {
 	t.Helper()
+	s := launch(t, lintelBinary(t), dir, nil, flags...)
+	s.awaitReady()
+	return s
+}
+
+// launch starts a server, which may not come to be ready, with more entries in its environment.
+func launch(t *testing.T, binary, dir string, env []string, flags ...string) *server {
+	t.Helper()
 	testkit.Leaks(t)
-	ready := filepath.Join(t.TempDir(), "ready")
-	s := &server{t: t, done: make(chan error, 1)}
+	s := &server{t: t, ready: filepath.Join(t.TempDir(), "ready"), done: make(chan error, 1)}
 	var err error
 	if s.log, err = os.Create(filepath.Join(t.TempDir(), "log")); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"dev", "--job-port", "0", "--http-port", "0", "--data-dir", filepath.Join(dir, "data"), "--ready-file", ready}
-	s.cmd = exec.Command(lintelBinary(t), append(args, flags...)...)
+	args := []string{"dev", "--job-port", "0", "--http-port", "0", "--data-dir", filepath.Join(dir, "data"), "--ready-file", s.ready}
+	s.cmd = exec.Command(binary, append(args, flags...)...)
+	s.cmd.Env = append(os.Environ(), env...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := s.cmd.Start(); err != nil {
@@ -84,17 +97,25 @@ func startServer(t *testing.T, dir string, flags ...string) *server {
 	}
 	go func() { s.done <- s.cmd.Wait() }()
 	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *server) awaitReady() {
+	s.t.Helper()
 	var at struct{ JobEndpoint, HTTP string }
-	testkit.Eventually(t, 20*time.Second, "the server is ready", func() bool {
-		b, err := os.ReadFile(ready)
+	testkit.Eventually(s.t, 20*time.Second, "the server is ready", func() bool {
+		b, err := os.ReadFile(s.ready)
 		return err == nil && json.Unmarshal(b, &at) == nil
 	})
 	s.jobs, s.http = at.JobEndpoint, at.HTTP
-	return s
 }
 
 func (s *server) stop() {
 	s.t.Helper()
+	defer s.log.Close()
+	if s.killed {
+		return
+	}
 	if err := s.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		s.t.Errorf("stopping the server: %v", err)
 	}
@@ -111,7 +132,6 @@ func (s *server) stop() {
 		log, _ := os.ReadFile(s.log.Name())
 		s.t.Logf("the end of the server's log:\n%s", log[max(0, len(log)-8000):])
 	}
-	s.log.Close()
 }
 
 // run runs a pipeline, its functions in the pipeline's own process unless args say otherwise, and

@@ -11,6 +11,7 @@ import (
 
 	"github.com/lintelrun/lintel/checkpointing"
 	"github.com/lintelrun/lintel/checkpointing/protocol"
+	"github.com/lintelrun/lintel/internal/failpoint"
 	"github.com/lintelrun/lintel/runner/keygroup"
 	"github.com/lintelrun/lintel/runner/rpc"
 )
@@ -264,6 +265,7 @@ func (l *loop) complete(ctx context.Context, b protocol.Begun) {
 	c.Bytes, c.NewBytes = m.Bytes()
 	l.job.checkpoints.atLeast = max(l.job.checkpoints.atLeast, b.Epoch)
 	l.job.record(c) // before anybody acts on it
+	failpoint.Hit(failpoint.BeforeAck)
 	l.concluded(b.Epoch, true)
 	if !l.told {
 		l.told = true

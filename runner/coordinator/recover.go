@@ -11,6 +11,7 @@ import (
 
 	"github.com/lintelrun/lintel/checkpointing"
 	"github.com/lintelrun/lintel/checkpointing/protocol"
+	"github.com/lintelrun/lintel/internal/failpoint"
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/keygroup"
@@ -75,10 +76,12 @@ func (j *Job) beginWith(ctx context.Context, repo *checkpointing.Repository, dec
 		g.stop()
 		return nil, err
 	}
+	failpoint.Hit(failpoint.BeforeBegin)
 	if err := repo.Begin(ctx, decided, savepoint); err != nil {
 		g.stop()
 		return nil, err
 	}
+	failpoint.Hit(failpoint.AfterBegin)
 	g.loop = newLoop(j, repo, g.exec, d, restored)
 	j.install(g)
 	j.tellRecovery(decided, savepoint)

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"github.com/lintelrun/lintel/internal/failpoint"
 	"github.com/lintelrun/lintel/runner/exchange"
 )
 
@@ -43,6 +44,7 @@ func passBarrier[R any](t *task, o owner[R], epoch uint64) error {
 	t.epoch = epoch
 	wanted := t.e.wants(s)
 	if wanted {
+		failpoint.Hit(failpoint.BeforeSnapshot)
 		if err := o.snapshot(s); err != nil {
 			s.drop()
 			return err

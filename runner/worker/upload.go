@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/lintelrun/lintel/checkpointing/protocol"
+	"github.com/lintelrun/lintel/internal/failpoint"
 	"github.com/lintelrun/lintel/internal/spillfile"
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/runner/parts"
@@ -113,6 +114,7 @@ func (c *checkpointer) upload(s *snapshot) {
 			answer.Snapshot, answer.Err = c.write(ctx, s)
 		}
 		s.drop()
+		failpoint.Hit(failpoint.AfterUpload)
 		c.answers.put(answer)
 	})
 }

@@ -27,17 +27,25 @@ import (
 )
 
 var (
-	name   = flag.String("case", "", "which pipeline")
-	n      = flag.Int64("n", 1000, "elements")
-	value  = flag.Int64("value", 100, "bytes of an element's value, at least 8")
-	keys   = flag.Int64("keys", 1000, "keys")
-	how    = flag.String("how", "error", "how --case failing fails: error, crash or exhaust (its memory)")
-	shards = flag.Int64("shards", 4, "how many parts the elements are made in")
-	stream = flag.Bool("stream", false, "whether the input is unbounded, though it ends")
+	caseName = flag.String("case", "", "which pipeline")
+	n        = flag.Int64("n", 1000, "elements")
+	value    = flag.Int64("value", 100, "bytes of an element's value, at least 8")
+	keys     = flag.Int64("keys", 1000, "keys")
+	how      = flag.String("how", "error", "how --case failing fails: error, crash or exhaust (its memory)")
+	shards   = flag.Int64("shards", 4, "how many parts the elements are made in")
+	stream   = flag.Bool("stream", false, "whether the input is unbounded, though it ends")
 	// It is known from Prepare on, which is where the time begins.
 	cancelAfter = flag.Duration("cancel_after", 0, "when to cancel the job; 0: never")
+	every       = flag.Duration("every", 10*time.Millisecond, "time from one element of --case exact to the next")
+	observed    = flag.String("observed", os.DevNull, "file that --case exact adds its totals to")
 	verbose     = flag.Bool("verbose", false, "the SDK's messages on stderr")
+	// The SDK sends all flags to the runner.
+	_ = flag.String("checkpoint_interval", "", "time between checkpoints")
+	_ = flag.String("restart_delay", "", "time before the first restart")
 )
+
+// others are pipelines that check more than a sum.
+var others = map[string]func(beam.Scope){"endless": endless, "exact": exact}
 
 // cases make the sum of digests of all elements, however they come by it.
 var cases = map[string]func(beam.Scope) beam.PCollection{
@@ -92,9 +100,9 @@ func workerArgs(args []string) []string {
 }
 
 func run(ctx context.Context) error {
-	build, ok := cases[*name]
-	if !ok && *name != "endless" {
-		return fmt.Errorf("--case %q: want endless or one of %v", *name, slices.Sorted(maps.Keys(cases)))
+	build, other := cases[*caseName], others[*caseName]
+	if build == nil && other == nil {
+		return fmt.Errorf("--case %q: want one of %v or %v", *caseName, slices.Sorted(maps.Keys(others)), slices.Sorted(maps.Keys(cases)))
 	}
 	if *value < 8 {
 		return fmt.Errorf("--value %d: want at least 8", *value)
@@ -103,8 +111,8 @@ func run(ctx context.Context) error {
 		beamlog.SetLogger(silent{})
 	}
 	p, s := beam.NewPipelineWithRoot()
-	if *name == "endless" {
-		endless(s)
+	if other != nil {
+		other(s)
 		_, err := beam.Run(ctx, "universal", p)
 		return err
 	}

@@ -1,0 +1,134 @@
+package faults
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lintelrun/lintel/internal/testkit"
+)
+
+var seed = flag.Uint64("seed", 0, "of what happens at random; 0 takes a new one")
+
+// kill ends the server as a crash does.
+func (s *server) kill() {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(syscall.SIGKILL); err != nil {
+		s.t.Fatal(err)
+	}
+	<-s.done
+	s.killed = true
+}
+
+// A job with checkpoints counts every element once, however often the server is killed.
+func TestKilledServersLoseNothing(t *testing.T) {
+	kills, elements := 6, 2000
+	if *long {
+		kills, elements = 50, 15_000
+	}
+	if *seed == 0 {
+		*seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("-seed %d", *seed)
+	random := rand.New(rand.NewPCG(*seed, 0))
+	dir := t.TempDir()
+	observed := filepath.Join(dir, "observed")
+	s := startServer(t, dir)
+	s.submitExact(elements, observed)
+
+	var recovered []time.Duration
+	done := 0
+	for ; done < kills; done++ {
+		time.Sleep(time.Duration(random.Int64N(int64(2 * time.Second))))
+		job, state := s.job()
+		if state != "RUNNING" && state != "STARTING" {
+			break // the machine is slow, and what became of the job stands below
+		}
+		s.kill()
+		killed := time.Now()
+		s = startServer(t, dir)
+		if done%2 == 0 { // else it may be killed while it recovers
+			had := len(totals(t, observed))
+			testkit.Eventually(t, time.Minute, "new output after "+job+" was killed", func() bool { return len(totals(t, observed)) > had })
+			recovered = append(recovered, time.Since(killed))
+		}
+	}
+	if done < kills/2 {
+		t.Fatalf("the job ended after %d kills", done)
+	}
+	s.awaitExact(elements)
+	slices.Sort(recovered)
+	t.Logf("%d kills; first output %v after one at the median, %v at the most", done, recovered[len(recovered)/2], recovered[len(recovered)-1])
+	checkObserved(t, observed)
+	testkit.Eventually(t, 10*time.Second, "its checkpoints are removed", func() bool {
+		left, err := filepath.Glob(filepath.Join(dir, "data", "checkpoints", "*", "*-*"))
+		return err == nil && len(left) == 0
+	})
+}
+
+// submitExact submits a job of so many elements a shard, which come in real time and are counted.
+func (s *server) submitExact(elements int, observed string) {
+	s.t.Helper()
+	s.mustRun(append(s.asProcess(), "--case", "exact", "--n", fmt.Sprint(elements), "--every", "10ms", "--keys", "10", "--shards", "2",
+		"--checkpoint_interval", "300ms", "--observed", observed, "--async")...)
+}
+
+// awaitExact waits until that job ends, which finds out whether it has counted well.
+func (s *server) awaitExact(elements int) {
+	s.t.Helper()
+	var job, state string
+	testkit.Eventually(s.t, time.Duration(elements)*20*time.Millisecond+time.Minute, "the job ends", func() bool {
+		job, state = s.job()
+		return state != "RUNNING" && state != "STARTING"
+	})
+	if state != "DONE" {
+		log, err := exec.Command(lintelBinary(s.t), "jobs", "logs", job, "--endpoint", s.jobs).CombinedOutput()
+		s.t.Errorf("the job is %s\n%s\n%v", state, log, err)
+	}
+}
+
+// totals reads what left the pipeline: how often each total did, by branch, key and window. Some do so again
+// after a failure, but never as something else.
+func totals(t *testing.T, path string) map[string]int {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	was, times := map[string]string{}, map[string]int{}
+	whole := b[:bytes.LastIndexByte(b, '\n')+1]
+	for line := range strings.Lines(string(whole)) {
+		f := strings.Fields(line)
+		if len(f) != 6 {
+			t.Fatalf("line %q", line)
+		}
+		place, total := strings.Join(f[:3], " "), strings.Join(f[3:], " ")
+		if times[place]++; times[place] > 1 && was[place] != total {
+			t.Errorf("%s: %s, and %s", place, was[place], total)
+		}
+		was[place] = total
+	}
+	return times
+}
+
+// checkObserved looks at what left the pipeline when it has ended.
+func checkObserved(t *testing.T, path string) {
+	t.Helper()
+	again, all := 0, totals(t, path)
+	for _, n := range all {
+		again += n - 1
+	}
+	t.Logf("%d totals left the pipeline, and %d of them again", len(all), again)
+	if len(all) == 0 {
+		t.Error("nothing was observed")
+	}
+}
