@@ -31,6 +31,10 @@ type Config struct {
 	// its share: less than those have that were opened before, and 32 MiB at most. The larger
 	// the share, the less often is all that the store has written anew. 0 is DefaultMemTableBytes.
 	MemTableBytes int64
+	// Images is for stores that are restored, since images are taken of them: an image begins a new memory table, and
+	// with it a third may wait to be written before the store's owner must. Each is smaller by a third for it. It takes memory beside
+	// the tables nevertheless, about 20 MB, as an owner that needn't wait has more merged at once.
+	Images bool
 	// OpenFiles is how many files all stores together keep open. 0 is DefaultOpenFiles.
 	OpenFiles int
 	// Logger gets what the databases report. Nil is none.
@@ -64,11 +68,10 @@ type memTables struct {
 	bytes int64
 }
 
-// memTables is the share of a store that is opened when others are open. An image begins a new memory table: where they are taken, a
-// third may wait to be written before the store's owner must. Each is smaller by a third for it.
+// memTables is the share of a store that is opened when others are open.
 func (c Config) memTables(others int, images bool) memTables {
 	share := min(max(c.MemTableBytes/int64(others+1), min(leastMemTable, c.MemTableBytes)), mostMemTable)
-	if images {
+	if images && c.Images {
 		return memTables{3, share * 2 / 3}
 	}
 	return memTables{2, share}

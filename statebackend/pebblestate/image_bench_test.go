@@ -40,7 +40,7 @@ func BenchmarkImage(b *testing.B) {
 
 // benchmarkState makes a store of imageBytes, and returns how many records it has.
 func benchmarkState(b *testing.B) (*Store, int) {
-	backend := open(b, Config{Dir: b.TempDir(), CacheBytes: 256 << 20}, vfs.Default)
+	backend := open(b, Config{Dir: b.TempDir(), CacheBytes: 256 << 20, Images: true}, vfs.Default)
 	s := restoreStore(b, backend, "benchmark")
 	records := int(*imageBytes / benchmarkRecord)
 	for i := 0; i < records; i += benchmarkCommit {

@@ -101,7 +101,7 @@ func TestCommitsWaitForTheirTables(t *testing.T) {
 
 func testCommitsWait(t *testing.T, memTable int64, size, commits int) {
 	fs := &heldFS{FS: vfs.NewMem(), until: make(chan struct{})}
-	b := open(t, Config{Dir: "state", MemTableBytes: memTable * 3 / 2}, fs)
+	b := open(t, Config{Dir: "state", MemTableBytes: memTable * 3 / 2, Images: true}, fs)
 	s := restoreStore(t, b, "task")
 	set(t, s, "first", "1")
 	fs.holds.Store(true)
