@@ -183,7 +183,7 @@ func TestRecoveredJobsGiveTheSame(t *testing.T) {
 				c.emit(kvOf("k"+text(c.element)[:1], text(c.element)+strings.Repeat(" ", 200<<10)))
 				return nil
 			})
-			p.fns["ungroup"] = whole
+			p.fns["ungroup"] = slowly(10*time.Millisecond, whole)
 			return p, func() []string {
 				var lines []string
 				for _, line := range p.got("write") {
@@ -219,6 +219,7 @@ func TestRecoveredJobsGiveTheSame(t *testing.T) {
 				r := newRig(t, p.script)
 				r.cfg.MemoryBytes = LeastMemoryBytes
 				v := newRecovery(t, r, seed)
+				v.with = c.with
 				v.to(p.plan, 6)
 				for kind, n := range v.found {
 					found[kind] += n

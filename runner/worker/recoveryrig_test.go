@@ -74,6 +74,8 @@ type recovery struct {
 	// newest is the newest checkpoint, nil before there is one.
 	newest *protocol.Manifest
 	epoch  uint64
+	// with are kinds of parts of which the job goes on from a checkpoint with one, first of all, if there are any.
+	with []protocol.PartKind
 	// taken counts the checkpoints, and found the parts by kind of those that it went on from.
 	taken int
 	found map[protocol.PartKind]int
@@ -90,15 +92,28 @@ func (v *recovery) to(p *plan.Plan, ends int) {
 		v.t.Fatal("this plan takes no checkpoints")
 	}
 	v.r.deployment.Plan = p
-	for range ends {
+	for i := range ends {
 		last := v.taken + v.rand.IntN(12)
-		if v.run(func() bool { return v.taken > last }) {
+		if i < len(v.with) {
+			last = v.taken
+		}
+		if v.run(func() bool { return v.taken > last && (i >= len(v.with) || v.has(v.with[i])) }) {
 			return
 		}
 	}
 	if !v.run(func() bool { return false }) {
 		v.t.Error("the job did not end")
 	}
+}
+
+// has tells whether the newest checkpoint has a part of a kind.
+func (v *recovery) has(kind protocol.PartKind) bool {
+	for _, task := range v.newest.Tasks {
+		if slices.ContainsFunc(task.Parts, func(p protocol.Part) bool { return p.Kind == kind }) {
+			return true
+		}
+	}
+	return false
 }
 
 // run runs a generation until it is to stop, or to its end: then it returns true.
