@@ -50,10 +50,13 @@ func TestMain(m *testing.M) {
 }
 
 var (
-	failing      = testkit.Program(&binaries, "failing", root, "./cmd/lintel", "CGO_ENABLED=0", "GOFLAGS="+os.Getenv("GOFLAGS")+" -tags=failpoints")
-	lintelBinary = testkit.Program(&binaries, "lintel", root, "./cmd/lintel", "CGO_ENABLED=0") // as it is released
+	lintelBinary = testkit.Program(&binaries, "lintel", root, "./cmd/lintel", "CGO_ENABLED=0", tags("disable_grpc_modules")) // as it is released
+	failing      = testkit.Program(&binaries, "failing", root, "./cmd/lintel", "CGO_ENABLED=0", tags("disable_grpc_modules,failpoints"))
 	pipelines    = testkit.Program(&binaries, "pipelines", filepath.Join(root, "integration", "faults", "pipelines"), ".")
 )
+
+// tags has go build use some, and what else its flags are.
+func tags(list string) string { return "GOFLAGS=" + os.Getenv("GOFLAGS") + " -tags=" + list }
 
 // server is a `lintel dev` process of one test.
 type server struct {
