@@ -57,12 +57,12 @@ func (x *execTask) attempt(ctx context.Context, b engine.Bundle, l *live, turn i
 	x.results <- r
 }
 
-func (x *execTask) process(ctx context.Context, b *engine.Bundle, l *live, r *outcome) error {
+func (x *execTask) process(ctx context.Context, b *engine.Bundle, l *live, r *outcome) (err error) {
 	h, err := x.pool.acquire(ctx)
 	if err != nil {
 		return err
 	}
-	defer x.pool.release(h)
+	defer func() { x.pool.release(h, err == nil) }()
 	spec := x.stage.Exec
 	if x.keyed != nil {
 		if b.Frames, r.late, err = x.keyed.admit(x.stage.In[0].Coder, b.Frames); err != nil {

@@ -49,13 +49,13 @@ func (e *execution) call(ctx context.Context, call *plan.Call, n int, of answerO
 }
 
 // tryCall is one attempt of a bundle of calls. It returns the answers.
-func (e *execution) tryCall(ctx context.Context, call *plan.Call, input [][]byte) ([]byte, error) {
+func (e *execution) tryCall(ctx context.Context, call *plan.Call, input [][]byte) (output []byte, err error) {
 	p := e.envs[call.Environment]
 	h, err := p.acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer p.release(h)
+	defer func() { p.release(h, err == nil) }()
 	fb, err := h.NewBundle(fnapi.BundleSpec{Descriptor: e.callID(call), Source: call.Source, Sinks: []string{call.Sink}})
 	if err != nil {
 		return nil, h.explain(ctx, err)
@@ -71,7 +71,7 @@ func (e *execution) tryCall(ctx context.Context, call *plan.Call, input [][]byte
 		}
 		fed <- err
 	}()
-	output, err := receiveAll(ctx, fb)
+	output, err = receiveAll(ctx, fb)
 	if err != nil {
 		fb.Abort(err)
 	}

@@ -202,11 +202,86 @@ func TestHarnessesThatDieAgainAndAgain(t *testing.T) {
 	r.cfg.Attempts = 1000
 	_, err := r.run(p.plan)
 	wantError(t, err, fault.Retryable, "has no harness left", "segmentation fault")
-	if got := len(r.launcher.processes()); got != maxRestarts+1 {
-		t.Errorf("%d harnesses were launched, want %d", got, maxRestarts+1)
+	if got := len(r.launcher.processes()); got != maxLosses {
+		t.Errorf("%d harnesses were launched, want %d", got, maxLosses)
 	}
 	if !r.logged(rpc.Warn, "is not replaced") {
 		t.Errorf("the job's log does not say that there is no other: %v", r.log)
+	}
+}
+
+// Harnesses that are of some use are replaced as often as it takes.
+func TestHarnessesThatDieNowAndThen(t *testing.T) {
+	const n, deaths = 400, 3 * maxLosses
+	p := shuffle(t, n, 5, nil)
+	r := newRig(t, nil)
+	var died atomic.Int64
+	r.launcher.script = func(me *process) fnapitest.Script {
+		var bundles atomic.Int64
+		return fnapitest.Script{Process: func(b *fnapitest.Bundle) error {
+			if died.Load() < deaths && bundles.Add(1) == 3 { // two were done well
+				died.Add(1)
+				me.die(errCrash)
+				<-me.stop
+				return nil
+			}
+			return p.process(b)
+		}}
+	}
+	r.deployment.Parallelism, r.deployment.Harnesses = 1, 1
+	r.cfg.Attempts = 2 * deaths // it may be the same bundle each time
+	r.mustRun(p.plan)
+	wantShuffled(t, p, n, 5)
+	if got := len(r.launcher.processes()); got <= maxLosses {
+		t.Errorf("%d harnesses were launched: this has tested nothing", got)
+	}
+}
+
+// What a harness does while another is lost and replaced is done once.
+func TestOnlyBundlesOfTheLostHarnessAreTriedAgain(t *testing.T) {
+	const n = 200
+	p := shuffle(t, n, 5, nil)
+	r := newRig(t, nil)
+	busy, replaced := make(chan struct{}), make(chan struct{})
+	var unfinished, failed atomic.Int64 // bundles: of the lost harness, of all
+	r.launcher.script = func(me *process) fnapitest.Script {
+		if me.n == 3 {
+			close(replaced)
+		}
+		var once sync.Once
+		return fnapitest.Script{Process: func(b *fnapitest.Bundle) error {
+			if me.n == 2 {
+				unfinished.Add(1)
+			}
+			if p.stage(b).Transforms[0] == "kv" {
+				once.Do(func() {
+					switch me.n {
+					case 1:
+						close(busy)
+						<-replaced
+					case 2:
+						<-busy
+						me.die(errCrash)
+						<-me.stop
+					}
+				})
+			}
+			err := p.process(b)
+			if me.n == 2 && err == nil {
+				unfinished.Add(-1)
+			}
+			return err
+		}}
+	}
+	r.cfg.Hooks.BundleDone = func(ok bool, _, _, _ int, _ time.Duration) {
+		if !ok {
+			failed.Add(1)
+		}
+	}
+	r.mustRun(p.plan)
+	wantShuffled(t, p, n, 5)
+	if failed.Load() == 0 || failed.Load() != unfinished.Load() {
+		t.Errorf("%d bundles failed, and %d were in flight on the harness that was lost", failed.Load(), unfinished.Load())
 	}
 }
 

@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	// maxRestarts is how many lost harnesses a pool replaces in any one minute. A
-	// bundle that kills its harness has used up its attempts before.
-	maxRestarts = 5
+	// maxLosses is how many harnesses of a pool are lost in a row, with no bundle done well in between,
+	// before they are not replaced any more. A bundle that kills its harness has used up its attempts before.
+	maxLosses = 6
 	// lastWords is how long a process may take to be seen dead after its streams
 	// broke: how it ended says more than that they did.
 	lastWords = 500 * time.Millisecond
@@ -22,7 +22,8 @@ const (
 )
 
 // keep has one harness of the pool at a time until ctx ends. A first one that does
-// not come up is an error. Later ones are replaced, though not without end.
+// not come up is an error. Later ones are replaced: at once, then ever later, and not
+// without end, as long as none of them is of use.
 func (e *execution) keep(ctx context.Context, p *pool) error {
 	defer p.change(func() { p.keepers-- })
 	for first := true; ; first = false {
@@ -38,30 +39,39 @@ func (e *execution) keep(ctx context.Context, p *pool) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		losses := p.noteLoss(err)
 		what := "a harness was lost and is replaced"
-		again := p.mayRestart(err, time.Now())
-		if !again {
-			what = fmt.Sprintf("a harness was lost and is not replaced: %d were within a minute", maxRestarts)
+		if losses >= maxLosses {
+			what = fmt.Sprintf("a harness was lost and is not replaced: %d were in a row, and no bundle was done in between", losses)
 		}
 		e.log.Warn(what, "environment", p.name, "error", err)
 		e.d.Log(rpc.Message{Severity: rpc.Warn, Source: "environment " + p.name, Text: fmt.Sprintf("%s: %v", what, err)})
-		if !again {
+		if losses >= maxLosses {
+			return nil
+		}
+		select {
+		case <-time.After(restartDelay(e.cfg.RestartDelay, losses)):
+		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// mayRestart notes why a harness was lost and reports whether to start another.
-func (p *pool) mayRestart(cause error, now time.Time) bool {
+// restartDelay is how long to wait before a harness is replaced, when so many were lost in a row.
+func restartDelay(least time.Duration, losses int) time.Duration {
+	if losses == 1 {
+		return 0
+	}
+	return least << (losses - 2)
+}
+
+// noteLoss notes why a harness was lost, and returns how many were since a bundle was done well.
+func (p *pool) noteLoss(cause error) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lost = cause
-	p.restarts = slices.DeleteFunc(p.restarts, func(at time.Time) bool { return now.Sub(at) >= time.Minute })
-	if len(p.restarts) >= maxRestarts {
-		return false
-	}
-	p.restarts = append(p.restarts, now)
-	return true
+	p.losses++
+	return p.losses
 }
 
 // start launches a harness and waits until it has connected.

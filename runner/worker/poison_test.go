@@ -96,7 +96,7 @@ func TestPoisonElementInBundlesTriedForEver(t *testing.T) {
 	_, err := r.run(p.plan)
 	wantError(t, err, fault.Retryable, "environment env has no harness left", "segmentation fault")
 	launched := len(r.launcher.processes())
-	if most := r.deployment.Harnesses + maxRestarts; launched > most {
+	if most := r.deployment.Harnesses + maxLosses; launched > most {
 		t.Errorf("%d harnesses were launched, want %d at most", launched, most)
 	}
 	if met.Load() > int64(launched) {

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -37,10 +36,10 @@ type pool struct {
 	env   *pipepb.Environment
 	limit int // of bundles in flight on each harness
 
-	mu        sync.Mutex // protects what follows, and harness.bundles
-	harnesses []*harness // that are connected
-	keepers   int        // that have a harness or are about to
-	restarts  []time.Time
+	mu        sync.Mutex    // protects what follows, and harness.bundles
+	harnesses []*harness    // that are connected
+	keepers   int           // that have a harness or are about to
+	losses    int           // since a bundle was done well
 	lost      error         // why the last one was lost
 	changed   chan struct{} // closed, and made anew, when something has changed
 }
@@ -223,8 +222,14 @@ func (p *pool) most() int {
 	return p.keepers * min(p.limit, crowdBundles)
 }
 
-func (p *pool) release(h *harness) {
-	p.change(func() { h.bundles-- })
+// release gives back a harness that was acquired for a bundle, and tells whether it did that well.
+func (p *pool) release(h *harness, well bool) {
+	p.change(func() {
+		h.bundles--
+		if well {
+			p.losses = 0
+		}
+	})
 }
 
 // change does what f does to the pool and wakes those who wait for one.

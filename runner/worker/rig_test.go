@@ -54,7 +54,7 @@ func newRig(t testing.TB, script func(*process) fnapitest.Script) *rig {
 	r := &rig{t: t, server: server, launcher: &launcher{t: t, script: script}}
 	r.cfg = Config{
 		State:  memstate.New(),
-		Server: server, Launcher: r.launcher, Dir: dir, Logger: quiet,
+		Server: server, Launcher: r.launcher, Dir: dir, Logger: quiet, RestartDelay: time.Millisecond,
 		Hooks: Hooks{
 			BundleDone: func(bool, int, int, int, time.Duration) {
 				r.mu.Lock()

@@ -44,6 +44,9 @@ type Config struct {
 	MemoryBytes int64
 	// ConnectTimeout is how long a launched harness may take to connect; default 2 minutes.
 	ConnectTimeout time.Duration
+	// RestartDelay is how long a harness waits that replaces the second of two which were lost in a row, before any
+	// bundle was done; each further one waits twice as long. Default 250 ms.
+	RestartDelay time.Duration
 	// Attempts of a bundle before its job fails; default 4.
 	Attempts int
 	// Splits says when running bundles are split for idle tasks.
@@ -140,6 +143,9 @@ func (c *Config) Validate() error {
 	}
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = 2 * time.Minute
+	}
+	if c.RestartDelay == 0 {
+		c.RestartDelay = 250 * time.Millisecond
 	}
 	if c.Attempts == 0 {
 		c.Attempts = 4
