@@ -91,9 +91,18 @@ func (s *server) awaitExact(elements int) {
 		return state != "RUNNING" && state != "STARTING"
 	})
 	if state != "DONE" {
-		log, err := exec.Command(lintelBinary(s.t), "jobs", "logs", job, "--endpoint", s.jobs).CombinedOutput()
-		s.t.Errorf("the job is %s\n%s\n%v", state, log, err)
+		s.t.Errorf("the job is %s\n%s", state, s.jobLog(job))
 	}
+}
+
+// jobLog is what is known of a job's messages.
+func (s *server) jobLog(job string) string {
+	s.t.Helper()
+	log, err := exec.Command(lintelBinary(s.t), "jobs", "logs", job, "--endpoint", s.jobs).CombinedOutput()
+	if err != nil {
+		s.t.Errorf("%v\n%s", err, log)
+	}
+	return string(log)
 }
 
 // totals reads what left the pipeline: how often each total did, by branch, key and window. Some do so again

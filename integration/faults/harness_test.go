@@ -1,0 +1,112 @@
+package faults
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lintelrun/lintel/internal/proctree"
+	"github.com/lintelrun/lintel/internal/testkit"
+)
+
+// harnesses are the processes in which the pipelines of a server run: each is the last of those that its environment starts.
+func (s *server) harnesses() (pids []int) {
+	s.t.Helper()
+	all, err := proctree.Descendants(s.cmd.Process.Pid)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	parents := map[int]bool{}
+	for _, p := range all {
+		parents[p.Parent] = true
+	}
+	for _, p := range all {
+		if !parents[p.PID] && !p.Zombie {
+			pids = append(pids, p.PID)
+		}
+	}
+	return pids
+}
+
+// Harnesses that are killed cost their bundles another attempt, and nothing else: no restart of the job, no element.
+func TestKilledHarnesses(t *testing.T) {
+	kills, elements := 5, 1000
+	if *long {
+		kills, elements = 50, 10_000
+	}
+	random := seeded(t)
+	dir := t.TempDir()
+	observed := filepath.Join(dir, "observed")
+	s := startServer(t, dir)
+	s.submitExact(elements, observed)
+	s.awaitOutput(observed)
+	var recovered []time.Duration
+	for range kills {
+		time.Sleep(time.Duration(random.Int64N(int64(time.Second))))
+		running := s.harnesses()
+		if err := syscall.Kill(running[random.IntN(len(running))], syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		recovered = append(recovered, s.awaitOutput(observed))
+	}
+	s.awaitExact(elements)
+	checkObserved(t, observed)
+	report(t, recovered, 2*time.Second)
+	s.checkHarnessesOnly(kills)
+}
+
+// checkHarnessesOnly looks at what it took to go on: harnesses.
+func (s *server) checkHarnessesOnly(kills int) {
+	s.t.Helper()
+	job, _ := s.job()
+	log := s.jobLog(job)
+	if n := strings.Count(log, "a harness was lost and is replaced"); n != kills {
+		s.t.Errorf("%d harnesses were replaced after %d kills\n%s", n, kills, log)
+	}
+	if strings.Contains(log, "goes on from") {
+		s.t.Errorf("the job was started again\n%s", log)
+	}
+	s.t.Logf("%.0f bundles were tried again", s.metric(`lintel_bundles_total{outcome="failed"}`))
+}
+
+// awaitOutput waits until something new has left the pipeline and returns how long that took.
+func (s *server) awaitOutput(observed string) time.Duration {
+	s.t.Helper()
+	began, had, size := time.Now(), len(totals(s.t, observed)), int64(0)
+	testkit.Eventually(s.t, time.Minute, "new output", func() bool {
+		f, err := os.Stat(observed)
+		if err != nil || f.Size() == size {
+			return false
+		}
+		size = f.Size()
+		return len(totals(s.t, observed)) > had
+	})
+	return time.Since(began)
+}
+
+// report tells how long recovery took, which in the long form has a limit at the median.
+func report(t *testing.T, took []time.Duration, limit time.Duration) {
+	t.Helper()
+	slices.Sort(took)
+	median := took[len(took)/2]
+	t.Logf("%d kills; first output %v after one at the median, %v at the most", len(took), median, took[len(took)-1])
+	if *long && median > limit {
+		t.Errorf("the median is above %v", limit)
+	}
+}
+
+// seeded is a source of what happens at random, which the flag -seed has happen again.
+func seeded(t *testing.T) *rand.Rand {
+	t.Helper()
+	of := *seed
+	if of == 0 {
+		of = uint64(time.Now().UnixNano())
+	}
+	t.Logf("-seed %d", of)
+	return rand.New(rand.NewPCG(of, 0))
+}
