@@ -2,13 +2,9 @@ package faults
 
 import (
 	"bytes"
-	"flag"
-	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,8 +12,6 @@ import (
 
 	"github.com/lintelrun/lintel/internal/testkit"
 )
-
-var seed = flag.Uint64("seed", 0, "of what happens at random; 0 takes a new one")
 
 // kill ends the server as a crash does.
 func (s *server) kill() {
@@ -31,62 +25,63 @@ func (s *server) kill() {
 
 // A job with checkpoints counts every element once, however often the server is killed.
 func TestKilledServersLoseNothing(t *testing.T) {
-	kills, elements := 6, 2000
+	for _, o := range oracles {
+		t.Run(o.name, func(t *testing.T) { testKilledServers(t, o) })
+	}
+}
+
+func testKilledServers(t *testing.T, o oracle) {
+	kills := 6
 	if *long {
-		kills, elements = 50, 15_000
+		kills = o.serverKills
+	} else if o.slow {
+		t.Skip("this takes -long")
 	}
-	if *seed == 0 {
-		*seed = uint64(time.Now().UnixNano())
-	}
-	t.Logf("-seed %d", *seed)
-	random := rand.New(rand.NewPCG(*seed, 0))
+	random := seeded(t)
 	dir := t.TempDir()
 	observed := filepath.Join(dir, "observed")
-	s := startServer(t, dir)
-	s.submitExact(elements, observed)
+	s := o.start(t, dir)
+	takes := time.Duration(kills) * (o.restart + 500*time.Millisecond)
+	o.submit(s, takes, observed)
+	s.awaitOutput(observed)
 
 	var recovered []time.Duration
 	done := 0
 	for ; done < kills; done++ {
 		time.Sleep(time.Duration(random.Int64N(int64(2 * time.Second))))
-		job, state := s.job()
-		if state != "RUNNING" && state != "STARTING" {
-			break // the machine is slow, and what became of the job stands below
+		if job, state := s.job(); state != "RUNNING" && state != "STARTING" {
+			t.Logf("%s is %s", job, state) // the machine is slow, and what became of the job stands below
+			break
 		}
 		s.kill()
 		killed := time.Now()
-		s = startServer(t, dir)
+		s = o.start(t, dir)
 		if done%2 == 0 { // else it may be killed while it recovers
-			had := len(totals(t, observed))
-			testkit.Eventually(t, time.Minute, "new output after "+job+" was killed", func() bool { return len(totals(t, observed)) > had })
+			s.awaitOutput(observed)
 			recovered = append(recovered, time.Since(killed))
 		}
 	}
 	if done < kills/2 {
 		t.Fatalf("the job ended after %d kills", done)
 	}
-	s.awaitExact(elements)
-	slices.Sort(recovered)
-	t.Logf("%d kills; first output %v after one at the median, %v at the most", done, recovered[len(recovered)/2], recovered[len(recovered)-1])
+	s.awaitExact(takes)
 	checkObserved(t, observed)
+	median, most := quantiles(recovered)
+	t.Logf("%d kills; first output %v after one at the median, %v at the most", done, median, most)
+	if *long && (median > o.restart || most > o.restart+7*time.Second) {
+		t.Errorf("want %v at the median, and %v at the most", o.restart, o.restart+7*time.Second)
+	}
 	testkit.Eventually(t, 10*time.Second, "its checkpoints are removed", func() bool {
 		left, err := filepath.Glob(filepath.Join(dir, "data", "checkpoints", "*", "*-*"))
 		return err == nil && len(left) == 0
 	})
 }
 
-// submitExact submits a job of so many elements a shard, which come in real time and are counted.
-func (s *server) submitExact(elements int, observed string) {
-	s.t.Helper()
-	s.mustRun(append(s.asProcess(), "--case", "exact", "--n", fmt.Sprint(elements), "--every", "10ms", "--keys", "10", "--shards", "2",
-		"--checkpoint_interval", "300ms", "--observed", observed, "--async")...)
-}
-
 // awaitExact waits until that job ends, which finds out whether it has counted well.
-func (s *server) awaitExact(elements int) {
+func (s *server) awaitExact(takes time.Duration) {
 	s.t.Helper()
 	var job, state string
-	testkit.Eventually(s.t, time.Duration(elements)*20*time.Millisecond+time.Minute, "the job ends", func() bool {
+	testkit.Eventually(s.t, 2*takes+time.Minute, "the job ends", func() bool {
 		job, state = s.job()
 		return state != "RUNNING" && state != "STARTING"
 	})

@@ -21,9 +21,9 @@ const (
 	stopTime  = 8 * time.Second
 )
 
-// keep has one harness of the pool at a time until ctx ends. A first one that does
-// not come up is an error. Later ones are replaced: at once, then ever later, and not
-// without end, as long as none of them is of use.
+// keep has one harness of the pool at a time until ctx ends. One that does not come up
+// is an error before any of the pool has. Later they are replaced: at once, then ever
+// later, and not without end, as long as none of them is of use.
 func (e *execution) keep(ctx context.Context, p *pool) error {
 	defer p.change(func() { p.keepers-- })
 	for first := true; ; first = false {
@@ -33,7 +33,7 @@ func (e *execution) keep(ctx context.Context, p *pool) error {
 		switch {
 		case err == nil:
 			err = e.attend(ctx, p, h)
-		case first && ctx.Err() == nil:
+		case !p.came() && ctx.Err() == nil:
 			return err
 		}
 		if ctx.Err() != nil {
@@ -63,6 +63,13 @@ func restartDelay(least time.Duration, losses int) time.Duration {
 		return 0
 	}
 	return least << (losses - 2)
+}
+
+// came reports whether any harness has ever come up.
+func (p *pool) came() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.connected
 }
 
 // noteLoss notes why a harness was lost, and returns how many were since a bundle was done well.
@@ -101,7 +108,7 @@ func (e *execution) start(ctx context.Context, p *pool) (*harness, error) {
 
 // attend lets the pool use a harness until it is lost or ctx ends, and returns why.
 func (e *execution) attend(ctx context.Context, p *pool, h *harness) error {
-	p.change(func() { p.harnesses = append(p.harnesses, h) })
+	p.change(func() { p.harnesses, p.connected = append(p.harnesses, h), true })
 	select {
 	case <-h.Done():
 		select {

@@ -39,6 +39,7 @@ type pool struct {
 	mu        sync.Mutex    // protects what follows, and harness.bundles
 	harnesses []*harness    // that are connected
 	keepers   int           // that have a harness or are about to
+	connected bool          // whether any ever was
 	losses    int           // since a bundle was done well
 	lost      error         // why the last one was lost
 	changed   chan struct{} // closed, and made anew, when something has changed

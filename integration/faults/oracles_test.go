@@ -1,0 +1,135 @@
+package faults
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lintelrun/lintel/internal/testkit"
+)
+
+// oracle is the pipeline that counts each of its elements, which come in real time, and fails if one is missing or there
+// twice, in one of the languages.
+type oracle struct {
+	name string
+	// submit submits a job whose elements take that long, and leaves it running.
+	submit func(s *server, takes time.Duration, observed string)
+	// env is what the server's environment needs for its harnesses, if anything.
+	env func(t *testing.T) []string
+	// slow ones are left out of the short form where there are others.
+	slow bool
+	// harnessKills of the short form, serverKills of the long one.
+	harnessKills, serverKills int
+	// restart is how long it may take at the median from killing the server to new output, replace at
+	// the most from killing a harness, both on a quiet machine.
+	restart, replace time.Duration
+}
+
+var oracles = []oracle{
+	{name: "go", submit: (*server).submitGo, harnessKills: 5, serverKills: 50, restart: 3 * time.Second, replace: 2 * time.Second},
+	{name: "python", submit: (*server).submitPython, env: pythonEnv, slow: true, harnessKills: 2, serverKills: 10, restart: 8 * time.Second, replace: 6 * time.Second},
+	{name: "java", submit: (*server).submitJava, env: javaEnv, slow: true, serverKills: 10, restart: 8 * time.Second, replace: 6 * time.Second},
+}
+
+// start starts a server that can run the oracle.
+func (o *oracle) start(t *testing.T, dir string) *server {
+	t.Helper()
+	var env []string
+	if o.env != nil {
+		env = o.env(t)
+	}
+	s := launch(t, lintelBinary(t), dir, env)
+	s.awaitReady()
+	return s
+}
+
+const checkpointInterval = "300ms"
+
+func (s *server) submitGo(takes time.Duration, observed string) {
+	s.t.Helper()
+	const every = 10 * time.Millisecond
+	s.mustRun(append(s.asProcess(), "--case", "exact", "--n", fmt.Sprint(int(takes/every)), "--every", every.String(), "--keys", "10", "--shards", "2",
+		"--checkpoint_interval", checkpointInterval, "--observed", observed, "--async")...)
+}
+
+// slowEvery is the time from one element to the next in languages that take much of the machine for each.
+const slowEvery = 50 * time.Millisecond
+
+// examples is the module that has what Beam's boot programs need.
+var examples = filepath.Join(root, "examples", "go")
+
+var (
+	pythonBoot = testkit.Program(&binaries, "python-boot", examples, "github.com/apache/beam/sdks/v2/python/container")
+	javaBoot   = testkit.Program(&binaries, "java-boot", examples, "github.com/apache/beam/sdks/v2/java/container")
+)
+
+// python is an interpreter that has the Beam SDK: LINTEL_PYTHON, or that of `make test-setup`.
+func python(t *testing.T) string {
+	t.Helper()
+	path := os.Getenv("LINTEL_PYTHON")
+	if path == "" {
+		path = filepath.Join(root, ".cache", "venv", "bin", "python")
+	}
+	if err := exec.Command(path, "-c", "import apache_beam").Run(); err != nil {
+		t.Skipf("no Python with apache_beam (make test-setup installs it): %s: %v", path, err)
+	}
+	return path
+}
+
+func pythonEnv(t *testing.T) []string {
+	t.Helper()
+	return []string{"SDK_BOOT=" + pythonBoot(t), "SDK_PYTHON=" + python(t), "TMPDIR=" + t.TempDir()}
+}
+
+func (s *server) submitPython(takes time.Duration, observed string) {
+	s.t.Helper()
+	s.mustSubmit(exec.Command(python(s.t), filepath.Join(root, "integration", "faults", "python", "exact.py"),
+		"--n", fmt.Sprint(int(takes/slowEvery)), "--every", fmt.Sprint(slowEvery.Milliseconds()), "--observed", observed,
+		"--runner", "PortableRunner", "--job_endpoint", s.jobs, "--checkpoint_interval="+checkpointInterval,
+		"--environment_type", "PROCESS", "--environment_option", "process_command="+filepath.Join(root, "integration", "python", "sdk_worker.sh")))
+}
+
+// javaClasses compiles the pipeline in Java, once, and returns its class path.
+var javaClasses = sync.OnceValues(func() (string, error) {
+	build, pom := filepath.Join(root, ".cache", "faults-java"), filepath.Join(root, "integration", "faults", "java", "pom.xml")
+	maven := exec.Command("mvn", "-B", "-q", "-Dstyle.color=never", "-f", pom, "-Dfaults.build="+build,
+		"compile", "dependency:build-classpath", "-Dmdep.outputFile="+filepath.Join(build, "classpath"))
+	if out, err := maven.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("mvn (make setup-java installs it): %w\n%s", err, out)
+	}
+	libraries, err := os.ReadFile(filepath.Join(build, "classpath"))
+	return filepath.Join(build, "classes") + ":" + strings.TrimSpace(string(libraries)), err
+})
+
+func javaEnv(t *testing.T) []string {
+	t.Helper()
+	return []string{"JAVA_BOOT=" + javaBoot(t)}
+}
+
+func (s *server) submitJava(takes time.Duration, observed string) {
+	s.t.Helper()
+	classes, err := javaClasses()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.mustSubmit(exec.Command("java", "-cp", classes, "lintel.faults.Exact",
+		fmt.Sprintf("--elements=%d", takes/slowEvery), fmt.Sprintf("--every=%d", slowEvery.Milliseconds()), "--observed="+observed,
+		"--jobEndpoint="+s.jobs, "--checkpointInterval="+checkpointInterval, "--experiments=beam_fn_api,disable_jamm_agent",
+		"--defaultEnvironmentType=PROCESS", fmt.Sprintf("--defaultEnvironmentConfig={%q:%q}", "command", filepath.Join(root, "integration", "xlang", "java_worker.sh"))))
+}
+
+// mustSubmit runs a program that submits a job.
+func (s *server) mustSubmit(cmd *exec.Cmd) {
+	s.t.Helper()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		s.t.Fatalf("%v: %v\n%s", cmd.Args, err, out.Bytes())
+	}
+}
