@@ -139,6 +139,10 @@ differential: build ## random pipelines on Lintel and on Beam's FnApiRunner (SEE
 bench: build ## throughput beside Prism (SET=bounded|smoke|medium, ARGS=)
 	integration/bench/run.sh --set '$(SET)' $(value ARGS)
 
+.PHONY: bench-checkpoints
+bench-checkpoints: build ## what a checkpoint every second costs, beside none (ARGS=)
+	integration/bench/run.sh --rival none --set checkpoints --variant none=--checkpoint_interval=0 --variant every-second=--checkpoint_interval=1s $(value ARGS)
+
 BASE ?= HEAD~1
 .PHONY: bench-check
 bench-check: ## five minutes: fails if the server takes 15 % more processor time than that of BASE (HEAD~1; ARGS=)

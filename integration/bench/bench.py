@@ -7,8 +7,9 @@
 
 --server NAME=HOST:PORT,PID   a running job server (PID for its CPU and memory, with all its children)
 --server NAME=auto            prism or flink: start it here, restart it after a failure
---server NAME=cmd:COMMAND     start COMMAND ({port} is replaced), wait for the port, stop it at the end
+--server NAME=cmd:COMMAND     start COMMAND ({port} and {server}, its name, are replaced), wait for the port, stop it at the end
 --server plain=plain          the same answer in plain Go without Beam
+--variant NAME=FLAG           the first server once more, as NAME and with one more flag for the pipelines; without FLAG as they are
 --fresh                       restart managed servers before each run (peak RSS and leaks of one run only)
 Runs are interleaved: for each case, each repeat, each server in turn (the order rotates).
 A run that fails, answers wrongly, takes over --timeout or whose server grows over --max-rss is a failure.
@@ -38,6 +39,8 @@ SETS = {
         stateful-bag,n=20000; timers,n=20000,k=100,evsecs=600; sdf,n=1000000; nexmark-q0,n=200000; nexmark-q1,n=200000; nexmark-q2,n=500000;
         nexmark-q3,n=500000; nexmark-q5,n=500000; nexmark-q7,n=200000; nexmark-q8,n=500000; stream,secs=20,rate=1000; stream,secs=20,rate=10000;
         stream-pass,secs=20,rate=1000; stream-pass,secs=20,rate=10000""",
+    "checkpoints": """stateful,n=60000; stateful,n=60000,k=20000; stateful-bag,n=60000; stream,secs=20,rate=1000; stream,secs=20,rate=10000;
+        stream-pass,secs=20,rate=1000""",
 }
 
 
@@ -125,8 +128,9 @@ def free_port():
 
 
 class Server:
-    def __init__(self, name, spec):
+    def __init__(self, name, spec, args=()):
         self.name, self.pid, self.proc, self.endpoint, self.cmd = name, None, None, None, None
+        self.args = list(args)  # for the pipelines
         self.plain = spec == "plain"
         if spec == "auto":
             self.cmd = AUTO[name if name in AUTO else "flink" if "flink" in name else "prism"]
@@ -152,7 +156,7 @@ class Server:
             self.pid = int(o.stdout.split("pid=")[1].split()[0])
             self.endpoint = f"localhost:{port}"
             return
-        self.proc = subprocess.Popen(["bash", "-c", "exec " + self.cmd.replace("{port}", str(port)).replace("{cache}", CACHE)], stdout=logf, stderr=logf, start_new_session=True)
+        self.proc = subprocess.Popen(["bash", "-c", "exec " + self.cmd.replace("{port}", str(port)).replace("{server}", self.name).replace("{cache}", CACHE)], stdout=logf, stderr=logf, start_new_session=True)
         self.pid = self.proc.pid
         for _ in range(600):
             try:
@@ -207,7 +211,7 @@ def run(srv, case, a):
         srv.up()
         if a.settle:  # the first job of a process is not what this is about
             subprocess.run([BIN, "--pipeline=startup", f"--endpoint={srv.endpoint}", "--environment_type=LOOPBACK"], stdout=subprocess.DEVNULL)
-        args += [f"--endpoint={srv.endpoint}"] + ([] if starts_harnesses else ["--environment_type=LOOPBACK"]) + a.arg
+        args += [f"--endpoint={srv.endpoint}"] + ([] if starts_harnesses else ["--environment_type=LOOPBACK"]) + a.arg + srv.args
     pid = srv.pid if not srv.plain else None
     if pid:
         reset_peak(pid)
@@ -321,12 +325,12 @@ def tables(rs):
     if len(servers) > 1:
         a = servers[0]
         print(f"\nRatios to {a} (over 1: {a} is better), medians of paired runs:")
-        print("| case | " + " | ".join(f"{s}: time | CPU | RSS" for s in servers[1:]) + " |\n" + "|---" * (1 + 3 * (len(servers) - 1)) + "|")
+        print("| case | " + " | ".join(f"{s}: time | CPU | RSS | p99" for s in servers[1:]) + " |\n" + "|---" * (1 + 4 * (len(servers) - 1)) + "|")
         for c in cases:
             row = [c]
             for s in servers[1:]:
                 pairs = [(x, y) for x, y in zip(g.get((c, a), []), g.get((c, s), [])) if x["ok"] and y["ok"]]
-                for k in ("seconds", "cpu_s", "rss_mb"):
+                for k in ("seconds", "cpu_s", "rss_mb", "p99_ms"):
                     q = [y[k] / x[k] for x, y in pairs if x.get(k) and y.get(k)]
                     row.append(f(med(q)) if q else "-")
             print("| " + " | ".join(row) + " |")
@@ -335,6 +339,7 @@ def tables(rs):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--server", action="append", default=[])
+    ap.add_argument("--variant", action="append", default=[], metavar="NAME=FLAG", help="e.g. every-second=--checkpoint_interval=1s")
     ap.add_argument("--case", action="append", default=[], help="PIPELINE[,flag=value...]")
     ap.add_argument("--set", choices=SETS)
     ap.add_argument("--only", help="of the set, the cases whose name has this")
@@ -354,6 +359,9 @@ def main():
     os.makedirs(LOGS, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are stopped then, too
     servers = [Server(*s.split("=", 1)) for s in a.server]
+    if a.variant:
+        spec = a.server[0].split("=", 1)[1]
+        servers[:1] = [Server(name, spec, [flag] if flag else []) for name, _, flag in (v.partition("=") for v in a.variant)]
     cases = a.case + [c.strip().replace("\n", "").replace(" ", "") for c in (SETS[a.set].split(";") if a.set else []) if not a.only or a.only in c]
     if a.scale:
         new = []

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# run.sh [--set bounded|smoke|medium] [--rival prism|none] [bench.py's options]
+# run.sh [--set bounded|smoke|medium|checkpoints] [--rival prism|none] [bench.py's options]
 # Lintel beside a rival on the same pipelines, paired; see README.md.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -44,4 +44,4 @@ esac
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/lintel-bench.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 LINTEL_CACHE=$CACHE python3 "$here/bench.py" --fresh \
-  --server "lintel=cmd:$LINTEL dev --job-port {port} --http-port 0 --data-dir $scratch/data" "${options[@]}"
+  --server "lintel=cmd:$LINTEL dev --job-port {port} --http-port 0 --data-dir $scratch/{server}" "${options[@]}"

@@ -76,6 +76,8 @@ type recovery struct {
 	epoch  uint64
 	// with are kinds of parts of which the job goes on from a checkpoint with one, first of all, if there are any.
 	with []protocol.PartKind
+	// took has how long each checkpoint took.
+	took []time.Duration
 	// taken counts the checkpoints, and found the parts by kind of those that it went on from.
 	taken int
 	found map[protocol.PartKind]int
@@ -143,7 +145,7 @@ func (v *recovery) run(stop func() bool) bool {
 	if err := e.Restored(); err != nil {
 		v.t.Fatal(err)
 	}
-	g := &generation{recovery: v, e: e, tasks: d.Tasks(), snapshots: map[uint64][]*protocol.Snapshot{}, over: map[uint64]*protocol.Manifest{}}
+	g := &generation{recovery: v, e: e, tasks: d.Tasks(), began: map[uint64]time.Time{}, snapshots: map[uint64][]*protocol.Snapshot{}, over: map[uint64]*protocol.Manifest{}}
 	g.ended = make([]bool, len(g.tasks))
 	tick := time.NewTicker(time.Duration(1+v.rand.IntN(5)) * time.Millisecond)
 	defer tick.Stop()
@@ -176,6 +178,7 @@ type generation struct {
 	*recovery
 	e         rpc.Execution
 	tasks     []protocol.Task
+	began     map[uint64]time.Time
 	snapshots map[uint64][]*protocol.Snapshot // by epoch under way
 	over      map[uint64]*protocol.Manifest
 	ended     []bool
@@ -188,6 +191,7 @@ func (g *generation) begin() {
 		b.Over = g.newest.Epoch
 	}
 	g.snapshots[g.epoch], g.over[g.epoch] = make([]*protocol.Snapshot, len(g.tasks)), g.newest
+	g.began[g.epoch] = time.Now()
 	g.e.Barrier(b)
 	if g.rand.IntN(8) == 0 { // it comes to nothing
 		delete(g.snapshots, g.epoch)
@@ -243,5 +247,6 @@ func (g *generation) complete(epoch uint64) {
 	delete(g.snapshots, epoch)
 	g.newest = m
 	g.taken++
+	g.took = append(g.took, time.Since(g.began[epoch]))
 	g.e.Concluded(epoch, true)
 }

@@ -47,7 +47,9 @@ var (
 	fDir        = flag.String("data", "data", "where generated files go")
 	fVerbose    = flag.Bool("verbose", false, "SDK and runner messages on stderr")
 	fRunner     = flag.String("runner", "universal", "universal (a job endpoint) or direct")
-	fGCPct      = flag.Int("sdkgc", 400, "GOGC of this process (the SDK harness)")
+	// The SDK sends all flags that are given to the runner.
+	_      = flag.String("checkpoint_interval", "", "time between checkpoints")
+	fGCPct = flag.Int("sdkgc", 400, "GOGC of this process (the SDK harness)")
 )
 
 func cpu() float64 {

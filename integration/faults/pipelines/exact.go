@@ -159,12 +159,16 @@ func newTally() *tally {
 	return &tally{Sums: state.MakeValueState[total]("sums"), End: timers.InEventTime("end")}
 }
 
-func (f *tally) ProcessElement(w beam.Window, p state.Provider, t timers.Provider, _, id int64, _ func(total)) error {
+// tallied counts what it adds up, after failures too.
+var tallied = beam.NewCounter("exact", "tallied")
+
+func (f *tally) ProcessElement(ctx context.Context, w beam.Window, p state.Provider, t timers.Provider, _, id int64, _ func(total)) error {
 	sums, _, err := f.Sums.Read(p)
 	if err != nil {
 		return err
 	}
 	sums.add(id)
+	tallied.Inc(ctx, 1)
 	f.End.Set(t, w.MaxTimestamp().ToTime())
 	return f.Sums.Write(p, sums)
 }
@@ -235,7 +239,7 @@ func init() {
 	register.Function4x0(addGroup)
 	register.Function3x1(takeSum)
 	register.DoFn1x2[int64, int64, int64](&name{})
-	register.DoFn6x1[beam.Window, state.Provider, timers.Provider, int64, int64, func(total), error](&tally{})
+	register.DoFn7x1[context.Context, beam.Window, state.Provider, timers.Provider, int64, int64, func(total), error](&tally{})
 	register.DoFn5x1[state.Provider, timers.Provider, int64, int64, func(beam.EventTime, int64, int64), error](&linger{})
 	register.DoFn1x2[total, total, error](&observe{})
 	register.DoFn2x1[int, func(*total) bool, error](&verify{})

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/state"
@@ -132,6 +133,14 @@ func (*talk) ProcessElement(ctx context.Context, _ int64, b []byte, emit func(in
 	for i := range 1000 {
 		log.Infof(ctx, "%d %s", i, strings.Repeat("blah ", 200))
 	}
+	emit(digest(b))
+}
+
+// slow takes Each for an element.
+type slow struct{ Each time.Duration }
+
+func (f *slow) ProcessElement(_ int64, b []byte, emit func(int64)) {
+	time.Sleep(f.Each)
 	emit(digest(b))
 }
 

@@ -37,6 +37,7 @@ var (
 	// It is known from Prepare on, which is where the time begins.
 	cancelAfter = flag.Duration("cancel_after", 0, "when to cancel the job; 0: never")
 	every       = flag.Duration("every", 10*time.Millisecond, "time from one element of --case exact to the next")
+	each        = flag.Duration("each", 30*time.Second, "how long --case slow takes for an element")
 	observed    = flag.String("observed", os.DevNull, "file that --case exact adds its totals to")
 	verbose     = flag.Bool("verbose", false, "the SDK's messages on stderr")
 	// The SDK sends all flags to the runner.
@@ -63,6 +64,10 @@ var cases = map[string]func(beam.Scope) beam.PCollection{
 	},
 	"talking": func(s beam.Scope) beam.PCollection {
 		return beam.ParDo(s, &talk{}, elements(s))
+	},
+	// Elements that wait for workers which take long for each.
+	"slow": func(s beam.Scope) beam.PCollection {
+		return beam.ParDo(s, &slow{Each: *each}, beam.Reshuffle(s, elements(s)))
 	},
 	// Its workers never answer.
 	"hanging": func(s beam.Scope) beam.PCollection {
@@ -175,6 +180,7 @@ func init() {
 	beam.RegisterDoFn(&digestElement{})
 	beam.RegisterDoFn(&digestState{})
 	beam.RegisterDoFn(&fail{})
+	beam.RegisterDoFn(&slow{})
 	beam.RegisterDoFn(&hang{})
 	beam.RegisterDoFn(&talk{})
 	beam.RegisterDoFn(&check{})
