@@ -27,6 +27,10 @@ func (m *Manifest) Encode() []byte {
 	for i := range m.Tasks {
 		e.task(&m.Tasks[i])
 	}
+	e.list(len(m.Metrics))
+	for _, metric := range m.Metrics {
+		e.string(metric)
+	}
 	return e.sealed()
 }
 
@@ -109,6 +113,7 @@ func DecodeManifest(data []byte) (*Manifest, error) {
 	m.Pipeline = d.pipeline()
 	m.Files = decodeList(d, d.file)
 	m.Tasks = decodeList(d, d.task)
+	m.Metrics = decodeList(d, d.string)
 	if err := d.end(); err != nil {
 		return nil, err
 	}

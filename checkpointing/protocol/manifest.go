@@ -27,6 +27,8 @@ type Manifest struct {
 	Files []File
 	// Tasks of all stages. Those of a stage follow each other, by their index.
 	Tasks []Task
+	// Metrics are what the job had counted, serialised protos.
+	Metrics []string
 }
 
 // Job is the record of the job.

@@ -52,6 +52,7 @@ func example() *Manifest {
 			},
 		},
 	}
+	m.Metrics = []string{"a counter", ""}
 	for i := range m.Plan {
 		m.Plan[i] = byte(i)
 	}

@@ -78,6 +78,21 @@ func (t *Totals) Clone() *Totals {
 	return clone
 }
 
+// Merge adds all values of other totals, which it doesn't change.
+func (t *Totals) Merge(other *Totals) {
+	for key, total := range other.byKey {
+		if total.payload == nil {
+			continue
+		}
+		mine := t.byKey[key]
+		if mine == nil {
+			mine = &Total{info: total.info}
+			t.byKey[key] = mine
+		}
+		mine.Add(total.payload)
+	}
+}
+
 // Infos returns all values, ordered by name and labels.
 func (t *Totals) Infos() []*pipepb.MonitoringInfo {
 	out := make([]*pipepb.MonitoringInfo, 0, len(t.byKey))

@@ -12,6 +12,7 @@ import (
 	"github.com/lintelrun/lintel/checkpointing"
 	"github.com/lintelrun/lintel/checkpointing/protocol"
 	"github.com/lintelrun/lintel/internal/failpoint"
+	"github.com/lintelrun/lintel/portable/metrics"
 	"github.com/lintelrun/lintel/runner/keygroup"
 	"github.com/lintelrun/lintel/runner/rpc"
 )
@@ -34,6 +35,7 @@ type loop struct {
 	manifests  map[uint64]*protocol.Manifest
 	requests   map[string]*savepoint // by id
 	told       bool                  // of the first checkpoint
+	counted    counted
 
 	claims  chan claim
 	written chan result
@@ -74,6 +76,7 @@ func newLoop(j *Job, repo *checkpointing.Repository, exec rpc.Execution, d rpc.D
 		submissions: map[uint64]protocol.File{}, exports: map[uint64]bool{},
 	}
 	l.co = protocol.NewCoordinator(j.checkpoints.schedule, len(l.tasks), restored, time.Now())
+	l.counted = newCounted(d.Restore.Counted())
 	if restored > 0 {
 		l.keepSubmission(d.Restore.Manifest)
 	}
@@ -134,10 +137,14 @@ func (l *loop) run(ctx context.Context) error {
 func (l *loop) answer(a rpc.Answer) {
 	switch {
 	case a.Ended:
+		l.counted.ended[a.Task] = a.Metrics
 		l.co.TaskEnded(a.Task)
 	case a.Err != nil:
 		l.co.Decline(a.Epoch, a.Task, a.Err, time.Now())
 	default:
+		if _, ok := l.began[a.Epoch]; ok {
+			l.counted.add(a)
+		}
 		l.co.Ack(a.Epoch, a.Task, a.Snapshot)
 	}
 }
@@ -186,7 +193,8 @@ func (l *loop) act(ctx context.Context, a protocol.Actions) {
 		}
 	}
 	if a.Write != nil {
-		l.working.Go(func() { l.write(ctx, a.Write) })
+		metrics := l.counted.at(a.Write)
+		l.working.Go(func() { l.write(ctx, a.Write, metrics) })
 	}
 }
 
@@ -239,6 +247,7 @@ func (l *loop) abort(e protocol.Ended) {
 // concluded tells the tasks how an epoch has ended.
 func (l *loop) concluded(epoch uint64, complete bool) {
 	delete(l.began, epoch)
+	delete(l.counted.by, epoch)
 	if l.announced[epoch] {
 		delete(l.announced, epoch)
 		l.exec.Concluded(epoch, complete)
@@ -295,8 +304,8 @@ func (j *Job) record(c Checkpoint) {
 }
 
 // write makes a checkpoint of the snapshots of all tasks.
-func (l *loop) write(ctx context.Context, c *protocol.Completed) {
-	m, err := l.manifest(ctx, c)
+func (l *loop) write(ctx context.Context, c *protocol.Completed, metrics *metrics.Totals) {
+	m, err := l.manifest(ctx, c, metrics)
 	if err == nil {
 		err = l.repo.Commit(ctx, m)
 	}
@@ -309,8 +318,12 @@ func (l *loop) write(ctx context.Context, c *protocol.Completed) {
 	l.written <- result{c.Epoch, m, err}
 }
 
-func (l *loop) manifest(ctx context.Context, c *protocol.Completed) (*protocol.Manifest, error) {
+func (l *loop) manifest(ctx context.Context, c *protocol.Completed, metrics *metrics.Totals) (*protocol.Manifest, error) {
 	k := l.job.checkpoints
+	encoded, err := encodeMetrics(metrics.Infos())
+	if err != nil {
+		return nil, err
+	}
 	f, err := l.submission(ctx, c.Begun)
 	if err != nil {
 		return nil, err
@@ -322,7 +335,7 @@ func (l *loop) manifest(ctx context.Context, c *protocol.Completed) (*protocol.M
 			ID: l.job.spec.ID, Name: l.job.spec.Name, Submitted: l.job.spec.Submitted.UnixMilli(),
 			Pipeline: protocol.Span{Length: k.pipelineBytes}, Options: protocol.Span{Offset: k.pipelineBytes, Length: rest},
 		},
-		Plan: k.plan, Pipeline: k.pipeline, Files: []protocol.File{f},
+		Plan: k.plan, Pipeline: k.pipeline, Files: []protocol.File{f}, Metrics: encoded,
 	}
 	m, err := protocol.Assemble(header, c.Snapshots, l.tasks)
 	if err != nil {

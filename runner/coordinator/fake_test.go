@@ -19,6 +19,7 @@ import (
 	"github.com/lintelrun/lintel/checkpointing/memstore"
 	"github.com/lintelrun/lintel/checkpointing/protocol"
 	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/portable/metrics"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/rpc"
 )
@@ -173,7 +174,18 @@ func (e *execution) snapshot(epoch uint64, task int) rpc.Answer {
 	f, err := e.d.Checkpoints.Put(e.ctx, epoch, uint64(task), newReader(fmt.Sprint(n)))
 	t := e.tasks[task]
 	t.Parts = []protocol.Part{{Kind: protocol.Position, Span: protocol.Span{Length: f.Size}}}
-	return rpc.Answer{Task: task, Epoch: epoch, Snapshot: protocol.Snapshot{Task: t, Files: []protocol.File{f}}, Err: err}
+	return rpc.Answer{Task: task, Epoch: epoch, Snapshot: protocol.Snapshot{Task: t, Files: []protocol.File{f}}, Metrics: e.metrics(task), Err: err}
+}
+
+// metrics count the epochs that a task has answered in this run.
+func (e *execution) metrics(task int) []*pipepb.MonitoringInfo {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.counts[task]
+	if e.restored != nil {
+		n -= e.restored[task]
+	}
+	return []*pipepb.MonitoringInfo{metrics.ElementCount("answers", int64(n))}
 }
 
 // counted returns what tasks have answered the barrier of an epoch with, nil if none has.

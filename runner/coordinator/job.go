@@ -74,7 +74,7 @@ func (j *Job) Drain() {
 	}
 }
 
-// Metrics are those of the present run; see rpc.Execution.
+// Metrics go on over failures from what the checkpoint had; see rpc.Execution.
 func (j *Job) Metrics() (attempted, committed []*pipepb.MonitoringInfo) {
 	j.mu.Lock()
 	g := j.current

@@ -10,9 +10,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+
 	"github.com/lintelrun/lintel/checkpointing/checkpointingtest"
 	"github.com/lintelrun/lintel/checkpointing/protocol"
 	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/portable/metrics"
 	"github.com/lintelrun/lintel/portable/options"
 	"github.com/lintelrun/lintel/runner/rpc"
 )
@@ -117,6 +122,45 @@ func TestFailuresGoBackToTheNewestCheckpoint(t *testing.T) {
 			t.Fatalf("the third run has %+v", third)
 		}
 		r.run(3).result <- nil
+		wantWait(t, j, nil)
+	})
+}
+
+// What tasks have counted goes on from the checkpoint, that of tasks which had ended too.
+func TestMetricsGoOnFromTheCheckpoint(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context, _ context.CancelFunc) {
+		r := newRig(t, every10)
+		r.onBarrier = func(e *execution, b protocol.Begun) {
+			if b.Epoch == 2 {
+				e.answers <- rpc.Answer{Task: 0, Ended: true, Metrics: []*pipepb.MonitoringInfo{metrics.ElementCount("answers", 100)}}
+			} else if b.Epoch == 1 {
+				e.answers <- e.snapshot(b.Epoch, 0)
+			}
+			e.answers <- e.snapshot(b.Epoch, 1)
+			e.answers <- e.snapshot(b.Epoch, 2)
+		}
+		j := r.start(ctx, t)
+		want := func(run int, n int64) {
+			t.Helper()
+			want := []*pipepb.MonitoringInfo{metrics.ElementCount("answers", n)}
+			if diff := cmp.Diff(want, r.run(run).d.Restore.Counted(), protocmp.Transform()); diff != "" {
+				t.Errorf("run %d (-want +got):\n%s", run, diff)
+			}
+		}
+		sleep(10 * time.Second)
+		r.run(1).result <- fault.New(fault.Retryable, "lost")
+		sleep(2 * time.Second)
+		want(2, 3)
+		sleep(10 * time.Second)
+		r.run(2).result <- fault.New(fault.Retryable, "lost")
+		sleep(3 * time.Second)
+		want(3, 3+100+2)
+		r.run(3).answers <- rpc.Answer{Task: 0, Ended: true} // again
+		sleep(10 * time.Second)
+		r.run(3).result <- fault.New(fault.Retryable, "lost")
+		sleep(5 * time.Second)
+		want(4, 3+100+2+2)
+		r.run(4).result <- nil
 		wantWait(t, j, nil)
 	})
 }

@@ -51,7 +51,11 @@ func (j *Job) beginWith(ctx context.Context, repo *checkpointing.Repository, dec
 		return nil, decided.Err
 	case protocol.Restore:
 		restored = decided.Manifest.Epoch
-		d.Restore = &rpc.Restore{Manifest: decided.Manifest, Open: repo.Open}
+		counted, err := decodeMetrics(decided.Manifest)
+		if err != nil {
+			return nil, err
+		}
+		d.Restore = &rpc.Restore{Manifest: decided.Manifest, Open: repo.Open, Metrics: counted}
 		if err := j.fit(&d); err != nil {
 			return nil, err
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+
 	"github.com/lintelrun/lintel/checkpointing/protocol"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/keygroup"
@@ -30,15 +32,27 @@ type Restore struct {
 	// fault.Corruption unless all of it was as it should be: what was read is not to be used before.
 	// It is not to be called once Execution.Restored has returned.
 	Open func(ctx context.Context, f protocol.File) (io.ReadCloser, error)
+	// Metrics are what the job had counted: Execution.Metrics go on from there.
+	Metrics []*pipepb.MonitoringInfo
+}
+
+// Counted returns Metrics, none of nil.
+func (r *Restore) Counted() []*pipepb.MonitoringInfo {
+	if r == nil {
+		return nil
+	}
+	return r.Metrics
 }
 
 // Answer is what a task has to say about epochs.
 type Answer struct {
 	// Task is the place of the task among Deployment.Tasks.
 	Task int
-	// Ended: the task is done and all it put out has been delivered. The rest is zero then; epochs that
+	// Ended: the task is done and all it put out has been delivered. What follows Metrics is zero then; epochs that
 	// it has not answered, and later ones, need no snapshot of it.
 	Ended bool
+	// Metrics are what the task has counted in this run of the job: all that its snapshot has, or to its end.
+	Metrics []*pipepb.MonitoringInfo
 	// Epoch of the snapshot. Answers to epochs that were concluded are ignored.
 	Epoch uint64
 	// Snapshot, all of whose files are uploaded: by Uploads.Put for its epoch, or such as the checkpoint

@@ -23,7 +23,7 @@ func (x *execTask) admit(f frame.Frame, behind int64) error {
 	if err := x.enqueue(ready, behind); err != nil {
 		return err
 	}
-	x.e.stats.lateDropped(x.stage, x.waiting.late)
+	x.e.stats.lateDropped(x.task, x.waiting.late)
 	x.waiting.late = 0
 	x.noteBuffered()
 	return nil

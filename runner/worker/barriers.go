@@ -49,6 +49,7 @@ func passBarrier[R any](t *task, o owner[R], epoch uint64) error {
 			s.drop()
 			return err
 		}
+		s.counted = t.e.stats.counted(t)
 	}
 	s.outbox = t.outbox.Barrier(epoch)
 	switch {

@@ -190,8 +190,8 @@ func (x *execTask) conclude(ctx context.Context, h *harness, fb *fnapi.Bundle, b
 	}
 	r.result.Residuals, r.result.OutputBytes = res, r.out.bytes
 	r.commit = func() {
-		x.e.stats.commit(x.stage, infos)
-		x.e.stats.lateDropped(x.stage, r.late)
+		x.e.stats.commit(x.task, infos)
+		x.e.stats.lateDropped(x.task, r.late)
 		switch c := x.e.checkpoints; {
 		case !resp.GetRequiresFinalization():
 		case c != nil:

@@ -68,7 +68,7 @@ func newExecution(cfg Config, d rpc.Deployment, dir string, jobs *atomic.Int64) 
 		lives:    make([]*liveSide, len(d.Plan.Stages)),
 		clock:    newClock(d.Plan),
 		draining: newDraining(),
-		stats:    newProgress(d.Plan),
+		stats:    newProgress(d.Plan, d.Restore.Counted()),
 		jobs:     jobs,
 		done:     make(chan struct{}),
 	}
@@ -164,7 +164,7 @@ func (e *execution) taskEnded(t *task) {
 	e.releaseLarge(t.stage)
 	if e.checkpoints != nil {
 		e.checkpoints.readerEnded(t.stage)
-		e.checkpoints.answers.put(rpc.Answer{Task: t.place, Ended: true})
+		e.checkpoints.answers.put(rpc.Answer{Task: t.place, Ended: true, Metrics: e.stats.counted(t).Infos()})
 	}
 }
 

@@ -55,7 +55,7 @@ func (t *task) runGroup(ctx context.Context) error {
 		if err := t.sendGroups(f); err != nil {
 			return err
 		}
-		t.e.stats.made(t.stage, f)
+		t.e.stats.made(t, f)
 		if err := t.room(ctx, t.e.outboxBytes()); err != nil {
 			return err
 		}

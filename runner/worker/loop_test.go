@@ -56,7 +56,7 @@ func printed(t *testing.T, layout *coders.Windowed, m exchange.Message) (all []s
 
 // lonely is an execution for a task or two, without a plan or harnesses.
 func lonely(p *plan.Plan) *execution {
-	return &execution{clock: newClock(p), draining: newDraining(), stats: newProgress(p), jobs: new(atomic.Int64), lives: make([]*liveSide, len(p.Stages)), large: make([]largeGroups, len(p.Stages))}
+	return &execution{clock: newClock(p), draining: newDraining(), stats: newProgress(p, nil), jobs: new(atomic.Int64), lives: make([]*liveSide, len(p.Stages)), large: make([]largeGroups, len(p.Stages))}
 }
 
 // everyElement is a pipeline's plan with one GroupByKey stage, whose groups fire with each element.

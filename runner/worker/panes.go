@@ -94,7 +94,7 @@ const (
 // runPanes is a GroupByKey stage whose groups leave in panes.
 func (t *task) runPanes(ctx context.Context, from *restored) error {
 	return t.runGrouping(ctx, from, grouped{spec: t.stage.Group, panes: func(f frame.Frame) error {
-		t.e.stats.made(t.stage, f)
+		t.e.stats.made(t, f)
 		return t.sendGroups(f)
 	}})
 }
@@ -274,11 +274,16 @@ func (x *paneTask) fire() (all bool, err error) {
 	return true, x.complete()
 }
 
+// noteLate counts what was dropped since it was called before.
+func (x *paneTask) noteLate() {
+	late := x.groups.Stats().LateDropped
+	x.e.stats.lateDropped(x.task, late-x.dropped)
+	x.dropped = late
+}
+
 // complete sends how far the task is, when all panes have left.
 func (x *paneTask) complete() error {
-	stats := x.groups.Stats()
-	x.e.stats.lateDropped(x.stage, stats.LateDropped-x.dropped)
-	x.dropped = stats.LateDropped
+	x.noteLate()
 	wm := min(x.in.Min(), x.groups.Hold())
 	if x.reached != nil {
 		wm = x.in.Min()

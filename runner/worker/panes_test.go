@@ -119,7 +119,7 @@ func timings(t *testing.T, later time.Duration) (out []int) {
 	stage := c.plan.Stages[slices.IndexFunc(c.plan.Stages, func(s *plan.Stage) bool { return s.Kind == plan.GroupByKey })]
 
 	clock := virtualClock(1)
-	e := &execution{clock: clock, stats: newProgress(c.plan), jobs: new(atomic.Int64)}
+	e := &execution{clock: clock, stats: newProgress(c.plan, nil), jobs: new(atomic.Int64)}
 	store, err := memstate.New().Open("task")
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 
 // snapshot has the groups and, behind them, what has come and was not looked at.
 func (x *paneTask) snapshot(s *snapshot) (err error) {
+	x.noteLate()
 	for _, m := range x.input.waiting() {
 		s.arrived = append(s.arrived, queuedMessage(m.Message))
 	}

@@ -26,23 +26,33 @@ const labelTransform = "PTRANSFORM"
 type progress struct {
 	plan *plan.Plan
 
-	mu        sync.Mutex // protects what follows
-	committed *metrics.Totals
-	// known are the totals of what harnesses report with each bundle, nil of what does not count, by stage index.
-	known   []map[*pipepb.MonitoringInfo]*metrics.Total
-	stages  []stageCounts // by stage index
+	// before is what had been committed in the checkpoint that the job goes on from.
+	before *metrics.Totals
+	stages []stageOutputs // by stage index
+
+	mu      sync.Mutex // protects what follows
+	tasks   []*taskCounts
 	running map[*tracked]struct{}
 }
 
-// stageCounts is what we know of the PCollections of a stage beside what SDKs report.
-type stageCounts struct {
+// stageOutputs are the PCollections of a stage.
+type stageOutputs struct {
 	// input is what an executable stage reads. SDKs count it too, but the stages that
 	// made it did so before.
 	input string
 	// outputs are what an executable stage makes: nothing, until it has run a bundle.
 	// From then on we say what the SDK says, which may be silent about some of them.
 	outputs []string
-	ran     bool
+	ran     bool // before
+}
+
+// taskCounts is what a task has committed.
+type taskCounts struct {
+	stage    *plan.Stage
+	reported *metrics.Totals // by SDKs
+	// known are the totals of what harnesses report with each bundle, nil of what does not count.
+	known map[*pipepb.MonitoringInfo]*metrics.Total
+	ran   bool // a bundle
 	// elements and bytes of what a runner stage has made, its encoded size with
 	// timestamps and windows; low and high are of the mean element of a frame.
 	elements, bytes, low, high int64
@@ -60,11 +70,10 @@ type tracked struct {
 	output func()
 }
 
-func newProgress(p *plan.Plan) *progress {
-	out := &progress{
-		plan: p, committed: metrics.NewTotals(), running: map[*tracked]struct{}{},
-		known: make([]map[*pipepb.MonitoringInfo]*metrics.Total, len(p.Stages)), stages: make([]stageCounts, len(p.Stages)),
-	}
+// newProgress returns the metrics of a job that has committed some before.
+func newProgress(p *plan.Plan, before []*pipepb.MonitoringInfo) *progress {
+	out := &progress{plan: p, before: metrics.NewTotals(), running: map[*tracked]struct{}{}, stages: make([]stageOutputs, len(p.Stages))}
+	out.before.Add(before)
 	for i, s := range p.Stages {
 		if s.Exec == nil {
 			continue
@@ -75,6 +84,9 @@ func newProgress(p *plan.Plan) *progress {
 		}
 		for _, id := range s.Exec.Transforms {
 			out.stages[i].outputs = slices.AppendSeq(out.stages[i].outputs, maps.Values(transforms[id].GetOutputs()))
+		}
+		for _, id := range out.stages[i].outputs {
+			out.stages[i].ran = out.stages[i].ran || slices.ContainsFunc(before, func(info *pipepb.MonitoringInfo) bool { return metrics.CountsOf(info, id) })
 		}
 	}
 	return out
@@ -94,35 +106,43 @@ func (p *progress) end(t *tracked) {
 	delete(p.running, t)
 }
 
-// maxKnown is how many metrics of a stage are remembered by their pointers; restarted harnesses have new ones.
+// of returns what a task has committed. p.mu is held.
+func (p *progress) of(t *task) *taskCounts {
+	if t.counts == nil {
+		t.counts = &taskCounts{stage: t.stage, reported: metrics.NewTotals()}
+		p.tasks = append(p.tasks, t.counts)
+	}
+	return t.counts
+}
+
+// maxKnown is how many metrics of a task are remembered by their pointers; restarted harnesses have new ones.
 const maxKnown = 4096
 
-// commit adds what a committed bundle of a stage reported.
-func (p *progress) commit(s *plan.Stage, reported []fnapi.Metric) {
+// commit adds what a committed bundle of a task reported.
+func (p *progress) commit(t *task, reported []fnapi.Metric) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stages[s.Index].ran = true
-	known := p.known[s.Index]
-	if known == nil || len(known) > maxKnown {
-		known = map[*pipepb.MonitoringInfo]*metrics.Total{}
-		p.known[s.Index] = known
+	c := p.of(t)
+	c.ran = true
+	if c.known == nil || len(c.known) > maxKnown {
+		c.known = map[*pipepb.MonitoringInfo]*metrics.Total{}
 	}
 	for _, m := range reported {
-		total, ok := known[m.Info]
+		total, ok := c.known[m.Info]
 		if !ok {
-			if info := p.relabel(s, m.Info); info != nil {
-				total = p.committed.Total(info)
+			if info := p.relabel(t.stage, m.Info); info != nil {
+				total = c.reported.Total(info)
 			}
 			if m.Lasting {
-				known[m.Info] = total
+				c.known[m.Info] = total
 			}
 		}
 		total.Add(m.Payload)
 	}
 }
 
-// made counts what a runner stage has sent.
-func (p *progress) made(s *plan.Stage, f frame.Frame) {
+// made counts what a task of a runner stage has sent.
+func (p *progress) made(t *task, f frame.Frame) {
 	if f.Elements == 0 {
 		return
 	}
@@ -130,7 +150,7 @@ func (p *progress) made(s *plan.Stage, f frame.Frame) {
 	mean := bytes / int64(f.Elements)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c := &p.stages[s.Index]
+	c := p.of(t)
 	if c.elements == 0 {
 		c.low, c.high = mean, mean
 	}
@@ -139,33 +159,37 @@ func (p *progress) made(s *plan.Stage, f frame.Frame) {
 	c.bytes += bytes
 }
 
-// lateDropped counts elements that a stage has dropped because they came too late.
-func (p *progress) lateDropped(s *plan.Stage, n int64) {
+// lateDropped counts elements that a task has dropped because they came too late.
+func (p *progress) lateDropped(t *task, n int64) {
 	if n == 0 {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stages[s.Index].late += n
+	p.of(t).late += n
 }
 
-// infos are the counts of a stage that no SDK reports.
-func (c *stageCounts) infos(s *plan.Stage) (infos []*pipepb.MonitoringInfo) {
+// addTo adds all of it to totals.
+func (c *taskCounts) addTo(totals *metrics.Totals) {
+	totals.Merge(c.reported)
 	if c.late > 0 {
-		infos = append(infos, metrics.LateDropped(s.Transforms[0], c.late))
+		totals.Add([]*pipepb.MonitoringInfo{metrics.LateDropped(c.stage.Transforms[0], c.late)})
 	}
-	if s.Output != "" {
-		infos = append(infos, metrics.ElementCount(s.Output, c.elements))
-		if c.elements > 0 {
-			infos = append(infos, metrics.SampledByteSize(s.Output, c.elements, c.bytes, c.low, c.high))
-		}
+	if c.elements > 0 {
+		totals.Add([]*pipepb.MonitoringInfo{
+			metrics.ElementCount(c.stage.Output, c.elements),
+			metrics.SampledByteSize(c.stage.Output, c.elements, c.bytes, c.low, c.high),
+		})
 	}
-	if !c.ran {
-		for _, id := range c.outputs {
-			infos = append(infos, metrics.ElementCount(id, 0))
-		}
-	}
-	return infos
+}
+
+// counted is what a task has committed in this run of the job.
+func (p *progress) counted(t *task) *metrics.Totals {
+	totals := metrics.NewTotals()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.of(t).addTo(totals)
+	return totals
 }
 
 func (p *progress) metrics() (attempted, committed []*pipepb.MonitoringInfo) {
@@ -176,17 +200,35 @@ func (p *progress) metrics() (attempted, committed []*pipepb.MonitoringInfo) {
 }
 
 func (p *progress) totals() (attempted, committed *metrics.Totals) {
+	done := p.before.Clone()
+	ran := make([]bool, len(p.stages))
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	done := p.committed.Clone()
+	for _, c := range p.tasks {
+		c.addTo(done)
+		ran[c.stage.Index] = ran[c.stage.Index] || c.ran
+	}
 	for i := range p.stages {
-		done.Add(p.stages[i].infos(p.plan.Stages[i]))
+		done.Add(p.stages[i].nothing(p.plan.Stages[i], ran[i]))
 	}
 	all := done.Clone()
 	for t := range p.running {
 		all.Add(t.infos)
 	}
 	return all, done
+}
+
+// nothing are the counts of PCollections of which none is to be missing.
+func (o *stageOutputs) nothing(s *plan.Stage, ran bool) (infos []*pipepb.MonitoringInfo) {
+	if s.Output != "" {
+		infos = append(infos, metrics.ElementCount(s.Output, 0))
+	}
+	if !ran && !o.ran {
+		for _, id := range o.outputs {
+			infos = append(infos, metrics.ElementCount(id, 0))
+		}
+	}
+	return infos
 }
 
 // watch asks bundles that run for longer how far they are, until ctx ends.

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"github.com/google/go-cmp/cmp"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/lintelrun/lintel/fnapi/fnapitest"
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/portable/portabletest"
 	"github.com/lintelrun/lintel/runner/rpc"
 )
@@ -93,6 +95,42 @@ func TestRecoveredStateIsExact(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Metrics have counted each element once: those of SDKs, and ours.
+func TestRecoveredMetricsAreExact(t *testing.T) {
+	eachSeed(t, 4, func(t *testing.T, seed uint64) {
+		const n, k = 200, 7
+		var elements sync.Map // counts by bundle
+		c := shuffle(t, n, k, func(c *call) error {
+			of, _ := elements.LoadOrStore(c.bundle, new(int))
+			*of.(*int)++
+			<-time.After(time.Millisecond)
+			return modulo(k)(c)
+		})
+		c.fns["ungroup"] = slowly(2*time.Millisecond, whole)
+		c.after = func(b *fnapitest.Bundle, s *plan.Stage) error {
+			of, ok := elements.Load(b)
+			if !ok {
+				return nil
+			}
+			return b.Respond(&fnpb.ProcessBundleResponse{MonitoringInfos: []*pipepb.MonitoringInfo{counter("elements", int64(*of.(*int)))}})
+		}
+		r := newRig(t, c.script)
+		v := newRecovery(t, r, seed)
+		v.to(c.plan, 5)
+		if got := counted(t, v.last, "elements"); got != n {
+			t.Errorf("the counter is at %d, want %d", got, n)
+		}
+		_, infos := v.last.Metrics()
+		counts, sizes := countsOf(t, infos)
+		if counts["impulse.out"] != 1 || counts["group.out"] != k || sizes["group.out"][0] != k {
+			t.Errorf("counts %v, sizes %v", counts, sizes)
+		}
+		if v.taken < 4 {
+			t.Errorf("%d checkpoints", v.taken)
+		}
+	})
 }
 
 // journaled returns the lines of a journal.

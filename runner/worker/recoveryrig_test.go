@@ -13,8 +13,11 @@ import (
 	"testing"
 	"time"
 
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+
 	"github.com/lintelrun/lintel/checkpointing/protocol"
 	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/portable/metrics"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/keygroup"
 	"github.com/lintelrun/lintel/runner/rpc"
@@ -74,10 +77,14 @@ type recovery struct {
 	// newest is the newest checkpoint, nil before there is one.
 	newest *protocol.Manifest
 	epoch  uint64
+	// metrics are those of the newest checkpoint.
+	metrics []*pipepb.MonitoringInfo
 	// with are kinds of parts of which the job goes on from a checkpoint with one, first of all, if there are any.
 	with []protocol.PartKind
 	// took has how long each checkpoint took.
 	took []time.Duration
+	// last is the newest run.
+	last rpc.Execution
 	// taken counts the checkpoints, and found the parts by kind of those that it went on from.
 	taken int
 	found map[protocol.PartKind]int
@@ -132,7 +139,7 @@ func (v *recovery) run(stop func() bool) bool {
 				v.found[part.Kind]++
 			}
 		}
-		d.Restore = &rpc.Restore{Manifest: v.newest, Same: true, Open: v.store.open}
+		d.Restore = &rpc.Restore{Manifest: v.newest, Same: true, Open: v.store.open, Metrics: v.metrics}
 	}
 	w, err := New(v.r.cfg)
 	if err != nil {
@@ -145,7 +152,7 @@ func (v *recovery) run(stop func() bool) bool {
 	if err := e.Restored(); err != nil {
 		v.t.Fatal(err)
 	}
-	g := &generation{recovery: v, e: e, tasks: d.Tasks(), began: map[uint64]time.Time{}, snapshots: map[uint64][]*protocol.Snapshot{}, over: map[uint64]*protocol.Manifest{}}
+	g := &generation{recovery: v, e: e, tasks: d.Tasks(), began: map[uint64]time.Time{}, counted: map[[2]uint64][]*pipepb.MonitoringInfo{}, before: v.metrics, snapshots: map[uint64][]*protocol.Snapshot{}, over: map[uint64]*protocol.Manifest{}}
 	g.ended = make([]bool, len(g.tasks))
 	tick := time.NewTicker(time.Duration(1+v.rand.IntN(5)) * time.Millisecond)
 	defer tick.Stop()
@@ -167,6 +174,7 @@ func (v *recovery) run(stop func() bool) bool {
 		}
 	}
 	err = v.r.wait(e)
+	v.last = e
 	if err != nil && !errors.Is(err, context.Canceled) {
 		v.t.Fatal(err)
 	}
@@ -182,6 +190,10 @@ type generation struct {
 	snapshots map[uint64][]*protocol.Snapshot // by epoch under way
 	over      map[uint64]*protocol.Manifest
 	ended     []bool
+	// counted has the metrics of tasks by epoch, 0 for those that have ended, and place; before those of the
+	// checkpoint that it went on from.
+	counted map[[2]uint64][]*pipepb.MonitoringInfo
+	before  []*pipepb.MonitoringInfo
 }
 
 func (g *generation) begin() {
@@ -203,6 +215,7 @@ func (g *generation) answer(a rpc.Answer) {
 	switch {
 	case a.Ended:
 		g.ended[a.Task] = true
+		g.counted[[2]uint64{0, uint64(a.Task)}] = a.Metrics
 	case g.snapshots[a.Epoch] == nil: // it has ended
 		return
 	case a.Err != nil:
@@ -216,6 +229,7 @@ func (g *generation) answer(a rpc.Answer) {
 		g.t.Errorf("task %d answers epoch %d after it has ended", a.Task, a.Epoch)
 	default:
 		g.snapshots[a.Epoch][a.Task] = &a.Snapshot
+		g.counted[[2]uint64{a.Epoch, uint64(a.Task)}] = a.Metrics
 	}
 	for _, epoch := range slices.Sorted(maps.Keys(g.snapshots)) {
 		g.complete(epoch)
@@ -244,8 +258,17 @@ func (g *generation) complete(epoch uint64) {
 	if m, err = protocol.DecodeManifest(m.Encode()); err != nil {
 		g.t.Fatal(err)
 	}
+	all := metrics.NewTotals()
+	all.Add(g.before)
+	for i, s := range g.snapshots[epoch] {
+		if s == nil {
+			all.Add(g.counted[[2]uint64{0, uint64(i)}])
+		} else {
+			all.Add(g.counted[[2]uint64{epoch, uint64(i)}])
+		}
+	}
 	delete(g.snapshots, epoch)
-	g.newest = m
+	g.newest, g.metrics = m, all.Infos()
 	g.taken++
 	g.took = append(g.took, time.Since(g.began[epoch]))
 	g.e.Concluded(epoch, true)

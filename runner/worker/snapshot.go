@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/lintelrun/lintel/checkpointing/protocol"
+	"github.com/lintelrun/lintel/portable/metrics"
 	"github.com/lintelrun/lintel/runner/engine"
 	"github.com/lintelrun/lintel/runner/exchange"
 	"github.com/lintelrun/lintel/runner/frame"
@@ -36,6 +37,8 @@ type snapshot struct {
 	stream *parts.Stream
 	side   *sideinput.Pin
 	spool  *spoolSnapshot
+	// counted are the task's metrics.
+	counted *metrics.Totals
 	// image is that of the store, of tasks that have one; or err why there is none.
 	image statebackend.Image
 	err   error

@@ -158,7 +158,7 @@ func (x *execTask) sort(f frame.Frame) error {
 	if err != nil {
 		return err
 	}
-	x.e.stats.lateDropped(x.stage, late)
+	x.e.stats.lateDropped(x.task, late)
 	x.noteBuffered()
 	x.repay(f.Bytes()) // it lies in the state now
 	return nil

@@ -28,6 +28,7 @@ type task struct {
 
 	aligner *engine.Aligner[exchange.Message]
 	taken   []exchange.Message // reused by take
+	counts  *taskCounts        // of progress, once there is any
 	// held counts what this task is at, by a virtual clock.
 	held int
 
@@ -205,7 +206,7 @@ func (x *impulseTask) act(context.Context) (next time.Time, done bool, err error
 		if err := x.send(f); err != nil {
 			return time.Time{}, false, err
 		}
-		x.e.stats.made(x.stage, f)
+		x.e.stats.made(x.task, f)
 	}
 	return time.Time{}, true, x.outbox.Watermark(frame.MaxTimestamp)
 }

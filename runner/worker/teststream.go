@@ -243,6 +243,6 @@ func (t *task) sendTest(routes []route, elements []*pipepb.TestStreamPayload_Tim
 	if err := t.sendOn(routes, f); err != nil {
 		return err
 	}
-	t.e.stats.made(t.stage, f)
+	t.e.stats.made(t, f)
 	return nil
 }

@@ -109,7 +109,7 @@ func (c *checkpointer) upload(s *snapshot) {
 		ctx, cancel := context.WithCancel(t.uploading)
 		defer cancel()
 		defer context.AfterFunc(epoch.context, cancel)()
-		answer := rpc.Answer{Task: t.place, Epoch: s.epoch}
+		answer := rpc.Answer{Task: t.place, Epoch: s.epoch, Metrics: s.counted.Infos()}
 		if answer.Err = s.err; answer.Err == nil {
 			answer.Snapshot, answer.Err = c.write(ctx, s)
 		}
