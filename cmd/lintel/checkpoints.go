@@ -17,6 +17,7 @@ import (
 	"github.com/lintelrun/lintel/checkpointing/gcsstore"
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/runner/coordinator"
+	"github.com/lintelrun/lintel/runner/worker"
 )
 
 // checkpointConfig is where a server keeps checkpoints.
@@ -24,6 +25,8 @@ type checkpointConfig struct {
 	uri string // of the folder, "": in the data directory
 	// savepoints are the URIs of the folders below which savepoints may be.
 	savepoints []string
+	// rate is how many bytes a second all checkpoints together may upload; 0 is no bound.
+	rate size
 }
 
 // checkpointFlags adds the flags of checkpoints.
@@ -31,6 +34,7 @@ func checkpointFlags(fs *pflag.FlagSet) *checkpointConfig {
 	c := &checkpointConfig{}
 	fs.StringVar(&c.uri, "checkpoint-dir", "", "where checkpoints of jobs go: file:///FOLDER or gs://BUCKET/FOLDER; by default the folder checkpoints of the data directory")
 	fs.StringArrayVar(&c.savepoints, "savepoint-dir", nil, "folder below which savepoints may be read and written, as for --checkpoint-dir; may be repeated")
+	fs.Var(&c.rate, "checkpoint-upload-rate", "bytes a second that checkpoints of all jobs together may upload, such as 50M; 0 is no bound")
 	return c
 }
 
@@ -53,6 +57,11 @@ func (c *checkpointConfig) check() error {
 type folderStore interface {
 	checkpointing.Store
 	io.Closer
+}
+
+// uploads is what the worker is told.
+func (c *checkpointConfig) uploads() worker.Uploads {
+	return worker.Uploads{BytesPerSecond: int(c.rate)}
 }
 
 // open opens the store of a server.

@@ -151,4 +151,15 @@ func TestFlagsOfCheckpoints(t *testing.T) {
 	if err := fs.Parse([]string{"--savepoint-dir=file:///a", "--savepoint-dir=a"}); err != nil || len(c.savepoints) != 2 || c.check() == nil {
 		t.Errorf("%+v: %v, %v", c, err, c.check())
 	}
+	fs = pflag.NewFlagSet("rates", pflag.ContinueOnError)
+	c = checkpointFlags(fs)
+	if got := c.uploads().BytesPerSecond; got != 0 {
+		t.Errorf("%d bytes a second at most by default", got)
+	}
+	if err := fs.Parse([]string{"--checkpoint-upload-rate=2M"}); err != nil || c.check() != nil || c.uploads().BytesPerSecond != 2<<20 {
+		t.Errorf("%+v: %v, %v", c, err, c.check())
+	}
+	if err := fs.Parse([]string{"--checkpoint-upload-rate=-1"}); err == nil {
+		t.Error("a negative rate is taken")
+	}
 }

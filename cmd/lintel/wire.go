@@ -96,6 +96,7 @@ func newExecutor(c serverConfig, spill string, fn *fnapi.Server, r *runner, m *m
 		State:       r.state,
 		Dir:         spill,
 		MemoryBytes: c.memoryBudget,
+		Uploads:     c.checkpoints.uploads(),
 		Logger:      c.log,
 		Hooks:       worker.Hooks{BundleDone: m.BundleDone, Spilled: m.Spilled, Idle: returnMemory(time.Second)},
 

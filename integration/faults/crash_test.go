@@ -2,6 +2,7 @@ package faults
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,8 +65,13 @@ func testKilledServers(t *testing.T, o oracle) {
 	if done < kills/2 {
 		t.Fatalf("the job ended after %d kills", done)
 	}
-	s.awaitExact(takes)
+	job := s.awaitExact(takes)
 	checkObserved(t, observed)
+	if o.tallies != nil {
+		if got, want := s.counter(job, "tallied"), o.tallies(takes); got != float64(want) {
+			t.Errorf("the job's counter is at %v, of %d elements", got, want)
+		}
+	}
 	median, most := quantiles(recovered)
 	t.Logf("%d kills; first output %v after one at the median, %v at the most", done, median, most)
 	if *long && (median > o.restart || most > o.restart+7*time.Second) {
@@ -78,9 +84,9 @@ func testKilledServers(t *testing.T, o oracle) {
 }
 
 // awaitExact waits until that job ends, which finds out whether it has counted well.
-func (s *server) awaitExact(takes time.Duration) {
+func (s *server) awaitExact(takes time.Duration) (job string) {
 	s.t.Helper()
-	var job, state string
+	var state string
 	testkit.Eventually(s.t, 2*takes+time.Minute, "the job ends", func() bool {
 		job, state = s.job()
 		return state != "RUNNING" && state != "STARTING"
@@ -88,6 +94,30 @@ func (s *server) awaitExact(takes time.Duration) {
 	if state != "DONE" {
 		s.t.Errorf("the job is %s\n%s", state, s.jobLog(job))
 	}
+	return job
+}
+
+// counter is the committed value of a user's counter.
+func (s *server) counter(job, name string) (value float64) {
+	s.t.Helper()
+	var list struct {
+		Metrics []struct {
+			Labels    map[string]string
+			Committed json.RawMessage
+		}
+	}
+	s.lintel(&list, "jobs", "metrics", job)
+	for _, m := range list.Metrics {
+		if m.Labels["NAME"] != name {
+			continue
+		}
+		var n float64
+		if err := json.Unmarshal(m.Committed, &n); err != nil {
+			s.t.Fatalf("%s: %v: %s", name, err, m.Committed)
+		}
+		value += n
+	}
+	return value
 }
 
 // jobLog is what is known of a job's messages.

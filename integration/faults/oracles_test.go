@@ -20,6 +20,8 @@ type oracle struct {
 	name string
 	// submit submits a job whose elements take that long, and leaves it running.
 	submit func(s *server, takes time.Duration, observed string)
+	// tallies is what its counter "tallied" comes to, if it has one.
+	tallies func(takes time.Duration) int
 	// env is what the server's environment needs for its harnesses, if anything.
 	env func(t *testing.T) []string
 	// slow ones are left out of the short form where there are others.
@@ -32,7 +34,7 @@ type oracle struct {
 }
 
 var oracles = []oracle{
-	{name: "go", submit: (*server).submitGo, harnessKills: 5, serverKills: 50, restart: 3 * time.Second, replace: 2 * time.Second},
+	{name: "go", submit: (*server).submitGo, tallies: talliesGo, harnessKills: 5, serverKills: 50, restart: 3 * time.Second, replace: 2 * time.Second},
 	{name: "python", submit: (*server).submitPython, env: pythonEnv, slow: true, harnessKills: 2, serverKills: 10, restart: 8 * time.Second, replace: 6 * time.Second},
 	{name: "java", submit: (*server).submitJava, env: javaEnv, slow: true, serverKills: 10, restart: 8 * time.Second, replace: 6 * time.Second},
 }
@@ -51,10 +53,17 @@ func (o *oracle) start(t *testing.T, dir string) *server {
 
 const checkpointInterval = "300ms"
 
+// Elements of the Go pipeline come from goShards, and each time goEvery has passed one of each.
+const (
+	goShards = 2
+	goEvery  = 10 * time.Millisecond
+)
+
+func talliesGo(takes time.Duration) int { return goShards * int(takes/goEvery) }
+
 func (s *server) submitGo(takes time.Duration, observed string) {
 	s.t.Helper()
-	const every = 10 * time.Millisecond
-	s.mustRun(append(s.asProcess(), "--case", "exact", "--n", fmt.Sprint(int(takes/every)), "--every", every.String(), "--keys", "10", "--shards", "2",
+	s.mustRun(append(s.asProcess(), "--case", "exact", "--n", fmt.Sprint(int(takes/goEvery)), "--every", goEvery.String(), "--keys", "10", "--shards", fmt.Sprint(goShards),
 		"--checkpoint_interval", checkpointInterval, "--observed", observed, "--async")...)
 }
 
