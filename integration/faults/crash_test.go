@@ -66,6 +66,13 @@ func testKilledServers(t *testing.T, o oracle) {
 		t.Fatalf("the job ended after %d kills", done)
 	}
 	job := s.awaitExact(takes)
+	generations := map[uint64]bool{}
+	for _, c := range s.checkpoints(job) {
+		generations[c.Generation] = true
+	}
+	if len(generations) < 2 {
+		t.Errorf("the job's record has checkpoints of %d generations", len(generations))
+	}
 	checkObserved(t, observed)
 	if o.tallies != nil {
 		if got, want := s.counter(job, "tallied"), o.tallies(takes); got != float64(want) {

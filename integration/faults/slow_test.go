@@ -13,12 +13,10 @@ import (
 
 // checkpoint is one that a job has taken, or failed to.
 type checkpoint struct {
-	Epoch    uint64
-	State    string
-	Error    string
-	Seconds  float64
-	Bytes    int64
-	NewBytes int64 `json:"new_bytes"`
+	Epoch, Generation uint64
+	State, Error      string
+	Seconds           float64
+	Bytes             int64
 }
 
 // checkpoints are those of a job.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/lintelrun/lintel/checkpointing/protocol"
 	"github.com/lintelrun/lintel/internal/fault"
@@ -77,8 +78,6 @@ type recovery struct {
 	// newest is the newest checkpoint, nil before there is one.
 	newest *protocol.Manifest
 	epoch  uint64
-	// metrics are those of the newest checkpoint.
-	metrics []*pipepb.MonitoringInfo
 	// with are kinds of parts of which the job goes on from a checkpoint with one, first of all, if there are any.
 	with []protocol.PartKind
 	// took has how long each checkpoint took.
@@ -139,7 +138,7 @@ func (v *recovery) run(stop func() bool) bool {
 				v.found[part.Kind]++
 			}
 		}
-		d.Restore = &rpc.Restore{Manifest: v.newest, Same: true, Open: v.store.open, Metrics: v.metrics}
+		d.Restore = &rpc.Restore{Manifest: v.newest, Same: true, Open: v.store.open, Metrics: metricsOf(v.t, v.newest)}
 	}
 	w, err := New(v.r.cfg)
 	if err != nil {
@@ -152,7 +151,7 @@ func (v *recovery) run(stop func() bool) bool {
 	if err := e.Restored(); err != nil {
 		v.t.Fatal(err)
 	}
-	g := &generation{recovery: v, e: e, tasks: d.Tasks(), began: map[uint64]time.Time{}, counted: map[[2]uint64][]*pipepb.MonitoringInfo{}, before: v.metrics, snapshots: map[uint64][]*protocol.Snapshot{}, over: map[uint64]*protocol.Manifest{}}
+	g := &generation{recovery: v, e: e, tasks: d.Tasks(), began: map[uint64]time.Time{}, counted: map[[2]uint64][]*pipepb.MonitoringInfo{}, before: d.Restore.Counted(), snapshots: map[uint64][]*protocol.Snapshot{}, over: map[uint64]*protocol.Manifest{}}
 	g.ended = make([]bool, len(g.tasks))
 	tick := time.NewTicker(time.Duration(1+v.rand.IntN(5)) * time.Millisecond)
 	defer tick.Stop()
@@ -243,7 +242,8 @@ func (g *generation) complete(epoch uint64) {
 			return
 		}
 	}
-	m, err := protocol.Assemble(protocol.Manifest{Epoch: epoch, Generation: g.store.generation, KeyGroups: keygroup.DefaultMax}, g.snapshots[epoch], g.tasks)
+	header := protocol.Manifest{Epoch: epoch, Generation: g.store.generation, KeyGroups: keygroup.DefaultMax, Metrics: g.encoded(epoch)}
+	m, err := protocol.Assemble(header, g.snapshots[epoch], g.tasks)
 	if err == nil {
 		err = m.Validate()
 	}
@@ -258,6 +258,15 @@ func (g *generation) complete(epoch uint64) {
 	if m, err = protocol.DecodeManifest(m.Encode()); err != nil {
 		g.t.Fatal(err)
 	}
+	delete(g.snapshots, epoch)
+	g.newest = m
+	g.taken++
+	g.took = append(g.took, time.Since(g.began[epoch]))
+	g.e.Concluded(epoch, true)
+}
+
+// encoded are the metrics of an epoch, as manifests have them.
+func (g *generation) encoded(epoch uint64) (encoded []string) {
 	all := metrics.NewTotals()
 	all.Add(g.before)
 	for i, s := range g.snapshots[epoch] {
@@ -267,9 +276,24 @@ func (g *generation) complete(epoch uint64) {
 			all.Add(g.counted[[2]uint64{epoch, uint64(i)}])
 		}
 	}
-	delete(g.snapshots, epoch)
-	g.newest, g.metrics = m, all.Infos()
-	g.taken++
-	g.took = append(g.took, time.Since(g.began[epoch]))
-	g.e.Concluded(epoch, true)
+	for _, info := range all.Infos() {
+		b, err := proto.Marshal(info)
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		encoded = append(encoded, string(b))
+	}
+	return encoded
+}
+
+// metricsOf reads the metrics of a manifest.
+func metricsOf(t *testing.T, m *protocol.Manifest) (infos []*pipepb.MonitoringInfo) {
+	for _, b := range m.Metrics {
+		info := new(pipepb.MonitoringInfo)
+		if err := proto.Unmarshal([]byte(b), info); err != nil {
+			t.Fatal(err)
+		}
+		infos = append(infos, info)
+	}
+	return infos
 }
