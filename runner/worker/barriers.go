@@ -42,6 +42,7 @@ func align[R any](t *task, o owner[R]) error {
 func passBarrier[R any](t *task, o owner[R], epoch uint64) error {
 	s := &snapshot{task: t, epoch: epoch}
 	t.epoch = epoch
+	t.ahead.passed(t.e.clock.Now())
 	wanted := t.e.wants(s)
 	if wanted {
 		failpoint.Hit(failpoint.BeforeSnapshot)

@@ -30,6 +30,14 @@ func (x *execTask) snapshot(s *snapshot) error {
 	return nil
 }
 
+// flush writes timers.
+func (x *execTask) flush(bytes int) (bool, error) {
+	if x.keyed == nil {
+		return true, nil
+	}
+	return x.keyed.timers.FlushSome(bytes)
+}
+
 // snapshot returns what is parked, shared.
 func (p *parking) snapshot() []queued {
 	all := make([]queued, 0, len(p.messages))

@@ -22,6 +22,8 @@ type owner[R any] interface {
 	reported(R) error
 	// drain is called once if the job is drained while the task runs.
 	drain()
+	// flush writes about so many bytes of what is only in memory to the store, and tells whether that was all.
+	flush(bytes int) (all bool, err error)
 	// snapshot adds to s what the kind of task has at a barrier. It pins and does no more.
 	snapshot(s *snapshot) error
 }
@@ -33,12 +35,18 @@ func (quiet) reports() <-chan struct{} { return nil }
 func (quiet) reported(struct{}) error  { return nil }
 func (quiet) drain()                   {}
 
+// inStore is the part of an owner that has nothing only in memory that a store is to have.
+type inStore struct{}
+
+func (inStore) flush(int) (bool, error) { return true, nil }
+
 // loop is the life of a task: it does what there is to do and waits for more, until all is done and what it
 // has sent is delivered. Whatever the task is at, it is here again soon, and takes part in checkpoints.
 func loop[R any](ctx context.Context, t *task, o owner[R]) error {
 	wake := t.e.clock.newAlarm()
 	defer wake.stop()
 	drain, done := t.e.draining.asked, false
+	t.ahead.begin(t.e.clock.Now())
 	for {
 		// Cancelled bundles come back as failed ones; they are no reason to try again.
 		if err := ctx.Err(); err != nil {
@@ -47,6 +55,9 @@ func loop[R any](ctx context.Context, t *task, o owner[R]) error {
 		if !done {
 			next, last, err := o.act(ctx)
 			if err != nil {
+				return err
+			}
+			if next, err = writeAhead(t, o, next); err != nil {
 				return err
 			}
 			done = last

@@ -245,6 +245,7 @@ func mustLoad(t *testing.T, s exchange.Stored) frame.Frame {
 type noting struct {
 	*task
 	quiet
+	inStore
 	got  []string
 	next time.Time
 	done func() bool

@@ -28,6 +28,9 @@ func (x *paneTask) snapshot(s *snapshot) (err error) {
 	return nil
 }
 
+// flush writes groups.
+func (x *paneTask) flush(bytes int) (bool, error) { return x.groups.FlushSome(bytes) }
+
 // panes is what groups go on from, over the task's store.
 func (r *restored) panes() (*panes.Snapshot, error) {
 	if r == nil {

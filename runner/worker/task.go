@@ -32,6 +32,7 @@ type task struct {
 	// held counts what this task is at, by a virtual clock.
 	held int
 
+	ahead ahead
 	// epoch is the last whose barrier has passed. The rest is of jobs with checkpoints: files are those of the
 	// store, and uploads the goroutines that write snapshots, as long as uploading lasts.
 	epoch       uint64
@@ -191,6 +192,7 @@ func (t *task) end(ctx context.Context) error {
 type impulseTask struct {
 	*task
 	quiet
+	inStore
 	acted bool // before it was restored
 }
 

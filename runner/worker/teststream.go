@@ -26,6 +26,7 @@ import (
 // drained, watermarks go to the end of time.
 type testStreamTask struct {
 	*task
+	inStore
 	turns chan testTurn
 	acted int // events
 	ended bool
