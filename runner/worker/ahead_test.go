@@ -33,7 +33,7 @@ func (d *dirty) deliver(exchange.Message) error { return nil }
 
 func (d *dirty) flush(bytes int) (bool, error) {
 	d.bytes -= min(bytes, d.bytes)
-	time.Sleep(time.Millisecond)
+	<-time.After(time.Millisecond)
 	return d.bytes == 0, nil
 }
 
@@ -56,7 +56,7 @@ func TestTasksWriteAheadOfBarriers(t *testing.T) {
 		go func() { ended <- loop(ctx, own, x) }()
 		const barriers = 10
 		for epoch := range uint64(barriers) {
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 			own.inbox.Put(exchange.Message{Kind: exchange.Announcement, Epoch: epoch + 1})
 		}
 		synctest.Wait()
