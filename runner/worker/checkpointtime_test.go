@@ -16,7 +16,7 @@ import (
 func TestCheckpointsTakeNoTimeOfHarnesses(t *testing.T) {
 	const element, limit, checkpoints = 30 * time.Second, time.Second, 9
 	large := func(c *call) error {
-		c.emit(kvOf("k"+text(c.element)[:1], text(c.element)+strings.Repeat(" ", 200<<10)))
+		c.emit(kvOf("k"+text(c.element)[:1], text(c.element)+strings.Repeat(" ", 30<<10)))
 		return nil
 	}
 	for name, c := range map[string]struct {
@@ -24,7 +24,7 @@ func TestCheckpointsTakeNoTimeOfHarnesses(t *testing.T) {
 		hangs string // the transform that takes so long
 		with  []protocol.PartKind
 	}{
-		"full channels": {func(t *testing.T) *program { return shuffle(t, 150, 7, large) }, "ungroup", []protocol.PartKind{protocol.Inbox, protocol.Outbox}},
+		"full channels": {func(t *testing.T) *program { return shuffle(t, 140, 7, large) }, "ungroup", []protocol.PartKind{protocol.Inbox, protocol.Outbox}},
 		"state":         {func(t *testing.T) *program { return stateful(t, 150, 7, totals, "f") }, "s", []protocol.PartKind{protocol.Inbox}},
 		"behind groups": {func(t *testing.T) *program { return shuffle(t, 300, 7, nil) }, "kv", []protocol.PartKind{protocol.Inbox}},
 		"TestStream":    {func(t *testing.T) *program { p, _ := earlyPanes(t); return p }, "write", []protocol.PartKind{protocol.State, protocol.Position}},

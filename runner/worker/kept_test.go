@@ -32,17 +32,17 @@ const (
 	keptManifest = "manifest"
 )
 
-// kept are the jobs of which there are checkpoints. What they are must not change.
-func kept(t *testing.T) map[string]recoverable {
-	all := recoverables()
-	all["tables"] = recoverable{all["timers"].made, []protocol.PartKind{protocol.Tables, protocol.Inbox}}
+// jobsKept are the jobs of which there are checkpoints. What they are must not change.
+func jobsKept() map[string]interrupted {
+	all := jobsToInterrupt()
+	all["tables"] = interrupted{made: all["timers"].made, with: []protocol.PartKind{protocol.Tables, protocol.Inbox}}
 	side := all["waiting for windows"]
-	all["side input"] = recoverable{side.made, []protocol.PartKind{protocol.Side}}
+	all["side input"] = interrupted{made: side.made, with: []protocol.PartKind{protocol.Side}}
 	return all
 }
 
 // keptRig is a rig for a kept job.
-func keptRig(t *testing.T, name string, c *recoverable) (r *rig, got func() []string) {
+func keptRig(t *testing.T, name string, c *interrupted) (r *rig, got func() []string) {
 	p, got := c.made(t)
 	for id, do := range p.fns {
 		p.fns[id] = slowly(time.Millisecond, do)
@@ -58,7 +58,7 @@ func keptRig(t *testing.T, name string, c *recoverable) (r *rig, got func() []st
 }
 
 // goOn runs a kept job from a checkpoint to its end, finding its tasks by their names, and returns what it has put out.
-func goOn(t *testing.T, name string, c *recoverable, m *protocol.Manifest, open func(context.Context, protocol.File) (io.ReadCloser, error)) []string {
+func goOn(t *testing.T, name string, c *interrupted, m *protocol.Manifest, open func(context.Context, protocol.File) (io.ReadCloser, error)) []string {
 	t.Helper()
 	r, got := keptRig(t, name, c)
 	store := files{generation: m.Generation + 1}
@@ -88,7 +88,7 @@ func TestKeptCheckpoints(t *testing.T) {
 		keepCheckpoints(t, filepath.Join(keptDir, *keep))
 	}
 	all, err := filepath.Glob(filepath.Join(keptDir, "*", "*.zip"))
-	if err != nil || len(all) < len(kept(t)) {
+	if err != nil || len(all) < len(jobsKept()) {
 		t.Fatalf("%d checkpoints are kept, %v", len(all), err)
 	}
 	found := map[string]map[protocol.PartKind]bool{} // by version
@@ -96,7 +96,7 @@ func TestKeptCheckpoints(t *testing.T) {
 		version, name := filepath.Base(filepath.Dir(path)), strings.TrimSuffix(filepath.Base(path), ".zip")
 		t.Run(version+"/"+name, func(t *testing.T) {
 			name = strings.ReplaceAll(name, "-", " ")
-			c, ok := kept(t)[name]
+			c, ok := jobsKept()[name]
 			if !ok {
 				t.Fatal("there is no such job any more")
 			}
@@ -169,7 +169,7 @@ func keepCheckpoints(t *testing.T, dir string) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, c := range kept(t) {
+	for name, c := range jobsKept() {
 		for seed := uint64(0); !keepOne(t, filepath.Join(dir, strings.ReplaceAll(name, " ", "-")+".zip"), name, &c, seed); seed++ {
 			if seed == 50 {
 				t.Fatalf("%s has no checkpoint with %v", name, c.with)
@@ -179,7 +179,7 @@ func keepCheckpoints(t *testing.T, dir string) {
 }
 
 // keepOne keeps a checkpoint with all that it is to have, if it comes by one.
-func keepOne(t *testing.T, path, name string, c *recoverable, seed uint64) bool {
+func keepOne(t *testing.T, path, name string, c *interrupted, seed uint64) bool {
 	r, _ := keptRig(t, name, c)
 	v := newRecovery(t, r, seed)
 	whole := func() bool {

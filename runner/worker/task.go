@@ -191,8 +191,8 @@ func (t *task) end(ctx context.Context) error {
 // impulseTask is a task that sends one empty element.
 type impulseTask struct {
 	*task
-	quiet
 	inStore
+	quiet
 	acted bool // before it was restored
 }
 
