@@ -131,10 +131,11 @@ func TestMetricsGoOnFromTheCheckpoint(t *testing.T) {
 	bubble(t, func(t *testing.T, ctx context.Context, _ context.CancelFunc) {
 		r := newRig(t, every10)
 		r.onBarrier = func(e *execution, b protocol.Begun) {
-			if b.Epoch == 2 {
-				e.answers <- rpc.Answer{Task: 0, Ended: true, Metrics: []*pipepb.MonitoringInfo{metrics.ElementCount("answers", 100)}}
-			} else if b.Epoch == 1 {
+			switch b.Epoch {
+			case 1:
 				e.answers <- e.snapshot(b.Epoch, 0)
+			case 2:
+				e.answers <- rpc.Answer{Task: 0, Ended: true, Metrics: []*pipepb.MonitoringInfo{metrics.ElementCount("answers", 100)}}
 			}
 			e.answers <- e.snapshot(b.Epoch, 1)
 			e.answers <- e.snapshot(b.Epoch, 2)
