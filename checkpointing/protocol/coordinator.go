@@ -8,6 +8,9 @@ import (
 	"github.com/lintelrun/lintel/internal/fault"
 )
 
+// DefaultTimeout is that of a Schedule which names none.
+const DefaultTimeout = 10 * time.Minute
+
 // Schedule says when checkpoints are taken.
 type Schedule struct {
 	// Interval from the beginning of one checkpoint to that of the next; 0 takes none but those asked for.
@@ -15,7 +18,7 @@ type Schedule struct {
 	// MinPause from the end of one to the beginning of the next, whatever the Interval. It does not
 	// go with a Concurrent of more than 1.
 	MinPause time.Duration
-	// Timeout for all tasks to answer; 10 minutes if 0. The time that it takes to write the
+	// Timeout for all tasks to answer; DefaultTimeout if 0. The time that it takes to write the
 	// manifest does not count: once it may have been written, nobody can say that it was not.
 	Timeout time.Duration
 	// MaxFailures in a row that the job survives; the next fails it. 0 is any number.
@@ -39,7 +42,7 @@ func (s Schedule) Validate() error {
 
 func (s Schedule) withDefaults() Schedule {
 	if s.Timeout == 0 {
-		s.Timeout = 10 * time.Minute
+		s.Timeout = DefaultTimeout
 	}
 	s.Concurrent = max(s.Concurrent, 1)
 	return s
@@ -54,8 +57,8 @@ type Snapshot struct {
 // Begun is an epoch whose barriers are to be sent.
 type Begun struct {
 	Epoch uint64
-	// Over is the newest complete checkpoint: snapshots may name the files that it has, and no
-	// others but those of their own epoch. 0 is none.
+	// Over is the newest complete checkpoint that is no savepoint: snapshots may name the files that it has,
+	// and no others but those of their own epoch. 0 is none.
 	Over uint64
 	// Savepoint is the id of the savepoint that was asked for, "" for a checkpoint.
 	Savepoint string
@@ -73,6 +76,9 @@ type Actions struct {
 	Abort []Ended
 	// Complete: tell all tasks that the checkpoints are durable, then look for garbage.
 	Complete []Begun
+	// Quiet: have sources hold back for the savepoint of this id, and call Quieted once nothing is under way
+	// between tasks, or after Schedule.Timeout.
+	Quiet string
 	// Claim an epoch, and call Claimed.
 	Claim bool
 	// Begin: send barriers into all sources.
@@ -98,10 +104,13 @@ type Completed struct {
 // methods, what to do goes out by Ready. It belongs to one goroutine. A job that
 // starts again has a new one.
 type Coordinator struct {
-	cfg      Schedule
-	ended    []bool // by task
-	epochs   []*epoch
-	asked    []string // savepoints
+	cfg    Schedule
+	ended  []bool // by task
+	epochs []*epoch
+	asked  []string // savepoints
+	// quieting is the savepoint for which sources hold back, and quiet tells that nothing is under way.
+	quieting string
+	quiet    bool
 	claiming bool
 	claimFor string
 	writing  bool
@@ -130,8 +139,20 @@ func NewCoordinator(cfg Schedule, tasks int, restored uint64, now time.Time) *Co
 	return &Coordinator{cfg: cfg, ended: make([]bool, tasks), complete: restored, next: now.Add(cfg.Interval)}
 }
 
-// Savepoint asks for one, by an id for the answer: it begins as soon as there is room.
+// Savepoint asks for one, by an id for the answer. One after the other, they begin as soon as the job is quiet.
 func (c *Coordinator) Savepoint(id string) { c.asked = append(c.asked, id) }
+
+// Quieted is the answer to Actions.Quiet: nothing is under way, and sources hold back until they have the barrier of the
+// savepoint's epoch; or why not.
+func (c *Coordinator) Quieted(err error, now time.Time) {
+	if err == nil {
+		c.quiet = true
+		return
+	}
+	b := Begun{Over: c.complete, Savepoint: c.quieting}
+	c.quieting = ""
+	c.fail(b, err, now)
+}
 
 // Claimed is the answer to Actions.Claim: the epoch, or why there is none.
 func (c *Coordinator) Claimed(number uint64, err error, now time.Time) {
@@ -195,7 +216,9 @@ func (c *Coordinator) Written(number uint64, err error, now time.Time) {
 	}
 	c.remove(e)
 	c.failures = 0
-	c.complete = max(c.complete, number)
+	if e.Savepoint == "" { // its files are made to be copied, and not for others to be taken over
+		c.complete = max(c.complete, number)
+	}
 	c.out.Complete = append(c.out.Complete, e.Begun)
 	c.pause = now.Add(c.cfg.MinPause)
 	for _, older := range slices.Clone(c.epochs) {
@@ -213,6 +236,7 @@ func (c *Coordinator) Ready(now time.Time) Actions {
 			c.abort(e, fmt.Errorf("%d tasks did not answer within %v", e.missing, c.cfg.Timeout), now)
 		}
 	}
+	c.hush()
 	c.claim(now)
 	c.write()
 	out := c.out
@@ -279,16 +303,25 @@ func (c *Coordinator) due() (at time.Time, ok bool) {
 	return at, c.cfg.Interval > 0 && !c.allEnded()
 }
 
+// hush has the next savepoint begin, unless there is one already: tasks hold back for one at a time.
+func (c *Coordinator) hush() {
+	if c.failed || len(c.asked) == 0 || c.quieting != "" || c.claimFor != "" || slices.ContainsFunc(c.epochs, func(e *epoch) bool { return e.Savepoint != "" }) {
+		return
+	}
+	c.quieting, c.quiet, c.asked = c.asked[0], false, c.asked[1:]
+	c.out.Quiet = c.quieting
+}
+
 func (c *Coordinator) allEnded() bool { return !slices.Contains(c.ended, false) }
 
 func (c *Coordinator) claim(now time.Time) {
 	at, ok := c.due()
 	switch {
-	case c.failed || !c.room():
+	case c.failed || c.claiming:
 		return
-	case len(c.asked) > 0:
-		c.claimFor, c.asked = c.asked[0], c.asked[1:]
-	case !ok || now.Before(at):
+	case c.quieting != "" && c.quiet: // sources wait for it, so it waits for no other
+		c.claimFor, c.quieting = c.quieting, ""
+	case !ok || !c.room() || now.Before(at):
 		return
 	default:
 		c.next = now.Add(c.cfg.Interval)

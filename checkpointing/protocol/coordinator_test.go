@@ -27,6 +27,7 @@ import (
 //	written EPOCH [TEXT]                the answer to write, or why not
 //	fenced EPOCH                        the same: there is a newer generation
 //	savepoint ID
+//	quiet | restless TEXT               the answer to quiet
 //	wait D                              time passes
 func TestScripts(t *testing.T) {
 	testkit.Scripts(t, *update, func(out *strings.Builder) func([]string) error {
@@ -80,6 +81,10 @@ func (s *script) line(words []string) error {
 		s.c.Written(number(0), fault.New(fault.Fenced, "replaced"), s.now)
 	case "savepoint":
 		s.c.Savepoint(args[0])
+	case "quiet":
+		s.c.Quieted(nil, s.now)
+	case "restless":
+		s.c.Quieted(errors.New(strings.Join(args, " ")), s.now)
 	case "wait":
 		d, err := time.ParseDuration(args[0])
 		s.now = s.now.Add(d)
@@ -132,6 +137,9 @@ func (s *script) print() {
 	for _, e := range a.Complete {
 		line("complete %v", e)
 	}
+	if a.Quiet != "" {
+		line("quiet for %s", a.Quiet)
+	}
 	if a.Claim {
 		line("claim")
 	}
@@ -170,7 +178,7 @@ func TestCoordinatorKeepsItsWord(t *testing.T) {
 		claims, last, completed := 0, uint64(0), 0
 		begun := map[uint64]map[int]bool{} // under way, with who has answered
 		ended := map[int]bool{}
-		writing := uint64(0)
+		writing, quieting := uint64(0), false
 		act := func() {
 			a := c.Ready(now)
 			for _, e := range a.Abort {
@@ -186,13 +194,19 @@ func TestCoordinatorKeepsItsWord(t *testing.T) {
 				delete(begun, e.Epoch)
 				completed++
 			}
+			if a.Quiet != "" {
+				if quieting {
+					t.Fatal("sources are to hold back for two savepoints")
+				}
+				quieting = true
+			}
 			if a.Claim {
 				claims++
 			}
 			for _, e := range a.Begin {
 				begun[e.Epoch] = map[int]bool{}
 			}
-			if len(begun)+claims > max(cfg.Concurrent, 1) {
+			if len(begun)+claims > max(cfg.Concurrent, 1)+1 { // a savepoint waits for no checkpoint
 				t.Fatalf("%d under way and %d to come", len(begun), claims)
 			}
 			if a.Write != nil {
@@ -220,6 +234,9 @@ func TestCoordinatorKeepsItsWord(t *testing.T) {
 		}
 		answer := func(err error) {
 			switch {
+			case quieting:
+				quieting = false
+				c.Quieted(err, now)
 			case claims > 0:
 				claims--
 				if err != nil {

@@ -26,7 +26,7 @@ type loop struct {
 	tasks []protocol.Task
 	// co, and what follows up to ended, is of the goroutine that runs.
 	co       *protocol.Coordinator
-	newest   uint64 // complete
+	newest   uint64 // complete, and no savepoint
 	claiming bool
 	// claimBegan is when, for claims that fail.
 	claimBegan time.Time
@@ -40,6 +40,8 @@ type loop struct {
 	claims  chan claim
 	written chan result
 	asked   chan *savepoint
+	quieted chan error
+	stopped chan struct{} // has a token once the job has been stopped with a savepoint
 	garbage chan struct{} // buffered: there may be some
 	ended   chan struct{}
 	working sync.WaitGroup // claims, writes, exports and the collector
@@ -72,6 +74,7 @@ func newLoop(j *Job, repo *checkpointing.Repository, exec rpc.Execution, d rpc.D
 		job: j, repo: repo, exec: exec, tasks: d.Tasks(), newest: restored,
 		began: map[uint64]time.Time{}, announced: map[uint64]bool{}, manifests: map[uint64]*protocol.Manifest{}, requests: map[string]*savepoint{},
 		claims: make(chan claim, 1), written: make(chan result, 1), asked: make(chan *savepoint),
+		quieted: make(chan error, 1), stopped: make(chan struct{}, 1),
 		garbage: make(chan struct{}, 1), ended: make(chan struct{}),
 		submissions: map[uint64]protocol.File{}, exports: map[uint64]bool{},
 	}
@@ -125,8 +128,11 @@ func (l *loop) run(ctx context.Context) error {
 				l.manifests[w.epoch] = w.manifest
 			}
 		case s := <-l.asked:
-			l.requests[s.id] = s
-			l.co.Savepoint(s.id)
+			l.request(s)
+		case err := <-l.quieted:
+			l.co.Quieted(err, time.Now())
+		case <-l.stopped:
+			return ErrStopped
 		case <-alarm.C:
 		case <-ctx.Done():
 			return nil
@@ -164,7 +170,9 @@ func (l *loop) act(ctx context.Context, a protocol.Actions) {
 		l.claiming, l.claimBegan = true, time.Now()
 	}
 	for _, b := range a.Complete {
-		l.newest = max(l.newest, b.Epoch)
+		if b.Savepoint == "" {
+			l.newest = max(l.newest, b.Epoch)
+		}
 		if l.requests[b.Savepoint] != nil {
 			l.mu.Lock()
 			l.exports[b.Epoch] = true
@@ -177,6 +185,10 @@ func (l *loop) act(ctx context.Context, a protocol.Actions) {
 	}
 	for _, b := range a.Complete {
 		l.complete(ctx, b)
+	}
+	if a.Quiet != "" {
+		stay := l.requests[a.Quiet].stop
+		l.working.Go(func() { l.quieted <- l.quiet(ctx, stay) })
 	}
 	if a.Claim {
 		l.working.Go(func() {
@@ -201,10 +213,7 @@ func (l *loop) act(ctx context.Context, a protocol.Actions) {
 // publish tells the collector of garbage what is under way. What was begun is in it before any
 // task hears of it.
 func (l *loop) publish() {
-	all := l.co.UnderWay()
-	if l.claiming { // what is claimed next may name all that the newest has
-		all = append(all, keep(l.newest))
-	}
+	all := append(l.co.UnderWay(), keep(l.newest)) // what is claimed next may name all that the newest has
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.underWay = all
@@ -233,10 +242,12 @@ func (l *loop) abort(e protocol.Ended) {
 		began = l.began[e.Epoch]
 		l.concluded(e.Epoch, false)
 	}
-	s := l.request(e.Savepoint)
-	if s != nil {
-		uri = s.uri
-		s.answer(result{err: e.Reason})
+	if e.Savepoint != "" {
+		l.exec.Resume()
+		if s := l.taken(e.Savepoint); s != nil {
+			uri = s.uri
+			s.answer(result{err: e.Reason})
+		}
 	}
 	l.job.say(rpc.Warn, "checkpoint %s came to nothing: %v", epochName(e.Epoch), e.Reason)
 	l.job.record(Checkpoint{
@@ -266,7 +277,7 @@ func (l *loop) complete(ctx context.Context, b protocol.Begun) {
 	m, began := l.manifests[b.Epoch], l.began[b.Epoch]
 	delete(l.manifests, b.Epoch)
 	uri := ""
-	s := l.request(b.Savepoint)
+	s := l.taken(b.Savepoint)
 	if s != nil {
 		uri = s.uri
 	}
@@ -287,13 +298,6 @@ func (l *loop) complete(ctx context.Context, b protocol.Begun) {
 	case l.garbage <- struct{}{}:
 	default: // it looks again anyway
 	}
-}
-
-// request takes a savepoint's request, nil if nobody has asked.
-func (l *loop) request(id string) *savepoint {
-	s := l.requests[id]
-	delete(l.requests, id)
-	return s
 }
 
 // record tells whoever keeps the job's history.

@@ -18,6 +18,7 @@ import (
 	"github.com/lintelrun/lintel/checkpointing"
 	"github.com/lintelrun/lintel/checkpointing/memstore"
 	"github.com/lintelrun/lintel/checkpointing/protocol"
+	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/metrics"
 	"github.com/lintelrun/lintel/portable/plan"
@@ -32,6 +33,8 @@ type worker struct {
 	onDeploy, onRestored func(*execution) error
 	// onBarrier, if not nil, takes the place of answering it.
 	onBarrier func(*execution, protocol.Begun)
+	// onQuiet, if not nil, says how that ends.
+	onQuiet func(context.Context, *execution) error
 }
 
 // set changes what the worker does while a job runs.
@@ -90,6 +93,7 @@ type execution struct {
 	concluded []string
 	begun     []protocol.Begun
 	drained   bool
+	held      []string // what was said of holding back
 }
 
 func newExecution(ctx context.Context) *execution {
@@ -139,6 +143,30 @@ func (e *execution) Restored() error {
 		e.restored = slices.Clone(e.counts)
 	}
 	return e.worker.ends(e, &e.worker.onRestored)
+}
+
+func (e *execution) Quiet(ctx context.Context, stay bool) error {
+	e.hold(fmt.Sprint("quiet ", stay))
+	e.worker.mu.Lock()
+	ends := e.worker.onQuiet
+	e.worker.mu.Unlock()
+	if ends == nil {
+		return nil
+	}
+	return ends(ctx, e)
+}
+
+func (e *execution) Resume() { e.hold("resume") }
+
+func (e *execution) Finalized(context.Context) error {
+	e.hold("finalized")
+	return nil
+}
+
+func (e *execution) hold(what string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.held = append(e.held, what)
 }
 
 func (e *execution) Barrier(b protocol.Begun) {
@@ -227,6 +255,15 @@ type rig struct {
 type savepointFolder struct {
 	memstore.Store
 	closed atomic.Bool
+	// full, if true, takes nothing.
+	full bool
+}
+
+func (f *savepointFolder) Create(ctx context.Context, name string, content io.ReadSeeker) error {
+	if f.full {
+		return fault.New(fault.Invalid, "the folder is full")
+	}
+	return f.Store.Create(ctx, name, content)
 }
 
 func (f *savepointFolder) Close() error {

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -30,6 +31,8 @@ type Job struct {
 	mu       sync.Mutex
 	current  *generation // the newest; nil before the first
 	draining bool
+	last     *savepoint // that the job ends with; nil for none
+	over     bool       // no other is taken
 
 	done chan struct{}
 	err  error // set before done is closed
@@ -56,8 +59,8 @@ type generation struct {
 	loop   *loop // nil without checkpoints
 }
 
-// Wait returns when the job has ended and its harnesses are gone, as rpc.Execution has it: nil if it is done, the
-// error that failed it, or that of the context of Start.
+// Wait returns when the job has ended and its harnesses are gone, as rpc.Execution has it: nil if it is done, ErrStopped
+// if it was stopped, the error that failed it, or that of the context of Start.
 func (j *Job) Wait() error {
 	<-j.done
 	return j.err
@@ -164,14 +167,14 @@ func (j *Job) lead(ctx context.Context, g *generation) {
 	defer close(j.done)
 	for {
 		err := g.run()
-		if err == nil || ctx.Err() != nil {
-			j.err = err
-			return
+		if err != nil && ctx.Err() == nil && !errors.Is(err, ErrStopped) {
+			if g, err = j.again(ctx, err); err == nil {
+				continue
+			}
 		}
-		if g, err = j.again(ctx, err); err != nil {
-			j.err = err
-			return
-		}
+		j.takeLast(ctx, nil) // there is none any more if the job is done
+		j.err = err
+		return
 	}
 }
 
@@ -190,6 +193,9 @@ func (g *generation) run() error {
 		failed <- err
 	}()
 	err := g.exec.Wait()
+	if err == nil {
+		g.loop.job.takeLast(g.ctx, g.loop)
+	}
 	g.cancel()
 	failure := <-failed
 	if failure == nil || err == nil && fault.ClassOf(failure) != fault.Fenced { // all is done, and still ours

@@ -117,7 +117,8 @@ func (j *Job) fromSavepoint(ctx context.Context, from checkpointing.Store, uri s
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", uri, err)
 	}
-	found, err := protocol.Compare(m.Pipeline, j.checkpoints.pipeline, protocol.Update{Names: j.options.TransformNames, MayDrop: j.options.AllowDroppedState})
+	update := protocol.Update{Names: j.options.TransformNames, MayDrop: j.options.AllowDroppedState}
+	found, err := protocol.Compare(m.Pipeline, j.checkpoints.pipeline, update)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +132,7 @@ func (j *Job) fromSavepoint(ctx context.Context, from checkpointing.Store, uri s
 	if err := checkGroups(m); err != nil {
 		return nil, err
 	}
-	return &rpc.Restore{Manifest: m, Open: func(ctx context.Context, f protocol.File) (io.ReadCloser, error) {
+	return &rpc.Restore{Manifest: m, Update: update, Open: func(ctx context.Context, f protocol.File) (io.ReadCloser, error) {
 		return checkpointing.OpenFile(ctx, from, f)
 	}}, nil
 }

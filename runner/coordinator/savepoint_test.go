@@ -11,6 +11,7 @@ import (
 	"github.com/lintelrun/lintel/checkpointing"
 	"github.com/lintelrun/lintel/checkpointing/protocol"
 	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/runner/rpc"
 )
 
 func TestSavepoints(t *testing.T) {
@@ -128,5 +129,115 @@ func TestSavepointsGoOnWithoutThoseWhoAsked(t *testing.T) {
 		}
 		r.run(1).result <- nil
 		wantWait(t, j, nil)
+	})
+}
+
+// A job that is stopped takes its savepoint with sources that stay held, has bundles finalised, and ends.
+func TestStop(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context, _ context.CancelFunc) {
+		r := newRig(t, every10)
+		j := r.start(ctx, t)
+		sleep(12 * time.Second)
+		m, err := j.Stop(ctx, "file:///one", false)
+		if err != nil || !m.Savepoint {
+			t.Fatalf("%+v, %v", m, err)
+		}
+		wantWait(t, j, ErrStopped)
+		if got, want := r.run(1).held, []string{"quiet true", "finalized"}; !slices.Equal(got, want) {
+			t.Errorf("tasks were told %q, not %q", got, want)
+		}
+		if r.run(2) != nil {
+			t.Error("it has started again")
+		}
+		if _, err := j.Stop(ctx, "file:///two", false); fault.ClassOf(err) != fault.Retryable {
+			t.Errorf("stopped again: %v", err)
+		}
+	})
+}
+
+// Where the savepoint of a stop comes to nothing the job goes on, and so do checkpoints.
+func TestStopThatFails(t *testing.T) {
+	for what, c := range map[string]struct {
+		fail func(*rig)
+		want []string
+	}{
+		"it gets not quiet": {
+			func(r *rig) {
+				r.onQuiet = func(ctx context.Context, _ *execution) error { <-ctx.Done(); return ctx.Err() }
+			},
+			[]string{"quiet true", "resume"},
+		},
+		"a task has no snapshot": {
+			func(r *rig) {
+				r.onBarrier = func(e *execution, b protocol.Begun) {
+					if b.Savepoint == "" {
+						e.answer(b)
+						return
+					}
+					e.answers <- rpc.Answer{Epoch: b.Epoch, Task: 1, Err: errors.New("disk full")}
+				}
+			},
+			[]string{"quiet true", "resume"},
+		},
+		"the place is full": {
+			func(r *rig) { r.savepoints["file:///one"] = &savepointFolder{full: true} },
+			[]string{"quiet true", "resume"},
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			bubble(t, func(t *testing.T, ctx context.Context, _ context.CancelFunc) {
+				r := newRig(t, map[string]any{"checkpoint_interval": "10s", "checkpoint_timeout": "30s"})
+				c.fail(r)
+				j := r.start(ctx, t)
+				if m, err := j.Stop(ctx, "file:///one", false); err == nil || m != nil {
+					t.Fatalf("%+v, %v", m, err)
+				}
+				if got := r.run(1).held; !slices.Equal(got, c.want) {
+					t.Errorf("tasks were told %q, not %q", got, c.want)
+				}
+				before := len(r.complete())
+				sleep(25 * time.Second)
+				if n := len(r.complete()) - before; n < 2 {
+					t.Errorf("%d checkpoints since", n)
+				}
+				r.run(1).result <- nil
+				wantWait(t, j, nil)
+			})
+		})
+	}
+}
+
+// A job that is drained has its savepoint when all tasks have ended, over failures too.
+func TestStopAtTheEnd(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context, _ context.CancelFunc) {
+		r := newRig(t, map[string]any{"checkpoint_interval": "10s", "restart_delay": "1s"})
+		j := r.start(ctx, t)
+		stopped := make(chan *protocol.Manifest, 1)
+		go func() {
+			m, err := j.Stop(ctx, "file:///one", true)
+			if err != nil {
+				t.Error(err)
+			}
+			stopped <- m
+		}()
+		sleep(time.Second)
+		if _, err := j.Stop(ctx, "file:///two", true); fault.ClassOf(err) != fault.Invalid {
+			t.Errorf("stopped twice: %v", err)
+		}
+		r.run(1).result <- fault.New(fault.Retryable, "lost")
+		sleep(3 * time.Second)
+		e := r.run(2)
+		if !e.drained {
+			t.Error("it goes on")
+		}
+		e.result <- nil
+		wantWait(t, j, nil)
+		m := <-stopped
+		if m == nil || slices.ContainsFunc(m.Tasks, func(t protocol.Task) bool { return !t.Ended }) {
+			t.Errorf("the savepoint is %+v", m)
+		}
+		if _, err := j.Stop(ctx, "file:///three", true); fault.ClassOf(err) != fault.Retryable {
+			t.Errorf("after the end: %v", err)
+		}
 	})
 }

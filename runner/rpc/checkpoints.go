@@ -23,8 +23,11 @@ type Uploads interface {
 // Restore is what the tasks of a deployment begin with.
 type Restore struct {
 	// Manifest of a checkpoint or savepoint, which nobody changes. Its parts lie as those who took the
-	// snapshots have put them; tasks that are Ended in it have nothing to do, and say so again.
+	// snapshots have put them. Of a checkpoint each task goes on from its own; that of a savepoint is quiet and
+	// dealt out anew, whatever the parallelism and however the plan fuses.
 	Manifest *protocol.Manifest
+	// Update is how names in a savepoint go to those of the plan, and what may be dropped.
+	Update protocol.Update
 	// Same tells that the manifest is of this very plan at this parallelism: each task finds its own
 	// snapshot by its place in Manifest.Tasks.
 	Same bool

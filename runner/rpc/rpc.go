@@ -80,13 +80,22 @@ type Execution interface {
 	Restored() error
 	// Barrier announces an epoch: sources put its barrier into what they send, and each task answers once
 	// all of its channels have delivered it. Epochs come in ascending order, not every number, after
-	// Restored; several may be under way. That of a savepoint is to be quiet: sources hold back first,
-	// until nothing is under way between tasks. It returns at once.
+	// Restored; several may be under way. It returns at once.
+	// That of a savepoint comes after Quiet: tasks hold back until they have the barrier, or if they are to stay
+	// until Resume.
 	Barrier(b protocol.Begun)
 	// Concluded tells, once for each epoch that was announced, how it has ended: it is durable, or it comes to
 	// nothing and needs no answers any more. Barriers of such an epoch travel on, since
 	// channels carry every epoch in order. Of epochs under way when the execution ends nobody tells. It returns at once.
 	Concluded(epoch uint64, complete bool)
+	// Quiet has sources, and whatever else begins by the clock, hold back, and returns when nothing is under way between
+	// tasks: all they have is their own, and input only of sources. Checkpoints go on meanwhile. If ctx ends before, tasks
+	// go on and the error says who was busy. One call at a time, between which a savepoint's barrier or Resume comes.
+	Quiet(ctx context.Context, stay bool) error
+	// Resume lets tasks go on that hold back. It returns at once.
+	Resume()
+	// Finalized returns when all bundles are finalised that the complete checkpoints have, or ctx has ended.
+	Finalized(ctx context.Context) error
 	// Answers is what tasks say. One reads them, from some time after Restored until the context of
 	// Deploy ends or the channel is closed: tasks neither wait for it nor outlast Wait because of it.
 	Answers() <-chan Answer

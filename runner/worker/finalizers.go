@@ -85,3 +85,21 @@ func finalizeAll(ctx context.Context, due []finalizer) {
 	}
 	running.Wait()
 }
+
+// Finalized is part of rpc.Execution.
+func (e *execution) Finalized(ctx context.Context) error {
+	if e.checkpoints == nil {
+		return nil
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		e.checkpoints.final.running.Wait()
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
