@@ -64,6 +64,9 @@ func (r *barrierRun) Drain()                                           {}
 func (r *barrierRun) Metrics() (_, committed []*pipepb.MonitoringInfo) { return nil, nil }
 func (r *barrierRun) Restored() error                                  { return nil }
 func (r *barrierRun) Concluded(uint64, bool)                           {}
+func (r *barrierRun) Quiet(context.Context, bool) error                { return nil }
+func (r *barrierRun) Resume()                                          {}
+func (r *barrierRun) Finalized(context.Context) error                  { return nil }
 func (r *barrierRun) Answers() <-chan rpc.Answer                       { return r.answers }
 
 func (r *barrierRun) Barrier(b protocol.Begun) {

@@ -162,7 +162,7 @@ func (t *Task) forgo() {
 
 // interruptible reports whether b has to be interrupted when its time has come.
 func (t *Task) interruptible(b *Bundle) bool {
-	return !b.cut && (t.pace.Unbounded || t.draining && !b.Truncate && !b.truncated)
+	return !b.cut && (t.pace.Unbounded || t.held && !t.draining || t.draining && !b.Truncate && !b.truncated)
 }
 
 // checkpoints asks for the bundles to be interrupted whose time has come; wake is

@@ -140,6 +140,8 @@ type Task struct {
 	idle     int
 	spare    int
 	blocked  bool
+	held     bool
+	heldAt   time.Time
 	done     bool
 }
 
@@ -262,7 +264,7 @@ func (t *Task) Withdraw(id BundleID) {
 func (t *Task) Ready(now time.Time) (Ready, error) {
 	r := Ready{Consumed: t.consumed}
 	t.consumed = 0
-	for !t.blocked && t.SidesReady() && len(t.running) < t.cfg.InFlight+t.idle+t.spare {
+	for t.starts() && len(t.running) < t.cfg.InFlight+t.idle+t.spare {
 		b, err := t.next(now)
 		if err != nil {
 			return r, err
@@ -278,15 +280,8 @@ func (t *Task) Ready(now time.Time) (Ready, error) {
 		t.output = wm
 		r.Watermark, r.Advanced = wm, true
 	}
-	for _, d := range t.delayed {
-		if d.at.After(now) && (r.Wake.IsZero() || d.at.Before(r.Wake)) {
-			r.Wake = d.at
-		}
-	}
-	if t.cfg.Timers != nil {
-		if at, ok := t.cfg.Timers.NextClock(); ok && at.After(now) && (r.Wake.IsZero() || at.Before(r.Wake)) {
-			r.Wake = at
-		}
+	if at := t.wake(now); r.Wake.IsZero() || !at.IsZero() && at.Before(r.Wake) {
+		r.Wake = at
 	}
 	if !t.done && t.output >= frame.MaxTimestamp {
 		invariant.Check(!t.busy(), "done with work left")
@@ -313,7 +308,7 @@ func (t *Task) next(now time.Time) (*Bundle, error) {
 	if b, err := t.timers(now); b != nil || err != nil {
 		return b, err
 	}
-	if t.inbox.len() == 0 || t.inbox.bytes < t.cfg.Fill && !t.main.Final() {
+	if t.inbox.len() == 0 || t.inbox.bytes < t.cfg.Fill && !t.main.Final() && !t.held {
 		return nil, nil
 	}
 	b := t.newBundle()
@@ -346,7 +341,7 @@ func (t *Task) timers(now time.Time) (*Bundle, error) {
 	if t.cfg.Timers == nil {
 		return nil, nil
 	}
-	due, err := t.cfg.Timers.Due(min(t.InputWatermark(), t.marks.passed(t.inbox.first)), now, t.sizer.elements)
+	due, err := t.cfg.Timers.Due(min(t.InputWatermark(), t.marks.passed(t.inbox.first)), t.clock(now), t.sizer.elements)
 	if err != nil || len(due) == 0 {
 		return nil, err
 	}

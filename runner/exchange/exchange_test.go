@@ -446,7 +446,7 @@ func TestClosedInbox(t *testing.T) {
 		t.Error("there is room in a full inbox")
 	}
 	dropped := 0
-	in.Close(func() { dropped++ })
+	in.Close(func(*Message) { dropped++ })
 	if dropped != 2 || len(wake) != 1 || !in.Room(wake) {
 		t.Errorf("%d messages were dropped and %d senders woken", dropped, len(wake))
 	}

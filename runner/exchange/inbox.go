@@ -21,22 +21,30 @@ const (
 	Watermark
 	// Barrier parts what belongs to its epoch's checkpoint from what doesn't.
 	Barrier
-	// Announcement says that an epoch has begun. It is told to all tasks and comes on no channel.
+	// Announcement says that an epoch has begun. It is told to all tasks and comes on no channel, nor do those that follow.
 	Announcement
+	// Hold asks for nothing to be begun that nobody has sent, until Resume.
+	Hold
+	Resume
+	// Probe asks a task that holds back to say so once it is at rest.
+	Probe
 )
 
-// Message is one thing on a channel, or an announcement.
+// Message is one thing on a channel, or is told to all tasks.
 type Message struct {
-	// Channel of the receiving task: one per edge and sending task. None of an Announcement.
+	// Channel of the receiving task: one per edge and sending task. None of what is told to all.
 	Channel int
 	Kind    Kind
 	// Frame of Data.
 	Frame frame.Frame
 	// Watermark (ms).
 	Watermark int64
-	// Epoch of a Barrier or an Announcement.
+	// Epoch of a Barrier or an Announcement; the number of a Hold or Probe.
 	Epoch uint64
 }
+
+// Travels reports whether a task has sent it to another: it is a frame or a watermark.
+func (m *Message) Travels() bool { return m.Kind == Data || m.Kind == Watermark }
 
 // Final reports whether nothing follows on the channel: the message is the watermark of the end of time.
 func (m *Message) Final() bool { return m.Kind == Watermark && m.Watermark >= frame.MaxTimestamp }
@@ -52,7 +60,7 @@ type Inbox struct {
 	queue   []Message
 	used    int
 	waiting []chan struct{} // wake-ups of senders that were refused
-	dropped func()          // once it is closed
+	dropped func(*Message)  // once it is closed
 }
 
 // NewInbox returns an inbox that takes frames while less than capacity bytes are in it.
@@ -84,7 +92,7 @@ func (in *Inbox) Put(m Message) {
 	in.mu.Lock()
 	if in.dropped != nil {
 		in.mu.Unlock()
-		in.dropped()
+		in.dropped(&m)
 		return
 	}
 	if m.Kind == Data {
@@ -107,15 +115,15 @@ func (in *Inbox) Take(buf []Message) []Message {
 
 // Close ends the taking: what is in the inbox, and all that comes later, is dropped, and
 // dropped is called for each message.
-func (in *Inbox) Close(dropped func()) {
+func (in *Inbox) Close(dropped func(*Message)) {
 	in.mu.Lock()
 	q := in.queue
 	in.queue, in.dropped, in.used = nil, dropped, 0
 	wake := in.waiting
 	in.waiting = nil
 	in.mu.Unlock()
-	for range q {
-		dropped()
+	for i := range q {
+		dropped(&q[i])
 	}
 	for _, w := range wake {
 		notify(w)

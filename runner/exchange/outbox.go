@@ -48,9 +48,10 @@ type Outbox struct {
 	Credit chan struct{}
 	// Sent, if not nil, is called for each message before it may arrive. A watermark that
 	// replaces one which waits for credit is not another message.
-	Sent    func()
-	outlets []*Outlet
-	waiting int // bytes
+	Sent      func()
+	outlets   []*Outlet
+	waiting   int // bytes
+	delivered int // frames and watermarks
 }
 
 // NewOutbox returns an outbox of the given outlets; Send names them by position.
@@ -142,6 +143,9 @@ func (o *Outbox) Flush() error {
 // Waiting is the number of bytes that wait for credit.
 func (o *Outbox) Waiting() int { return o.waiting }
 
+// Delivered is the number of frames and watermarks that receivers were given.
+func (o *Outbox) Delivered() int { return o.delivered }
+
 // Drop gives up all that waits. Nothing may be sent afterwards.
 func (o *Outbox) Drop() {
 	for _, out := range o.outlets {
@@ -167,6 +171,7 @@ func (o *Outbox) push(out *Outlet) error {
 				return err
 			}
 		}
+		o.delivered++
 		out.waiting[0] = Entry{}
 		out.waiting = out.waiting[1:]
 	}

@@ -64,6 +64,7 @@ func (x *execTask) noteBuffered() {
 	if x.waiting != nil {
 		hold = min(hold, x.waiting.hold())
 	}
+	hold = min(hold, x.kept.hold())
 	x.core.Buffered(hold)
 }
 

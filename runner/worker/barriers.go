@@ -10,10 +10,7 @@ import (
 // begins must be announced, in order and though it may have come to nothing since: barriers
 // are counted on all channels. One caller at a time; it doesn't wait.
 func (e *execution) announce(epoch uint64) {
-	e.clock.begin(len(e.tasks))
-	for _, t := range e.tasks {
-		t.inbox.Put(exchange.Message{Kind: exchange.Announcement, Epoch: epoch})
-	}
+	e.tell(exchange.Announcement, epoch)
 }
 
 // align takes the snapshots of epochs whose barriers have come on all channels.
@@ -53,6 +50,9 @@ func passBarrier[R any](t *task, o owner[R], epoch uint64) error {
 		s.counted = t.e.stats.counted(t)
 	}
 	s.outbox = t.outbox.Barrier(epoch)
+	if s.endsHold != 0 && s.endsHold == t.holding {
+		t.holdBack(0, o)
+	}
 	switch {
 	case !wanted:
 		s.drop()

@@ -25,6 +25,9 @@ type checkpointer struct {
 	restored chan struct{}
 	answers  answers
 	final    finalizers
+	// hold and stillness are for savepoints.
+	hold      hold
+	stillness stillness
 
 	mu     sync.Mutex
 	epochs map[uint64]*epoch // under way
@@ -38,6 +41,8 @@ type epoch struct {
 	// context ends with the epoch: what is not uploaded by then need not be.
 	context context.Context
 	end     context.CancelFunc
+	// hold is the number of the hold that the barrier ends, 0 for none.
+	hold uint64
 }
 
 // restoreAtOnce is how many tasks of a job restore at once.
@@ -51,7 +56,7 @@ func newCheckpointer(e *execution) *checkpointer {
 	c := &checkpointer{
 		e: e, tasks: e.d.Tasks(), edges: e.d.Plan.EdgeNames(),
 		begin: make(chan struct{}, restoreAtOnce), restored: make(chan struct{}),
-		epochs: map[uint64]*epoch{}, readers: e.readersOf(),
+		epochs: map[uint64]*epoch{}, readers: e.readersOf(), stillness: newStillness(len(e.tasks)),
 	}
 	c.left.Store(int64(len(c.tasks)))
 	c.answers.more = make(chan struct{}, 1)
@@ -122,10 +127,14 @@ func (e *execution) Answers() <-chan rpc.Answer {
 }
 
 func (c *checkpointer) began(b protocol.Begun) {
-	ctx, end := context.WithCancel(context.Background())
+	e := &epoch{Begun: b}
+	e.context, e.end = context.WithCancel(context.Background())
+	if b.Savepoint != "" {
+		e.hold = c.hold.untilBarrier()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.epochs[b.Epoch] = &epoch{Begun: b, context: ctx, end: end}
+	c.epochs[b.Epoch] = e
 }
 
 func (c *checkpointer) ended(number uint64) {
@@ -163,7 +172,10 @@ func (e *execution) wants(s *snapshot) bool {
 	if epoch == nil {
 		return false
 	}
-	s.held = s.task.files.of(epoch.Over)
+	s.savepoint, s.endsHold = epoch.Savepoint != "", epoch.hold
+	if !s.savepoint {
+		s.held = s.task.files.of(epoch.Over)
+	}
 	return true
 }
 

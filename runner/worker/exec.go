@@ -29,6 +29,7 @@ type execTask struct {
 
 	mainChannels int
 	parked       parking
+	kept         kept
 	// prepaid are bytes whose credit went back before they were committed.
 	prepaid int
 	mu      sync.Mutex // protects live
@@ -95,7 +96,7 @@ func newExecTask(ctx context.Context, t *task, from *restored) (*execTask, error
 		fill = min(t.inbox.Capacity()/2, t.e.outboxBytes()) // of what is parked no more comes at once
 	}
 	x := &execTask{
-		task: t, parked: parking{spill: spiller{dir: t.e.dir, budget: t.e.staging}}, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main, spools: t.e.readsSpools(t.stage),
+		task: t, parked: parking{spill: spiller{dir: t.e.dir, budget: t.e.staging}}, kept: kept{spill: spiller{dir: t.e.dir, budget: t.e.staging}}, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main, spools: t.e.readsSpools(t.stage),
 	}
 	side := 0
 	for _, in := range t.stage.In {
@@ -135,7 +136,7 @@ func newExecTask(ctx context.Context, t *task, from *restored) (*execTask, error
 		}
 	}
 	x.core = engine.NewTask(cfg)
-	if x.sorter != nil {
+	if x.sorter != nil || !x.kept.empty() {
 		x.noteBuffered()
 	}
 	x.results = make(chan outcome, 16)
@@ -172,6 +173,7 @@ func (x *execTask) run(ctx context.Context) error {
 		}
 	}
 	x.parked.close()
+	x.kept.close()
 	x.awaitUploads(err)
 	if x.keyed != nil {
 		err = errors.Join(err, x.keyed.close())
@@ -182,6 +184,9 @@ func (x *execTask) run(ctx context.Context) error {
 // act does what the core asks for.
 func (x *execTask) act(ctx context.Context) (next time.Time, done bool, err error) {
 	if err := x.unpark(); err != nil {
+		return next, false, err
+	}
+	if err := x.unkeep(); err != nil {
 		return next, false, err
 	}
 	if err := x.unsort(); err != nil {
@@ -275,6 +280,8 @@ func (x *execTask) deliver(m exchange.Message) error {
 	switch {
 	case m.Channel >= x.mainChannels:
 		x.sideNews(m)
+	case m.Kind == exchange.Data && x.keeps():
+		return x.keep(m.Frame)
 	case !x.core.SidesReady():
 		if err := x.parked.push(m); err != nil {
 			return err

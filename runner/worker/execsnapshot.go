@@ -20,6 +20,9 @@ func (x *execTask) snapshot(s *snapshot) error {
 	if !x.parked.empty() {
 		s.parked = append(s.parked, parkedPart{whole: true, queue: x.parked.snapshot()})
 	}
+	if !x.kept.empty() {
+		s.parked = append(s.parked, x.kept.snapshot())
+	}
 	if x.keyed == nil {
 		return nil
 	}
@@ -49,6 +52,15 @@ func (p *parking) snapshot() []queued {
 		all = append(all, q)
 	}
 	return all
+}
+
+// snapshot returns what is kept, shared.
+func (k *kept) snapshot() parkedPart {
+	p := parkedPart{kept: true}
+	for _, f := range k.frames {
+		p.queue = append(p.queue, queued{Entry: parts.Entry{Data: true, Hold: f.hold}, stored: f.Share()})
+	}
+	return p
 }
 
 // snapshot returns what waits, by window, shared; and windows by which side inputs are known to
@@ -98,9 +110,12 @@ func (x *execTask) restore(r *restored) (*engine.Snapshot, error) {
 		return nil, err
 	}
 	for p, b := range r.each(protocol.Parked) {
-		if p.Index == wholeParked {
+		switch p.Index {
+		case wholeParked:
 			err = x.parkAgain(r, b)
-		} else {
+		case keptParked:
+			err = x.keepAgain(b)
+		default:
 			err = x.waitAgain(r, p.Name, b)
 		}
 		if err != nil {
@@ -120,6 +135,21 @@ func (x *execTask) parkAgain(r *restored, part []byte) error {
 			return err
 		}
 		if err := x.parked.push(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *execTask) keepAgain(part []byte) error {
+	for e, err := range parts.Entries(part) {
+		if err != nil {
+			return err
+		}
+		if err := x.expectMessage(exchange.Message{Frame: e.Frame}); err != nil {
+			return err
+		}
+		if err := x.kept.push(e.Frame, e.Hold); err != nil {
 			return err
 		}
 	}

@@ -164,6 +164,7 @@ func (e *execution) taskEnded(t *task) {
 	e.releaseLarge(t.stage)
 	if e.checkpoints != nil {
 		e.checkpoints.readerEnded(t.stage)
+		e.checkpoints.stillness.taskEnded(t.place, t.traffic())
 		e.checkpoints.answers.put(rpc.Answer{Task: t.place, Ended: true, Metrics: e.stats.counted(t).Infos()})
 	}
 }

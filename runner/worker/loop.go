@@ -20,6 +20,10 @@ type owner[R any] interface {
 	reports() <-chan R
 	// reported takes such a thing.
 	reported(R) error
+	// hold has the task hold back from what begins by itself, as engine.Task.Hold has it, or lets it go on.
+	hold(on bool)
+	// atRest tells whether nothing is under way in a task that holds back, when act has done what there was to do.
+	atRest() bool
 	// drain is called once if the job is drained while the task runs.
 	drain()
 	// flush writes about so many bytes of what is only in memory to the store, and tells whether that was all.
@@ -28,12 +32,14 @@ type owner[R any] interface {
 	snapshot(s *snapshot) error
 }
 
-// quiet is the part of an owner that has no goroutines, and nothing of its own to do when the job is drained.
+// quiet is the part of an owner that has no goroutines, and nothing of its own to do when the job is drained or holds back.
 type quiet struct{}
 
 func (quiet) reports() <-chan struct{} { return nil }
 func (quiet) reported(struct{}) error  { return nil }
 func (quiet) drain()                   {}
+func (quiet) hold(bool)                {}
+func (quiet) atRest() bool             { return true }
 
 // inStore is the part of an owner that has nothing only in memory that a store is to have.
 type inStore struct{}
@@ -66,6 +72,7 @@ func loop[R any](ctx context.Context, t *task, o owner[R]) error {
 		if done && t.outbox.Waiting() == 0 {
 			return nil
 		}
+		t.rest(o)
 		t.settle()
 		var err error
 		select {
@@ -94,7 +101,18 @@ func loop[R any](ctx context.Context, t *task, o owner[R]) error {
 // these have come on all channels.
 func receive[R any](t *task, o owner[R]) error {
 	for _, m := range t.take() {
+		if m.Travels() {
+			t.received++
+		}
 		switch m.Kind {
+		case exchange.Hold:
+			t.holdBack(m.Epoch, o)
+		case exchange.Resume:
+			if t.holding == m.Epoch {
+				t.holdBack(0, o)
+			}
+		case exchange.Probe:
+			t.probe = m.Epoch
 		case exchange.Announcement:
 			t.aligner.Announce(m.Epoch)
 		case exchange.Barrier:

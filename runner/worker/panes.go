@@ -164,7 +164,9 @@ func (x *paneTask) act(context.Context) (next time.Time, done bool, err error) {
 	x.left, x.came = paneBytes, time.Time{}
 	all, err := x.group()
 	if err == nil && all {
-		x.now = x.e.clock.Now()
+		if x.holding == 0 {
+			x.now = x.e.clock.Now()
+		}
 		all, err = x.fire()
 	}
 	switch {
@@ -173,11 +175,16 @@ func (x *paneTask) act(context.Context) (next time.Time, done bool, err error) {
 	case !all:
 		next = x.e.clock.Now()
 	default:
-		next, _ = x.groups.NextClock()
+		if x.holding == 0 {
+			next, _ = x.groups.NextClock()
+		}
 		done = x.out >= frame.MaxTimestamp && x.gone == nil
 	}
 	return next, done, err
 }
+
+// atRest is part of owner. What waits for the time keeps waiting.
+func (x *paneTask) atRest() bool { return !x.firing && len(x.input.waiting()) == 0 }
 
 // full tells whether the task has sent what it may.
 func (x *paneTask) full() bool { return x.outbox.Waiting() > x.e.outboxBytes() }

@@ -19,6 +19,10 @@ import (
 type snapshot struct {
 	task  *task
 	epoch uint64
+	// savepoint tells that it is to be of use to tasks of any number and state backend. endsHold is the number of
+	// the hold that its barrier ends.
+	savepoint bool
+	endsHold  uint64
 	// held are the files of the task's store that the checkpoint has over which this one is taken, by their names.
 	held map[string]protocol.File
 
@@ -54,12 +58,18 @@ type queued struct {
 type parkedPart struct {
 	window string
 	whole  bool
-	queue  []queued
+	// kept is what a source keeps that holds back.
+	kept  bool
+	queue []queued
 }
 
 // take takes the image of the task's store, if it is to be written.
 func (s *snapshot) take(store statebackend.Store) {
 	if s.task.e.checkpoints == nil {
+		return
+	}
+	if s.savepoint {
+		s.image, s.err = statebackend.RecordsImage(store)
 		return
 	}
 	held := s.held

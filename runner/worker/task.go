@@ -31,6 +31,10 @@ type task struct {
 	counts  *taskCounts        // of progress, once there is any
 	// held counts what this task is at, by a virtual clock.
 	held int
+	// holding is the number of the hold in which the task holds back, 0 for none; probe that of the question whether it is
+	// at rest, until it is; received counts frames and watermarks.
+	holding, probe uint64
+	received       int
 
 	ahead ahead
 	// epoch is the last whose barrier has passed. The rest is of jobs with checkpoints: files are those of the
@@ -44,7 +48,7 @@ type task struct {
 
 func (t *task) run(ctx context.Context) error {
 	defer t.settle()
-	defer t.inbox.Close(func() { t.e.clock.end(1) })
+	defer t.inbox.Close(t.dropped)
 	defer t.outbox.Drop()
 	t.uploading, t.stopUploads = context.WithCancel(ctx)
 	defer t.stopUploads()
@@ -83,6 +87,14 @@ func (t *task) runKind(ctx context.Context, from *restored) error {
 		}
 		return x.run(ctx)
 	}
+}
+
+// dropped notes a message that comes when the task has ended.
+func (t *task) dropped(m *exchange.Message) {
+	if t.e.checkpoints != nil {
+		t.e.checkpoints.stillness.dropped(m)
+	}
+	t.e.clock.end(1)
 }
 
 // take returns the messages that have arrived; they are valid until the next call.

@@ -102,7 +102,17 @@ func (x *testStreamTask) act(context.Context) (next time.Time, done bool, err er
 	return next, x.ended, err
 }
 
-func (x *testStreamTask) reports() <-chan testTurn { return x.turns }
+// reports is where turns come, as long as the task does not hold back.
+func (x *testStreamTask) reports() <-chan testTurn {
+	if x.holding != 0 {
+		return nil
+	}
+	return x.turns
+}
+
+func (x *testStreamTask) hold(bool) {}
+
+func (x *testStreamTask) atRest() bool { return true }
 
 func (x *testStreamTask) reported(turn testTurn) error {
 	switch {

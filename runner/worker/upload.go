@@ -146,7 +146,9 @@ func (c *checkpointer) write(ctx context.Context, s *snapshot) (protocol.Snapsho
 	if err := w.spool(ctx); err != nil {
 		return protocol.Snapshot{}, err
 	}
-	s.task.files.add(s.epoch, w.names)
+	if !s.savepoint { // over whose files nothing is taken
+		s.task.files.add(s.epoch, w.names)
+	}
 	return w.snapshot, nil
 }
 
@@ -216,8 +218,11 @@ func (w *snapshotWriter) parts() error {
 	}
 	for _, p := range s.parked {
 		part := protocol.Part{Kind: protocol.Parked, Name: p.window}
-		if p.whole {
+		switch {
+		case p.whole:
 			part.Index = wholeParked
+		case p.kept:
+			part.Index = keptParked
 		}
 		if err := w.queue(part, p.queue); err != nil {
 			return err
@@ -243,8 +248,12 @@ func (w *snapshotWriter) parts() error {
 	return nil
 }
 
-// wholeParked is the index of the part of what waits for all side inputs as a whole; those of windows have 0.
-const wholeParked = 1
+// Indices of parts of what is parked: of what waits for all side inputs as a whole, and of what a source keeps that
+// holds back. Those of what waits for windows have 0.
+const (
+	wholeParked = 1
+	keptParked  = 2
+)
 
 func (w *snapshotWriter) core() error {
 	core := w.s.core
