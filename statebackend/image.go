@@ -71,6 +71,8 @@ type Part struct {
 	// From and To bound the keys to take: [From, To), nil is no end. The ranges of the parts of a store
 	// don't overlap.
 	From, To []byte
+	// Update, if not nil, is what becomes of the records. It is for images of form Records, sorted by key.
+	Update *Update
 }
 
 // ValidateParts says what is wrong with what to restore, as a fault.Invalid; as a
@@ -84,6 +86,9 @@ func ValidateParts(parts []Part, forms ...Form) error {
 		}
 		if !slices.Contains(forms, p.Form) {
 			return fault.New(fault.Unsupported, "statebackend: this state backend doesn't restore %v; take a savepoint, which any can restore, or use the backend that the state was of", p.Form)
+		}
+		if p.Update != nil && p.Form != Records {
+			return fault.New(fault.Unsupported, "statebackend: names are changed in savepoints only, and these are %v", p.Form)
 		}
 		if p.To != nil && bytes.Compare(p.From, p.To) > 0 {
 			return fault.New(fault.Invalid, "statebackend: restoring the keys from %x to %x", p.From, p.To)
@@ -104,10 +109,14 @@ func (p *Part) Wants(f File) bool {
 	return bytes.Compare(p.From, to) < 0 && (p.To == nil || bytes.Compare(from, p.To) < 0)
 }
 
-// Clip makes of a change what it is within the part's keys, and tells whether anything is left.
+// Clip makes of a change what it is within the part's keys and after its update, and tells whether anything is left.
 func (p *Part) Clip(c *Change) bool {
 	if c.Kind != DeleteRange {
-		return bytes.Compare(c.Key, p.From) >= 0 && (p.To == nil || bytes.Compare(c.Key, p.To) < 0)
+		keep := bytes.Compare(c.Key, p.From) >= 0 && (p.To == nil || bytes.Compare(c.Key, p.To) < 0)
+		if keep && p.Update != nil {
+			c.Key, keep = p.Update.apply(c.Key)
+		}
+		return keep
 	}
 	if bytes.Compare(c.Key, p.From) < 0 {
 		c.Key = p.From

@@ -116,6 +116,36 @@ type Update struct {
 	MayDrop []string
 }
 
+// Rename returns the new name of a transform.
+func (u *Update) Rename(name string) string {
+	to, _ := u.rename(name)
+	return to
+}
+
+// rename also returns the name in Names by which it goes, "" for none.
+func (u *Update) rename(name string) (to, by string) {
+	for at := len(name); at > 0; at = strings.LastIndexByte(name[:at], '/') {
+		if to, ok := u.Names[name[:at]]; ok {
+			return to + name[at:], name[:at]
+		}
+	}
+	return name, ""
+}
+
+// Drops tells whether all state of the transform of an old name may be dropped.
+func (u *Update) Drops(name string) bool { return slices.Contains(u.MayDrop, name) }
+
+// DropsOf returns the states and timer families of the transform of an old name that may be dropped.
+func (u *Update) DropsOf(name string) []string {
+	var all []string
+	for _, may := range u.MayDrop {
+		if what, ok := strings.CutPrefix(may, name+":"); ok {
+			all = append(all, what)
+		}
+	}
+	return all
+}
+
 // Compare says what becomes of each transform when the job goes on as the pipeline to. The
 // findings are sorted by transform. It returns a fault.Invalid if the update names what
 // there is not.
@@ -177,13 +207,11 @@ func (c *comparison) add(f Finding) { c.found = append(c.found, f) }
 
 // renamed returns the new name of a transform.
 func (c *comparison) renamed(name string) string {
-	for at := len(name); at > 0; at = strings.LastIndexByte(name[:at], '/') {
-		if to, ok := c.Names[name[:at]]; ok {
-			c.used[name[:at]] = true
-			return to + name[at:]
-		}
+	to, by := c.rename(name)
+	if by != "" {
+		c.used[by] = true
 	}
-	return name
+	return to
 }
 
 // allowed tells whether something may be lost.
