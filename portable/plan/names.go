@@ -2,6 +2,9 @@ package plan
 
 import "strconv"
 
+// ByKey ends the names of stages of side inputs that are read by key. What they keep goes by the name before it.
+const ByKey = " by key"
+
 // StageNames returns names of all stages by which a checkpoint finds them again, in the order of
 // Stages: made of the user's transforms, unique in the plan, and equal in plans of equal pipelines. A
 // stage goes by the transform at its root, so that one which fuses more or less has the same name.
@@ -50,7 +53,7 @@ func (s *Stage) root() string {
 	case s.Group != nil && s.Group.Name != "":
 		return s.Group.Name
 	case s.Side != nil && s.Side.Multimap:
-		return s.Name + " by key"
+		return s.Name + ByKey
 	}
 	if s.Name == "" {
 		return s.ID

@@ -132,6 +132,9 @@ func (j *Job) fromSavepoint(ctx context.Context, from checkpointing.Store, uri s
 	if err := checkGroups(m); err != nil {
 		return nil, err
 	}
+	if err := inherits(j.spec.Plan, j.checkpoints.pipeline, m, &update); err != nil {
+		return nil, err
+	}
 	return &rpc.Restore{Manifest: m, Update: update, Open: func(ctx context.Context, f protocol.File) (io.ReadCloser, error) {
 		return checkpointing.OpenFile(ctx, from, f)
 	}}, nil

@@ -372,8 +372,9 @@ func (t *Task) busy() bool {
 		t.cfg.Timers != nil && t.cfg.Timers.Pending()
 }
 
-// ChannelWatermark is the minimum over all channels.
-func (t *Task) ChannelWatermark() int64 { return min(t.main.Min(), t.side.Min()) }
+// ChannelWatermark is the minimum over all channels; at least the InputWatermark, as those of a task that was restored may
+// have yet to say again how far they are.
+func (t *Task) ChannelWatermark() int64 { return max(t.input, min(t.main.Min(), t.side.Min())) }
 
 // Buffered notes what input that the worker keeps for later frames holds the input watermark at,
 // MaxInt64 if there is none. It counts as input that is not yet committed.

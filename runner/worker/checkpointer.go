@@ -17,7 +17,9 @@ type checkpointer struct {
 	// tasks by name, and the names of the plan's edges.
 	tasks []protocol.Task
 	edges []string
-	limit *uploadLimit
+	// inherited is what stages go on from in a savepoint, by index; nil if it is none.
+	inherited []*heir
+	limit     *uploadLimit
 	// begin has a token for each task that restores; left is how many have yet to, and restored is closed
 	// when none has.
 	begin    chan struct{}
@@ -57,6 +59,9 @@ func newCheckpointer(e *execution) *checkpointer {
 		e: e, tasks: e.d.Tasks(), edges: e.d.Plan.EdgeNames(),
 		begin: make(chan struct{}, restoreAtOnce), restored: make(chan struct{}),
 		epochs: map[uint64]*epoch{}, readers: e.readersOf(), stillness: newStillness(len(e.tasks)),
+	}
+	if e.d.Restore != nil && e.d.Restore.Manifest.Savepoint {
+		c.inherited = c.heirs()
 	}
 	c.left.Store(int64(len(c.tasks)))
 	c.answers.more = make(chan struct{}, 1)

@@ -109,12 +109,13 @@ func (x *execTask) restore(r *restored) (*engine.Snapshot, error) {
 	if err := x.expectInput(core); err != nil {
 		return nil, err
 	}
+	kept := 0
 	for p, b := range r.each(protocol.Parked) {
 		switch p.Index {
 		case wholeParked:
 			err = x.parkAgain(r, b)
 		case keptParked:
-			err = x.keepAgain(b)
+			kept, err = x.keepAgain(r, b, kept)
 		default:
 			err = x.waitAgain(r, p.Name, b)
 		}
@@ -141,19 +142,23 @@ func (x *execTask) parkAgain(r *restored, part []byte) error {
 	return nil
 }
 
-func (x *execTask) keepAgain(part []byte) error {
+// keepAgain keeps what of a part is the task's, whose first entry is the nth of all, and returns the number of the next.
+func (x *execTask) keepAgain(r *restored, part []byte, n int) (int, error) {
 	for e, err := range parts.Entries(part) {
 		if err != nil {
-			return err
+			return n, err
+		}
+		if n++; !r.mine(n - 1) {
+			continue
 		}
 		if err := x.expectMessage(exchange.Message{Frame: e.Frame}); err != nil {
-			return err
+			return n, err
 		}
 		if err := x.kept.push(e.Frame, e.Hold); err != nil {
-			return err
+			return n, err
 		}
 	}
-	return nil
+	return n, nil
 }
 
 func (x *execTask) waitAgain(r *restored, window string, part []byte) error {
@@ -161,9 +166,16 @@ func (x *execTask) waitAgain(r *restored, window string, part []byte) error {
 		return r.corrupt("elements of stage %q wait for a side input, and it has none", r.Stage)
 	}
 	p := parkedPart{window: window}
+	n := 0
 	for e, err := range parts.Entries(part) {
 		if err != nil {
 			return err
+		}
+		if e.Frame, err = r.share(e.Frame, n); err != nil {
+			return err
+		}
+		if n++; e.Frame.Elements == 0 {
+			continue
 		}
 		q := queued{Entry: e}
 		if err := x.expectMessage(exchange.Message{Frame: e.Frame}); err != nil {

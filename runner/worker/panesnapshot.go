@@ -1,7 +1,10 @@
 package worker
 
 import (
+	"errors"
+
 	"github.com/lintelrun/lintel/checkpointing/protocol"
+	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/frame"
 	"github.com/lintelrun/lintel/runner/panes"
@@ -25,6 +28,10 @@ func (x *paneTask) snapshot(s *snapshot) (err error) {
 		s.spool = spool.snapshot()
 	}
 	s.take(x.store)
+	if s.savepoint && s.spool != nil && len(s.spool.Panes) > 0 {
+		s.err = errors.Join(s.err, fault.New(fault.Unsupported, "%d large groups of stage %s wait to be read, by elements that wait for a side input or a source: "+
+			"savepoints have none, take it later", len(s.spool.Panes), x.stage.ID))
+	}
 	return nil
 }
 
@@ -35,6 +42,9 @@ func (x *paneTask) flush(bytes int) (bool, error) { return x.groups.FlushSome(by
 func (r *restored) panes() (*panes.Snapshot, error) {
 	if r == nil {
 		return nil, nil
+	}
+	if r.heir != nil {
+		return r.inheritedPanes()
 	}
 	b := r.one(protocol.Position)
 	if b == nil {
@@ -72,7 +82,11 @@ func (x *paneTask) restore(r *restored, pending []frame.Frame) error {
 	if live == nil {
 		return nil
 	}
+	n := -1
 	for p, b := range r.each(protocol.Side) {
+		if n++; !r.mine(n) {
+			continue
+		}
 		elements, err := parts.DecodeSide(b)
 		if err != nil {
 			return err

@@ -21,6 +21,7 @@ import (
 
 // restored is what a task goes on from. Nil is the beginning of time.
 type restored struct {
+	// Task is that of the snapshot or, of a savepoint, made of those that the task inherits from.
 	protocol.Task
 	t    *task
 	from *rpc.Restore
@@ -29,6 +30,10 @@ type restored struct {
 	// place has for each channel of the snapshot its number now, -1 if it is no more.
 	place []int
 	final map[int]bool // channels whose final watermark has come
+	// heir is what the task's stage goes on from in a savepoint, nil in checkpoints; stores is the state of which
+	// the task takes its own then.
+	heir   *heir
+	stores []statebackend.Part
 }
 
 // channels are those of the tasks of a stage, by number.
@@ -78,6 +83,9 @@ func (t *task) begin(ctx context.Context) (*restored, error) {
 // find returns what a task goes on from, by its place in an equal plan and by its name in others.
 func (c *checkpointer) find(t *task) (*restored, error) {
 	from := t.e.d.Restore
+	if from.Manifest.Savepoint {
+		return c.inherit(t)
+	}
 	at := t.place
 	if !from.Same {
 		name := c.tasks[t.place]
@@ -253,18 +261,52 @@ func (r *restored) core(main int, side []int) (*engine.Snapshot, error) {
 	for _, c := range side {
 		s.Side = append(s.Side, r.watermark(c))
 	}
-	if b := r.one(protocol.Inbox); b != nil {
-		if err := parts.DecodeInbox(b, s); err != nil {
+	if err := r.input(s); err != nil {
+		return nil, err
+	}
+	n := 0
+	for _, b := range r.each(protocol.Residuals) {
+		all, err := parts.DecodeResiduals(b)
+		if err != nil {
 			return nil, err
 		}
-	}
-	if b := r.one(protocol.Residuals); b != nil {
-		var err error
-		if s.Residuals, err = parts.DecodeResiduals(b); err != nil {
-			return nil, err
+		for _, residual := range all {
+			if r.mine(n) {
+				s.Residuals = append(s.Residuals, residual)
+			}
+			n++
 		}
 	}
 	return s, nil
+}
+
+// input adds to s the input that was not committed.
+func (r *restored) input(s *engine.Snapshot) error {
+	n := 0
+	for _, b := range r.each(protocol.Inbox) {
+		var of engine.Snapshot
+		if err := parts.DecodeInbox(b, &of); err != nil {
+			return err
+		}
+		s.Draining = s.Draining || of.Draining
+		s.Marks = append(s.Marks, of.Marks...)
+		for _, bundle := range of.Bundles {
+			if r.mine(n) {
+				s.Bundles = append(s.Bundles, bundle)
+			}
+			n++
+		}
+		for _, f := range of.Inbox {
+			if r.mine(n) {
+				s.Inbox = append(s.Inbox, f)
+			}
+			n++
+		}
+	}
+	if r.heir != nil {
+		return r.settled(s, n)
+	}
+	return nil
 }
 
 // openStore opens the task's store, with what it had.
@@ -275,6 +317,12 @@ func (t *task) openStore(ctx context.Context, r *restored) (statebackend.Store, 
 		return t.e.cfg.State.Open(name)
 	case r == nil:
 		return t.e.cfg.State.Restore(ctx, name, nil)
+	case r.heir != nil:
+		store, err := t.e.cfg.State.Restore(ctx, name, r.stores)
+		if err != nil {
+			return nil, r.where(err)
+		}
+		return store, nil
 	}
 	part := statebackend.Part{}
 	files := map[string]protocol.File{}
@@ -290,7 +338,7 @@ func (t *task) openStore(ctx context.Context, r *restored) (statebackend.Store, 
 		}
 		f := r.from.Manifest.Files[p.Span.File]
 		files[p.Name] = f
-		part.Files = append(part.Files, statebackend.File{Name: p.Name, Size: f.Size, CRC32C: f.CRC32C, FirstGroup: p.FirstGroup, EndGroup: p.EndGroup})
+		part.Files = append(part.Files, stateFile(p, f))
 	}
 	if part.Form == 0 {
 		return t.e.cfg.State.Restore(ctx, name, nil)
@@ -308,13 +356,13 @@ func (t *task) openStore(ctx context.Context, r *restored) (statebackend.Store, 
 
 // keep notes which files the checkpoint has, for snapshots that are taken over it. Those of a savepoint are elsewhere.
 func (r *restored) keep(files map[string]protocol.File) {
-	if !r.from.Manifest.Savepoint {
+	if r.heir == nil {
 		r.t.files.add(r.from.Manifest.Epoch, files)
 	}
 }
 
 // ending is the life of a task that had ended in the snapshot: it says so again.
-func (t *task) ending(ctx context.Context) error {
+func (t *task) ending(ctx context.Context, from *restored) error {
 	for _, in := range t.stage.In {
 		if l := t.e.lives[in.From.Index]; l != nil {
 			if err := l.readers[t.stage.Index][t.index].Release(math.MaxInt64); err != nil {
@@ -327,6 +375,11 @@ func (t *task) ending(ctx context.Context) error {
 	}
 	if err := t.arrive(ctx); err != nil {
 		return err
+	}
+	if from.heir != nil { // who reads may not have it yet
+		if err := t.outbox.Watermark(frame.MaxTimestamp); err != nil {
+			return err
+		}
 	}
 	if gone := t.readersGone(); gone != nil {
 		select {

@@ -97,7 +97,7 @@ func (r *restored) spool(ctx context.Context, s *spool) error {
 		return nil
 	}
 	was, err := parts.DecodeSpool(index)
-	if err != nil {
+	if err != nil || r.heir != nil { // of which there are no panes
 		return err
 	}
 	s.mu.Lock()

@@ -57,7 +57,7 @@ func (t *task) run(ctx context.Context) error {
 		return err
 	}
 	if from != nil && from.Ended {
-		return t.ending(ctx)
+		return t.ending(ctx, from)
 	}
 	err = t.runKind(ctx, from)
 	t.awaitUploads(err)
@@ -70,7 +70,7 @@ func (t *task) runKind(ctx context.Context, from *restored) error {
 		if err := t.arrive(ctx); err != nil {
 			return err
 		}
-		return loop(ctx, t, &impulseTask{task: t, acted: from != nil})
+		return loop(ctx, t, &impulseTask{task: t, from: from})
 	case plan.TestStream:
 		return t.runTestStream(ctx, from)
 	case plan.GroupByKey:
@@ -205,14 +205,14 @@ type impulseTask struct {
 	*task
 	inStore
 	quiet
-	acted bool // before it was restored
+	from *restored // nil unless it has acted before
 }
 
 func (x *impulseTask) act(context.Context) (next time.Time, done bool, err error) {
-	if x.acted {
+	if x.from != nil && x.from.heir == nil {
 		return time.Time{}, true, nil // and the rest waits for credit
 	}
-	if x.index == 0 {
+	if x.from == nil && x.index == 0 {
 		x.e.spans.input(x.stage)
 		data := coders.AppendHeader(nil, frame.MinTimestamp, 1, nil, []byte{coders.PaneNoFiring})
 		data = append(data, 0) // no bytes, length-prefixed

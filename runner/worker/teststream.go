@@ -33,6 +33,8 @@ type testStreamTask struct {
 	// before is how many events were acted before it was restored, and over tells that all were.
 	before int
 	over   bool
+	// silent tells that those who read have its final watermark.
+	silent bool
 }
 
 // testTurn is an event, when it is its turn; the end of all if it is nil.
@@ -96,7 +98,7 @@ func (x *testStreamTask) wait(ctx context.Context) {
 }
 
 func (x *testStreamTask) act(context.Context) (next time.Time, done bool, err error) {
-	if x.ended && !x.over {
+	if x.ended && !x.silent {
 		err = x.outbox.Watermark(frame.MaxTimestamp)
 	}
 	return next, x.ended, err
@@ -151,6 +153,7 @@ func (x *testStreamTask) restore(r *restored) error {
 		return err
 	}
 	x.acted, x.before, x.ended, x.over = s.Acted, s.Acted, s.Ended, s.Ended
+	x.silent = s.Ended && r.heir == nil
 	x.e.clock.restore(time.UnixMilli(s.Now))
 	if s.Ended {
 		x.e.clock.streamEnded()
