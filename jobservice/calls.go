@@ -65,20 +65,27 @@ func (s *Service) begin() bool {
 func (s *Service) execute(ctx context.Context, cancel context.CancelFunc, j *job) {
 	defer s.running.Done()
 	defer cancel()
-	spec := s.spec(j)
-	if s.executor.Survives(spec) {
+	old, err := s.predecessor(j)
+	if err == nil && s.executor.Survives(s.spec(j)) {
 		s.keep(j)
 	}
-	s.lead(ctx, j, spec)
+	if err == nil && old != nil {
+		err = s.takePlace(j, old)
+	}
+	if err == nil {
+		s.lead(ctx, j, s.spec(j))
+	} else if !j.leave(err) {
+		s.end(j, nil, err)
+	}
 }
 
 // spec returns what the executor is to know of a job.
 func (s *Service) spec(j *job) Job {
 	j.mu.Lock()
-	planned, pipeline := j.plan, j.pipeline
+	planned, pipeline, from := j.plan, j.pipeline, j.restoreFrom
 	j.mu.Unlock()
 	return Job{
-		ID: j.id, Name: j.name, Plan: planned, Options: j.options, RetrievalToken: j.token, Submitted: j.prepared,
+		ID: j.id, Name: j.name, Plan: planned, Options: j.options, RetrievalToken: j.token, Submitted: j.prepared, RestoreFrom: from,
 		Pipeline: withDependencies(pipeline, func(env string) []*pipepb.ArtifactInformation {
 			return s.artifacts.Dependencies(j.token, env)
 		}),

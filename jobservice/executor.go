@@ -2,6 +2,7 @@ package jobservice
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -27,6 +28,22 @@ type Executor interface {
 	Survives(job Job) bool
 	// Forget removes what is kept for a job to go on with. The job has ended for good.
 	Forget(ctx context.Context, id string) error
+	// SavepointURI returns where a savepoint of a job goes for which a URI was given, or "". The error is
+	// a fault.Invalid if it can't go there.
+	SavepointURI(id, uri string) (string, error)
+	// CheckUpdate returns why a job can't go on with the state of another, which runs: a
+	// fault.Invalid that names all that stands in the way.
+	CheckUpdate(running, next Job) error
+}
+
+// ErrStopped is what Run.Wait returns, or wraps, for a job that Run.Stop has ended.
+var ErrStopped = errors.New("stopped with a savepoint")
+
+// Savepoint is one that is complete.
+type Savepoint struct {
+	// URI is where it is, and Bytes what it takes there.
+	URI   string
+	Bytes int64
 }
 
 // Run is a job that the executor has started. Methods may be called concurrently.
@@ -40,6 +57,11 @@ type Run interface {
 	// they have given flows out. Wait returns once that is done. It returns at once,
 	// and may be called again.
 	Drain()
+	// Savepoint takes one, and returns when it is complete at the URI. The job goes on.
+	Savepoint(ctx context.Context, uri string) (Savepoint, error)
+	// Stop ends the job with a savepoint: nothing happens after what is in it. With drain the job
+	// is drained first. Wait returns ErrStopped if Stop returns no error; else the job goes on.
+	Stop(ctx context.Context, uri string, drain bool) (Savepoint, error)
 	// Metrics returns the values so far, labelled with the pipeline's own
 	// transform names; committed ones count successful bundles only. They hold
 	// after Wait too. The caller may keep the messages but not change them.
@@ -66,6 +88,9 @@ type Job struct {
 	// complete checkpoint that the sink was told of, 0 for none.
 	Resumed bool
 	AtLeast uint64
+	// RestoreFrom is the savepoint with which the job that this one replaces was stopped, "" if it
+	// replaces none. It begins with that as with pipeline option restore_from.
+	RestoreFrom string
 }
 
 // Sink takes what an executor has to tell about a job. Methods may be called

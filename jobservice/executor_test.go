@@ -1,13 +1,17 @@
 package jobservice_test
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 
+	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/jobservice"
 )
 
@@ -35,6 +39,8 @@ type run struct {
 	// stubborn runs don't end when they are cancelled; set before the start.
 	stubborn bool
 	drained  atomic.Bool // Drain was called
+	// takes, if not nil, is called for each savepoint; set before that.
+	takes func(uri string) error
 	// onStart, if not nil, is called before the executor hands the run over; set
 	// before the start.
 	onStart func(*run)
@@ -117,6 +123,42 @@ func (r *run) end(err error) {
 	case r.result <- err:
 	default:
 	}
+}
+
+func (e *executor) SavepointURI(id, uri string) (string, error) {
+	if strings.HasPrefix(uri, "elsewhere:") {
+		return "", fault.New(fault.Invalid, "%s is not below a folder for savepoints", uri)
+	}
+	return cmp.Or(uri, "savepoints:"+id), nil
+}
+
+// CheckUpdate refuses options that say so.
+func (e *executor) CheckUpdate(running, next jobservice.Job) error {
+	if running.Plan == nil || next.Plan == nil || running.ID == "" {
+		return fmt.Errorf("update of %+v to %+v", running, next)
+	}
+	if why := next.Options.GetFields()["refuse"].GetStringValue(); why != "" {
+		return fault.New(fault.Invalid, "%s", why)
+	}
+	return nil
+}
+
+func (r *run) Savepoint(_ context.Context, uri string) (jobservice.Savepoint, error) {
+	if r.takes != nil {
+		if err := r.takes(uri); err != nil {
+			return jobservice.Savepoint{}, err
+		}
+	}
+	return jobservice.Savepoint{URI: uri, Bytes: 42}, nil
+}
+
+func (r *run) Stop(ctx context.Context, uri string, drain bool) (jobservice.Savepoint, error) {
+	r.drained.Store(drain)
+	made, err := r.Savepoint(ctx, uri)
+	if err == nil {
+		r.end(fmt.Errorf("job: %w", jobservice.ErrStopped))
+	}
+	return made, err
 }
 
 func (r *run) Drain() { r.drained.Store(true) }

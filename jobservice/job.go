@@ -38,12 +38,16 @@ type job struct {
 	ending         bool               // how the job ends is settled, though not shown yet
 	cancel         context.CancelFunc // set while it runs
 	run            Run                // set while it runs
+	handed         chan struct{}      // closed once run is set, or won't be; nil then
 	recorder       *recorder          // nil if there is no record, or it is complete
 	checkpoints    []Checkpoint       // oldest first, once the record has them nil
 	archived       bool               // the record has all there is to know
 	checkpointing  bool               // it may have checkpoints to be removed
 	survives       bool               // another process can go on with it
 	suspended      bool               // and is to
+	stopping       *stopping          // how it is being stopped with a savepoint, nil if it isn't
+	// replaces is the id of the job whose place it takes, from the savepoint of which it begins; "" if there is none.
+	replaces, restoreFrom string
 	// The rest is nil once the record has it, which is after the job's end.
 	pipeline *pipepb.Pipeline
 	plan     *plan.Plan
@@ -76,7 +80,7 @@ func (j *job) start(cancel context.CancelFunc) (bool, error) {
 	if !j.enter(jobpb.JobState_STARTING) {
 		return false, fmt.Errorf("job %s was cancelled before it was run", j.id)
 	}
-	j.started, j.cancel = j.states[len(j.states)-1].Time, cancel
+	j.started, j.cancel, j.handed = j.states[len(j.states)-1].Time, cancel, make(chan struct{})
 	if j.recorder != nil {
 		j.recorder.begin <- true
 	}
@@ -149,16 +153,45 @@ func (j *job) expire(why string) bool {
 func (j *job) execute(ctx context.Context, executor Executor, spec Job) (Run, error) {
 	run, err := executor.Start(ctx, spec, sink{j})
 	if err != nil {
-		return nil, err
+		return nil, j.notReplaced(err)
 	}
 	j.mu.Lock()
-	j.run = run
+	j.hand(run)
 	draining := j.state == jobpb.JobState_DRAINING
 	j.mu.Unlock()
 	if draining {
 		run.Drain()
 	}
 	return run, run.Wait()
+}
+
+// hand makes the run known to who waits for it, nil once there is none. The caller holds mu.
+func (j *job) hand(run Run) {
+	j.run = run
+	if j.handed != nil {
+		close(j.handed)
+		j.handed = nil
+	}
+}
+
+// runs returns the run of a job that is RUNNING or DRAINING, nil for others. The executor may have to hand it over first.
+func (j *job) runs(ctx context.Context) (Run, State) {
+	for {
+		j.mu.Lock()
+		run, state, handed := j.run, j.state, j.handed
+		j.mu.Unlock()
+		if state != jobpb.JobState_RUNNING && state != jobpb.JobState_DRAINING {
+			return nil, state
+		}
+		if handed == nil {
+			return run, state
+		}
+		select {
+		case <-handed:
+		case <-ctx.Done():
+			return nil, state
+		}
+	}
 }
 
 // finish records how the run ended. The run is nil if it never started.
@@ -168,7 +201,8 @@ func (j *job) finish(run Run, err error) {
 		metrics.Attempted, metrics.Committed = run.Metrics()
 	}
 	j.mu.Lock()
-	j.run, j.cancel = nil, nil
+	j.hand(nil)
+	j.cancel = nil
 	j.metrics = metrics
 	last := j.seal(j.outcome(err)...)
 	j.mu.Unlock()
@@ -178,6 +212,8 @@ func (j *job) finish(run Run, err error) {
 // outcome returns the events that end a run. The caller holds mu.
 func (j *job) outcome(err error) []Event {
 	switch {
+	case j.stopping != nil && errors.Is(err, ErrStopped):
+		return j.stopping.outcome()
 	case j.state == jobpb.JobState_CANCELLING && (err == nil || errors.Is(err, context.Canceled)):
 		return []Event{{State: jobpb.JobState_CANCELLED}}
 	case j.state == jobpb.JobState_CANCELLING:
@@ -222,6 +258,9 @@ func (j *job) settle(last []Event) {
 		j.archived = true
 	}
 	j.plan = nil
+	if j.stopping != nil {
+		close(j.stopping.ended)
+	}
 }
 
 // adopt takes over what events say of the job. The caller holds mu, or is alone.

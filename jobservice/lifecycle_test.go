@@ -22,14 +22,14 @@ import (
 var successors = map[jobservice.State][]jobservice.State{
 	stopped:    {starting, cancelled},
 	starting:   {running, failed, cancelling},
-	running:    {done, failed, cancelling, draining},
+	running:    {done, failed, cancelling, draining, cancelled},
 	draining:   {drained, failed, cancelling},
 	cancelling: {cancelled},
 }
 
 func TestEveryHistoryIsAPathOfTheLifeCycle(t *testing.T) {
 	r := newRig(t, jobservice.Config{}, nil)
-	op := rapid.SampledFrom([]string{"run", "running", "message", "cancel", "drain", "done", "fail"})
+	op := rapid.SampledFrom([]string{"run", "running", "message", "cancel", "drain", "done", "fail", "stop", "stop drained"})
 	rapid.Check(t, func(rt *rapid.T) {
 		ops := rapid.SliceOfN(op, 1, 8).Draw(rt, "ops")
 		concurrent := rapid.Bool().Draw(rt, "concurrent")
@@ -68,6 +68,8 @@ func apply(r *rig, id string, job *run, op string) {
 		r.client.Cancel(ctx, &jobpb.CancelJobRequest{JobId: id})
 	case "drain":
 		r.client.Drain(ctx, &jobpb.DrainJobRequest{JobId: id})
+	case "stop", "stop drained":
+		r.Stop(ctx, id, "", op == "stop drained")
 	case "done":
 		job.end(nil)
 	case "fail":

@@ -39,12 +39,22 @@ func (s *Service) prepare(ctx context.Context, root trace.Span, req *jobpb.Prepa
 	if err != nil {
 		return nil, rpcstatus.Of(err)
 	}
+	old, err := s.replacedBy(jobName(req.GetJobName(), options), options)
+	if err == nil && old != nil {
+		err = s.checkUpdate(old, Job{Plan: planned, Pipeline: req.GetPipeline(), Options: options})
+	}
+	if err != nil {
+		return nil, rpcstatus.Of(err)
+	}
 	token, err := s.artifacts.Open(startedIn(req.GetPipeline(), planned))
 	if err != nil {
 		return nil, rpcstatus.Of(err)
 	}
 	j := s.newJob(req, options, planned)
 	j.token, j.size = token, size
+	if old != nil {
+		j.replaces = old.id
+	}
 	s.traced(j, root)
 	if err := s.admit(j); err != nil {
 		j.expire("refused")

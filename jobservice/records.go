@@ -30,10 +30,10 @@ type Records interface {
 	// Resume opens the record of a job that has not ended, and returns the events
 	// that it has.
 	Resume(id string) (RecordWriter, []Event, error)
-	// Keep notes what a job that survives the process has staged, durable before it returns. Kept returns
+	// Keep notes what a job that survives the process goes on with, durable before it returns. Kept returns
 	// it; the error is fs.ErrNotExist for other jobs.
-	Keep(id string, s artifact.Staged) error
-	Kept(id string) (artifact.Staged, error)
+	Keep(id string, k Kept) error
+	Kept(id string) (Kept, error)
 	// AddCheckpoint adds to a job's list of checkpoints, durable before it returns, and may drop all but
 	// the newest KeptCheckpoints complete and as many failed ones. One goroutine at a time calls it
 	// for a job.
@@ -77,6 +77,14 @@ type RecordWriter interface {
 	End(e Ending) error
 	// Close frees what the writer holds. Nothing may follow.
 	Close() error
+}
+
+// Kept is what a job that survives goes on with, beside its pipeline and checkpoints.
+type Kept struct {
+	artifact.Staged
+	// Replaces is the job whose place it takes, once that is UPDATED, and RestoreFrom that job's savepoint;
+	// "" if there is none.
+	Replaces, RestoreFrom string
 }
 
 // KeptCheckpoints is how many checkpoints a job's list has: so many complete and failed ones each.

@@ -10,17 +10,19 @@ import (
 type State = jobpb.JobState_Enum
 
 // transitions lists where a job may go from each state. A state without
-// successors is terminal. Updating joins when it exists.
+// successors is terminal. One that is stopped with a savepoint goes on meanwhile, and so it does if that
+// fails: it is CANCELLED, DRAINED or, where another takes its place, UPDATED once it has been stopped.
 var transitions = map[State][]State{
 	jobpb.JobState_STOPPED:    {jobpb.JobState_STARTING, jobpb.JobState_CANCELLED},
 	jobpb.JobState_STARTING:   {jobpb.JobState_RUNNING, jobpb.JobState_FAILED, jobpb.JobState_CANCELLING},
-	jobpb.JobState_RUNNING:    {jobpb.JobState_DONE, jobpb.JobState_FAILED, jobpb.JobState_CANCELLING, jobpb.JobState_DRAINING},
+	jobpb.JobState_RUNNING:    {jobpb.JobState_DONE, jobpb.JobState_FAILED, jobpb.JobState_CANCELLING, jobpb.JobState_DRAINING, jobpb.JobState_CANCELLED, jobpb.JobState_UPDATED},
 	jobpb.JobState_DRAINING:   {jobpb.JobState_DRAINED, jobpb.JobState_FAILED, jobpb.JobState_CANCELLING},
 	jobpb.JobState_CANCELLING: {jobpb.JobState_CANCELLED},
 	jobpb.JobState_DONE:       nil,
 	jobpb.JobState_DRAINED:    nil,
 	jobpb.JobState_FAILED:     nil,
 	jobpb.JobState_CANCELLED:  nil,
+	jobpb.JobState_UPDATED:    nil,
 }
 
 // Terminal tells whether a job in state s has ended for good.

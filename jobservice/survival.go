@@ -27,7 +27,7 @@ func (s *Service) keep(j *job) {
 	}
 	staged, err := s.artifacts.Staged(j.token)
 	if err == nil {
-		err = s.cfg.Records.Keep(j.id, staged)
+		err = s.cfg.Records.Keep(j.id, Kept{staged, j.replaces, j.restoreFrom})
 	}
 	if err != nil {
 		s.cfg.Logger.Warn("the job won't survive a restart of the server: its record can't be written", "job", j.id, "error", err)
@@ -41,7 +41,7 @@ func (s *Service) keep(j *job) {
 // goesOn tells whether another process can go on with the job: from a checkpoint or, with unbounded
 // input, from the beginning. The caller holds mu.
 func (j *job) goesOn() bool {
-	return j.survives && (newestComplete(j.checkpoints) > 0 || j.plan == nil || !j.plan.Bounded())
+	return j.survives && (newestComplete(j.checkpoints) > 0 || j.restoreFrom != "" || j.plan == nil || !j.plan.Bounded())
 }
 
 // suspend stops a job for another process to go on with it, from the newest of its checkpoints; false if
@@ -62,10 +62,11 @@ func (j *job) suspend() (newest uint64, ok bool) {
 func (j *job) leave(err error) bool {
 	j.mu.Lock()
 	r := j.recorder
-	left := j.suspended && err != nil && j.state != jobpb.JobState_CANCELLING
+	left := j.suspended && err != nil && !errors.Is(err, ErrStopped) && j.state != jobpb.JobState_CANCELLING
 	if left {
 		j.ending = true // though not by us
-		j.run, j.cancel, j.recorder = nil, nil, nil
+		j.hand(nil)
+		j.cancel, j.recorder = nil, nil
 	}
 	j.mu.Unlock()
 	if left && r != nil {
@@ -82,19 +83,23 @@ func (s *Service) comeBack(j *job) bool {
 	default:
 		return false
 	}
-	staged, err := s.cfg.Records.Kept(j.id)
+	kept, err := s.cfg.Records.Kept(j.id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false
 	}
 	if err == nil {
-		err = s.artifacts.Restore(staged)
+		err = s.artifacts.Restore(kept.Staged)
+	}
+	if err == nil {
+		err = s.mayReplace(kept.Replaces)
 	}
 	list, damaged := s.cfg.Records.Checkpoints(j.id)
 	if damaged != nil { // the store knows them too
 		s.cfg.Logger.Warn("list of checkpoints damaged", "job", j.id, "error", damaged)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	j.token, j.ending, j.survives, j.cancel, j.checkpoints = staged.Token, false, true, cancel, list
+	j.token, j.ending, j.survives, j.cancel, j.checkpoints = kept.Token, false, true, cancel, list
+	j.replaces, j.restoreFrom, j.handed = kept.Replaces, kept.RestoreFrom, make(chan struct{})
 	s.running.Add(1)
 	go s.resume(ctx, cancel, j, err)
 	return true

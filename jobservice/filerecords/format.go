@@ -38,6 +38,8 @@ const (
 	kindBlob     kind = 8 // SHA-256 of a staged file, in hex
 	// kindCheckpoint is one that is complete or failed.
 	kindCheckpoint kind = 9
+	// kindReplaces is whose place a job takes, and from which savepoint.
+	kindReplaces kind = 10
 )
 
 const (

@@ -419,7 +419,7 @@ func survives(t testing.TB, name string) []byte {
 		Dependencies: map[string][]*pipepb.ArtifactInformation{"env": {{TypeUrn: "file", TypePayload: []byte{1}}}},
 	}
 	b := []byte(nil)
-	err := errors.Join(r.Keep("a", staged), r.AddCheckpoint("a", checkpoint), r.AddCheckpoint("a", jobservice.Checkpoint{Epoch: 8, Generation: 2, Began: checkpoint.Ended, Ended: checkpoint.Ended}))
+	err := errors.Join(r.Keep("a", jobservice.Kept{Staged: staged, Replaces: "other-1", RestoreFrom: "file:///s"}), r.AddCheckpoint("a", checkpoint), r.AddCheckpoint("a", jobservice.Checkpoint{Epoch: 8, Generation: 2, Began: checkpoint.Ended, Ended: checkpoint.Ended}))
 	if err == nil {
 		b, err = os.ReadFile(filepath.Join(dir, "a", name))
 	}

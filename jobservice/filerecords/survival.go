@@ -15,11 +15,10 @@ import (
 
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/jobservice"
-	"github.com/lintelrun/lintel/jobservice/artifact"
 )
 
 // Keep implements jobservice.Records.
-func (r *Records) Keep(id string, s artifact.Staged) error {
+func (r *Records) Keep(id string, s jobservice.Kept) error {
 	c := &pipepb.Components{Environments: map[string]*pipepb.Environment{}}
 	for env, dependencies := range s.Dependencies {
 		c.Environments[env] = &pipepb.Environment{Dependencies: dependencies}
@@ -37,6 +36,9 @@ func (r *Records) Keep(id string, s artifact.Staged) error {
 			b, err = appendFrame(b, kindBlob, []byte(sum))
 		}
 	}
+	if err == nil && s.Replaces != "" {
+		b, err = appendFrame(b, kindReplaces, appendReplaces(nil, s))
+	}
 	if err != nil {
 		return err
 	}
@@ -44,7 +46,7 @@ func (r *Records) Keep(id string, s artifact.Staged) error {
 }
 
 // Kept implements jobservice.Records.
-func (r *Records) Kept(id string) (s artifact.Staged, err error) {
+func (r *Records) Kept(id string) (s jobservice.Kept, err error) {
 	err = r.read(id, stagedFile, func(f *frames) error {
 		text := func(b []byte) (string, error) { return string(b), nil }
 		if s.Token, err = expect(f, kindToken, text); err != nil {
@@ -59,15 +61,39 @@ func (r *Records) Kept(id string) (s artifact.Staged, err error) {
 			s.Dependencies[env] = e.GetDependencies()
 		}
 		for f.left > 0 {
-			sum, err := expect(f, kindBlob, text)
+			k, b, err := f.next()
+			switch {
+			case err != nil:
+				return whole(err)
+			case k == kindBlob:
+				s.Blobs = append(s.Blobs, string(b))
+			case k == kindReplaces:
+				err = parseReplaces(b, &s)
+			default:
+				err = fault.New(fault.Corruption, "a frame of kind %d among staged files", k)
+			}
 			if err != nil {
 				return err
 			}
-			s.Blobs = append(s.Blobs, sum)
 		}
 		return nil
 	})
 	return s, err
+}
+
+func appendReplaces(b []byte, s jobservice.Kept) []byte {
+	b = binary.AppendUvarint(b, uint64(len(s.Replaces)))
+	return append(append(b, s.Replaces...), s.RestoreFrom...)
+}
+
+func parseReplaces(b []byte, s *jobservice.Kept) error {
+	p := parser{b: b}
+	n := p.uvarint()
+	if p.failed || n > uint64(len(p.b)) {
+		return fault.New(fault.Corruption, "not what job it replaces")
+	}
+	s.Replaces, s.RestoreFrom = string(p.b[:n]), string(p.b[n:])
+	return nil
 }
 
 // AddCheckpoint implements jobservice.Records.

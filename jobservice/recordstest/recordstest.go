@@ -294,12 +294,17 @@ func concurrent(t *testing.T, s *suite) {
 func kept(t *testing.T, s *suite) {
 	check(t, s.create(t, "a").Close())
 	check(t, s.create(t, "b").Close())
-	want := artifact.Staged{
+	staged := artifact.Staged{
 		Token: "token", Blobs: []string{"aa", "bb"},
 		Dependencies: map[string][]*pipepb.ArtifactInformation{"env": {{TypeUrn: "file", TypePayload: []byte{1}}}, "bare": nil},
 	}
+	want := jobservice.Kept{Staged: staged}
 	check(t, s.Keep("a", want))
-	for range 2 {
+	for i := range 4 {
+		if i == 2 {
+			want.Replaces, want.RestoreFrom = "other-1", "file:///savepoints/one"
+			check(t, s.Keep("a", want))
+		}
 		got, err := s.Kept("a")
 		if diff := cmp.Diff(want, got, protocmp.Transform()); err != nil || diff != "" {
 			t.Errorf("%v (-want +got):\n%s", err, diff)

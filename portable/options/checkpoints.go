@@ -53,6 +53,9 @@ func (o *Options) NeedCheckpoints() (names []string) {
 		{"restart_delay", r.Delay > 0},
 		{"restart_max_delay", r.MaxDelay > 0},
 		{"restore_from", o.RestoreFrom != ""},
+		{"update", o.Update},
+		{"update_job", o.UpdateJob != ""},
+		{"update_savepoint", o.UpdateSavepoint != ""},
 		{"allow_dropped_state", len(o.AllowDroppedState) > 0},
 		{"transform_name_mapping", len(o.TransformNames) > 0},
 	} {
@@ -71,10 +74,14 @@ func (o *Options) validateCheckpoints() error {
 		return fault.New(fault.Invalid, "pipeline option \"checkpoint_min_pause\" is %v, and \"checkpoint_concurrent\" %d: with a pause between them there is one at a time", c.MinPause, c.Concurrent)
 	case r.MaxDelay > 0 && r.Delay > r.MaxDelay:
 		return fault.New(fault.Invalid, "pipeline option \"restart_delay\" is %v, more than \"restart_max_delay\", %v", r.Delay, r.MaxDelay)
-	case o.RestoreFrom == "" && len(o.AllowDroppedState) > 0:
-		return fault.New(fault.Invalid, "pipeline option \"allow_dropped_state\" is of the state in a savepoint: it goes with \"restore_from\"")
-	case o.RestoreFrom == "" && len(o.TransformNames) > 0:
-		return fault.New(fault.Invalid, "pipeline option \"transform_name_mapping\" is of names in a savepoint: it goes with \"restore_from\"")
+	case o.RestoreFrom != "" && o.Updates():
+		return fault.New(fault.Invalid, "pipeline options \"restore_from\" and \"update\" or \"update_job\" say both what the job begins with: want one of them")
+	case !o.Updates() && o.UpdateSavepoint != "":
+		return fault.New(fault.Invalid, "pipeline option \"update_savepoint\" goes with \"update\" or \"update_job\"")
+	case o.RestoreFrom == "" && !o.Updates() && len(o.AllowDroppedState) > 0:
+		return fault.New(fault.Invalid, "pipeline option \"allow_dropped_state\" is of the state in a savepoint: it goes with \"restore_from\" or \"update\"")
+	case o.RestoreFrom == "" && !o.Updates() && len(o.TransformNames) > 0:
+		return fault.New(fault.Invalid, "pipeline option \"transform_name_mapping\" is of names in a savepoint: it goes with \"restore_from\" or \"update\"")
 	}
 	return nil
 }

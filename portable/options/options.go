@@ -35,11 +35,19 @@ type Options struct {
 	Restart     Restart
 	// RestoreFrom is the URI of a savepoint to begin with, or "".
 	RestoreFrom string
-	// AllowDroppedState names transforms, or TRANSFORM:STATE, whose state in RestoreFrom may be lost.
+	// Update is true where the job takes the place of a running one of its name, or of the job with the id
+	// UpdateJob, and goes on from the savepoint that this is stopped with. It goes to UpdateSavepoint, or
+	// where the runner puts savepoints.
+	Update                     bool
+	UpdateJob, UpdateSavepoint string
+	// AllowDroppedState names transforms, or TRANSFORM:STATE, whose state in the savepoint may be lost.
 	AllowDroppedState []string
-	// TransformNames has the new names of transforms, by those they have in RestoreFrom.
+	// TransformNames has the new names of transforms, by those they have in the savepoint.
 	TransformNames map[string]string
 }
+
+// Updates tells whether the job takes the place of a running one.
+func (o *Options) Updates() bool { return o.Update || o.UpdateJob != "" }
 
 // Experiment returns the value of an experiment; that of one without a value is "".
 func (o *Options) Experiment(name string) (value string, ok bool) {
@@ -80,6 +88,9 @@ func Read(s *structpb.Struct) (*Options, error) {
 		Checkpoints:          r.checkpoints(),
 		Restart:              r.restart(),
 		RestoreFrom:          r.text("restore_from"),
+		Update:               r.flag("update"),
+		UpdateJob:            r.text("update_job"),
+		UpdateSavepoint:      r.text("update_savepoint"),
 		AllowDroppedState:    r.list("allow_dropped_state"),
 		TransformNames:       r.names("transform_name_mapping"),
 	}
