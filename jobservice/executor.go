@@ -59,8 +59,9 @@ type Run interface {
 	Drain()
 	// Savepoint takes one, and returns when it is complete at the URI. The job goes on.
 	Savepoint(ctx context.Context, uri string) (Savepoint, error)
-	// Stop ends the job with a savepoint: nothing happens after what is in it. With drain the job
-	// is drained first. Wait returns ErrStopped if Stop returns no error; else the job goes on.
+	// Stop ends the job with a savepoint, after which nothing leaves it, and Wait returns ErrStopped. With drain
+	// the job is drained first, and Wait returns as it does then. Stop returns when the savepoint is complete, or
+	// comes to nothing; without drain the job then goes on. It does not stay behind when the job has ended.
 	Stop(ctx context.Context, uri string, drain bool) (Savepoint, error)
 	// Metrics returns the values so far, labelled with the pipeline's own
 	// transform names; committed ones count successful bundles only. They hold

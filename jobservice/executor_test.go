@@ -155,7 +155,10 @@ func (r *run) Savepoint(_ context.Context, uri string) (jobservice.Savepoint, er
 func (r *run) Stop(ctx context.Context, uri string, drain bool) (jobservice.Savepoint, error) {
 	r.drained.Store(drain)
 	made, err := r.Savepoint(ctx, uri)
-	if err == nil {
+	switch {
+	case drain:
+		r.end(nil)
+	case err == nil:
 		r.end(fmt.Errorf("job: %w", jobservice.ErrStopped))
 	}
 	return made, err

@@ -45,6 +45,7 @@ type job struct {
 	checkpointing  bool               // it may have checkpoints to be removed
 	survives       bool               // another process can go on with it
 	suspended      bool               // and is to
+	over           bool               // run has ended
 	stopping       *stopping          // how it is being stopped with a savepoint, nil if it isn't
 	// replaces is the id of the job whose place it takes, from the savepoint of which it begins; "" if there is none.
 	replaces, restoreFrom string
@@ -162,7 +163,9 @@ func (j *job) execute(ctx context.Context, executor Executor, spec Job) (Run, er
 	if draining {
 		run.Drain()
 	}
-	return run, run.Wait()
+	err = run.Wait()
+	j.awaitStop()
+	return run, err
 }
 
 // hand makes the run known to who waits for it, nil once there is none. The caller holds mu.
@@ -212,8 +215,8 @@ func (j *job) finish(run Run, err error) {
 // outcome returns the events that end a run. The caller holds mu.
 func (j *job) outcome(err error) []Event {
 	switch {
-	case j.stopping != nil && errors.Is(err, ErrStopped):
-		return j.stopping.outcome()
+	case j.stopping != nil: // the savepoint is complete
+		return j.stopping.outcome(j.state)
 	case j.state == jobpb.JobState_CANCELLING && (err == nil || errors.Is(err, context.Canceled)):
 		return []Event{{State: jobpb.JobState_CANCELLED}}
 	case j.state == jobpb.JobState_CANCELLING:

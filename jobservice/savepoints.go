@@ -17,17 +17,24 @@ type stopping struct {
 	uri   string
 	drain bool
 	next  string        // id of the job that takes its place, "" if none does
+	taken chan struct{} // closed once the savepoint is complete, or has come to nothing
 	ended chan struct{} // closed once the job has ended, however
 }
 
-// outcome returns the events that end a job which was stopped.
-func (s *stopping) outcome() []Event {
-	text, state := "stopped with the savepoint "+s.uri, jobpb.JobState_CANCELLED
+func newStopping(uri string, drain bool, next string) *stopping {
+	return &stopping{uri: uri, drain: drain, next: next, taken: make(chan struct{}), ended: make(chan struct{})}
+}
+
+// outcome returns the events that end a job which was stopped in some state.
+func (s *stopping) outcome(state State) []Event {
+	text := "stopped with the savepoint " + s.uri
 	switch {
 	case s.next != "":
 		text, state = text+", with which job "+s.next+" goes on", jobpb.JobState_UPDATED
-	case s.drain:
+	case state == jobpb.JobState_DRAINING:
 		state = jobpb.JobState_DRAINED
+	default:
+		state = jobpb.JobState_CANCELLED
 	}
 	return []Event{{Level: slog.LevelInfo, Text: text}, {State: state}}
 }
@@ -61,7 +68,7 @@ func (s *Service) Stop(ctx context.Context, id, uri string, drain bool) (Savepoi
 	uri, err = s.executor.SavepointURI(id, uri)
 	var made Savepoint
 	if err == nil {
-		made, err = s.stopJob(ctx, j, &stopping{uri: uri, drain: drain, ended: make(chan struct{})})
+		made, err = s.stopJob(ctx, j, newStopping(uri, drain, ""))
 	}
 	return made, j.summary().State, rpcstatus.Of(err)
 }
@@ -76,11 +83,13 @@ func (s *Service) stopJob(ctx context.Context, j *job, how *stopping) (Savepoint
 	return s.unhurried(ctx, j, how.uri, func(ctx context.Context) (Savepoint, error) {
 		made, err := run.Stop(ctx, how.uri, how.drain)
 		if err != nil {
-			j.giveUpStop(how)
-			return made, err
+			j.giveUpStop()
 		}
-		<-how.ended // Wait returns
-		return made, nil
+		close(how.taken)
+		if err == nil {
+			<-how.ended // Wait returns
+		}
+		return made, err
 	})
 }
 
@@ -91,7 +100,7 @@ func (j *job) beginStop(how *stopping) (Run, error) {
 	switch {
 	case j.stopping != nil:
 		return nil, rpcstatus.Errorf(codes.FailedPrecondition, "job %s is being stopped already, with the savepoint %s", j.id, j.stopping.uri)
-	case j.run == nil || j.ending || j.state != jobpb.JobState_RUNNING && (!how.drain || j.state != jobpb.JobState_DRAINING):
+	case j.run == nil || j.over || j.state != jobpb.JobState_RUNNING && (!how.drain || j.state != jobpb.JobState_DRAINING):
 		return nil, rpcstatus.Errorf(codes.FailedPrecondition, "job %s is %v: only a running job can be stopped with a savepoint", j.id, j.state)
 	}
 	if how.drain {
@@ -101,12 +110,21 @@ func (j *job) beginStop(how *stopping) (Run, error) {
 	return j.run, nil
 }
 
-// giveUpStop is for a job that could not be stopped, unless it has ended meanwhile.
-func (j *job) giveUpStop(how *stopping) {
+// giveUpStop is for a job that could not be stopped.
+func (j *job) giveUpStop() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.stopping == how && !j.ending {
-		j.stopping = nil
+	j.stopping = nil
+}
+
+// awaitStop is for a job whose run has ended. If it is being stopped it waits for the savepoint.
+func (j *job) awaitStop() {
+	j.mu.Lock()
+	j.over = true
+	how := j.stopping
+	j.mu.Unlock()
+	if how != nil {
+		<-how.taken
 	}
 }
 

@@ -94,7 +94,7 @@ func (s *Service) predecessor(j *job) (*job, error) {
 // cancelled meanwhile.
 func (s *Service) takePlace(j, old *job) error {
 	sink{j}.Message(slog.LevelInfo, fmt.Sprintf("job %s, whose place this one takes, is being stopped with the savepoint %s", old.id, j.restoreFrom))
-	_, err := s.stopJob(context.Background(), old, &stopping{uri: j.restoreFrom, next: j.id, ended: make(chan struct{})})
+	_, err := s.stopJob(context.Background(), old, newStopping(j.restoreFrom, false, j.id))
 	if err != nil {
 		return fmt.Errorf("job %s could not be stopped with a savepoint, and was not updated: %w", old.id, err)
 	}
