@@ -8,7 +8,9 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -33,7 +35,7 @@ type checkpointConfig struct {
 func checkpointFlags(fs *pflag.FlagSet) *checkpointConfig {
 	c := &checkpointConfig{}
 	fs.StringVar(&c.uri, "checkpoint-dir", "", "where checkpoints of jobs go: file:///FOLDER or gs://BUCKET/FOLDER; by default the folder checkpoints of the data directory")
-	fs.StringArrayVar(&c.savepoints, "savepoint-dir", nil, "folder below which savepoints may be read and written, as for --checkpoint-dir; may be repeated")
+	fs.StringArrayVar(&c.savepoints, "savepoint-dir", nil, "folder below which savepoints may be read and written, as for --checkpoint-dir, beside savepoints of the data directory; may be repeated. They go to the first unless told otherwise")
 	fs.Var(&c.rate, "checkpoint-upload-rate", "bytes a second that checkpoints of all jobs together may upload, such as 50M; 0 is no bound")
 	return c
 }
@@ -73,22 +75,49 @@ func (c *checkpointConfig) open(dataDir string) (folderStore, error) {
 }
 
 // coordinator is what the coordinator is told of a store that was opened. Files of savepoints go by way of dir.
-func (c *checkpointConfig) coordinator(store folderStore, dir string) *coordinator.Checkpoints {
-	return &coordinator.Checkpoints{Store: store, Dir: dir, Savepoints: c.openSavepoint}
+func (c *checkpointConfig) coordinator(store folderStore, savepoints savepointFolders, dir string) *coordinator.Checkpoints {
+	return &coordinator.Checkpoints{Store: store, Dir: dir, Savepoints: savepoints.open}
 }
 
-// openSavepoint implements coordinator.Checkpoints.Savepoints.
-func (c *checkpointConfig) openSavepoint(ctx context.Context, uri string) (coordinator.SavepointStore, error) {
-	s, err := parseStore(uri)
+// savepointFolders are the URIs of the folders below which savepoints may be; by default they go to the first.
+type savepointFolders []string
+
+// folders returns those of the flags and that of the data directory.
+func (c *checkpointConfig) folders(dataDir string) (savepointFolders, error) {
+	dir, err := filepath.Abs(filepath.Join(dataDir, "savepoints"))
 	if err != nil {
 		return nil, err
 	}
-	for _, folder := range c.savepoints {
+	return append(slices.Clone(c.savepoints), (&url.URL{Scheme: "file", Path: dir}).String()), nil
+}
+
+// place returns where a savepoint of a job goes for which a URI was given, or "": a fault.Invalid if it can't go there.
+func (f savepointFolders) place(job, uri string, now time.Time) (string, error) {
+	if uri == "" {
+		return strings.TrimSuffix(f[0], "/") + "/" + job + "/" + now.UTC().Format("20060102T150405.000Z"), nil
+	}
+	return uri, f.check(uri)
+}
+
+func (f savepointFolders) check(uri string) error {
+	s, err := parseStore(uri)
+	if err != nil {
+		return err
+	}
+	for _, folder := range f {
 		if within, err := parseStore(folder); err == nil && s.below(within) {
-			return openStore(ctx, uri)
+			return nil
 		}
 	}
-	return nil, fault.New(fault.Invalid, "savepoint %s is not below a folder that the server was given for savepoints (--savepoint-dir)", uri)
+	return fault.New(fault.Invalid, "savepoint %s is not below a folder that the server has for savepoints: %s (--savepoint-dir)", uri, strings.Join(f, ", "))
+}
+
+// open implements coordinator.Checkpoints.Savepoints.
+func (f savepointFolders) open(ctx context.Context, uri string) (coordinator.SavepointStore, error) {
+	if err := f.check(uri); err != nil {
+		return nil, err
+	}
+	return openStore(ctx, uri)
 }
 
 // storeURI is the parsed URI of a folder.

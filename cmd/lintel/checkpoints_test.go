@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
@@ -66,9 +67,14 @@ func TestURIsOfStores(t *testing.T) {
 // Who submits a job has the server read and write only where its operator allows it.
 func TestSavepointsAreBelowTheirFolders(t *testing.T) {
 	dir := t.TempDir()
+	data := t.TempDir()
 	c := checkpointConfig{savepoints: []string{"gs://bucket/points", "gs://whole", "file://" + dir}}
-	for _, uri := range []string{"file://" + dir + "/a", "file://" + dir + "/a/b"} {
-		s, err := c.openSavepoint(t.Context(), uri)
+	folders, err := c.folders(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, uri := range []string{"file://" + dir + "/a", "file://" + dir + "/a/b", "file://" + data + "/savepoints/a"} {
+		s, err := folders.open(t.Context(), uri)
 		if err != nil {
 			t.Errorf("%s: %v", uri, err)
 			continue
@@ -80,8 +86,12 @@ func TestSavepointsAreBelowTheirFolders(t *testing.T) {
 	for _, uri := range []string{
 		"file://" + dir, "file://" + dir + "/", "file://" + dir + "/../other", "file://" + dir + "x/a", "file:///", "a",
 		"gs://bucket/points", "gs://bucket/pointsx/a", "gs://bucket/a", "gs://other/points/a", "gs://whole",
+		"file://" + data + "/checkpoints/a", "file://" + data + "/savepoints",
 	} {
-		if s, err := c.openSavepoint(t.Context(), uri); fault.ClassOf(err) != fault.Invalid {
+		if _, err := folders.place("job-1", uri, time.Now()); fault.ClassOf(err) != fault.Invalid {
+			t.Errorf("%s is a place for a savepoint: %v", uri, err)
+		}
+		if s, err := folders.open(t.Context(), uri); fault.ClassOf(err) != fault.Invalid {
 			t.Errorf("%s: %v, %v; want a fault.Invalid", uri, s, err)
 		}
 	}
@@ -90,6 +100,30 @@ func TestSavepointsAreBelowTheirFolders(t *testing.T) {
 		within, err2 := parseStore(in)
 		if err != nil || err2 != nil || !s.below(within) {
 			t.Errorf("%s is not below %s", uri, in)
+		}
+	}
+}
+
+func TestPlacesOfSavepoints(t *testing.T) {
+	at := time.Date(2026, 11, 22, 6, 7, 8, 90_000_000, time.UTC)
+	for _, c := range []struct{ given, want string }{
+		{"gs://bucket/points/", "gs://bucket/points/job-1/20261122T060708.090Z"},
+		{"", "file:///data%20dir/savepoints/job-1/20261122T060708.090Z"},
+	} {
+		var config checkpointConfig
+		if c.given != "" {
+			config.savepoints = []string{c.given}
+		}
+		folders, err := config.folders("/data dir")
+		if err != nil {
+			t.Fatal(err)
+		}
+		uri, err := folders.place("job-1", "", at)
+		if err != nil || uri != c.want {
+			t.Errorf("%s, %v; want %s", uri, err, c.want)
+		}
+		if again, err := folders.place("job-1", uri, at); err != nil || again != uri {
+			t.Errorf("%s is no place for a savepoint: %v", uri, err)
 		}
 	}
 }

@@ -19,14 +19,14 @@ const (
 func newJobs() *cobra.Command {
 	jobs := &cobra.Command{
 		Use:   "jobs",
-		Short: "Look at jobs of a server, drain and cancel them; savepoints",
-		Long:  "Look at jobs of a server, drain and cancel them, over the Beam Job API; look at savepoints where they lie.\n\n" + exitHelp,
+		Short: "Look at jobs of a server, stop and update them; savepoints",
+		Long:  "Look at jobs of a server, drain, stop, cancel and update them, at the endpoint of the Beam Job API; look at savepoints where they lie.\n\n" + exitHelp,
 		Args:  subcommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	endpoint := jobs.PersistentFlags().String("endpoint", defaultEndpoint, "job endpoint of the server, host:port")
-	jobs.AddCommand(newJobsList(endpoint), newJobsDescribe(endpoint), newJobsCancel(endpoint), newJobsDrain(endpoint),
-		newJobsLogs(endpoint), newJobsMetrics(endpoint), newJobsCheckUpdate(endpoint), newJobsSavepoint())
+	jobs.AddCommand(newJobsList(endpoint), newJobsDescribe(endpoint), newJobsCancel(endpoint), newJobsDrain(endpoint), newJobsStop(endpoint),
+		newJobsLogs(endpoint), newJobsMetrics(endpoint), newJobsCheckpoints(endpoint), newJobsCheckUpdate(endpoint), newJobsSavepoint(endpoint))
 	return jobs
 }
 

@@ -18,16 +18,16 @@ import (
 	"github.com/lintelrun/lintel/checkpointing/protocol"
 )
 
-func newJobsSavepoint() *cobra.Command {
+func newJobsSavepoint(endpoint *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "savepoint",
-		Short: "Look at savepoints, check and delete them",
-		Long: `Look at savepoints, check and delete them, where they lie: no server is asked. URI is that of a folder,
-file:///FOLDER or gs://BUCKET/FOLDER.`,
+		Short: "Take savepoints, look at them, check and delete them",
+		Long: `Take savepoints of running jobs, and look at them, check and delete them where they lie: for that no server is asked. URI is
+that of a folder, file:///FOLDER or gs://BUCKET/FOLDER.`,
 		Args: subcommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newSavepointList(), newSavepointInspect(), newSavepointVerify(), newSavepointDelete())
+	cmd.AddCommand(newSavepointCreate(endpoint), newSavepointList(), newSavepointInspect(), newSavepointVerify(), newSavepointDelete())
 	return cmd
 }
 

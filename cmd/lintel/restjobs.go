@@ -50,11 +50,8 @@ func (r restJobs) Cancel(ctx context.Context, id string) (string, error) {
 
 func (r restJobs) Drain(ctx context.Context, id string) (string, error) {
 	resp, err := r.service.Drain(ctx, &jobpb.DrainJobRequest{JobId: id})
-	if status.Code(err) == codes.FailedPrecondition {
-		return "", fmt.Errorf("%w: %s", jobview.ErrState, status.Convert(err).Message())
-	}
 	if err != nil {
-		return "", notFound(id, err)
+		return "", explained(id, err)
 	}
 	return resp.GetState().String(), nil
 }
@@ -92,17 +89,17 @@ func (r restJobs) Checkpoints(_ context.Context, id string) ([]jobview.Checkpoin
 	if err != nil {
 		return nil, notFound(id, err)
 	}
-	out := make([]jobview.Checkpoint, len(list))
-	for i, c := range list {
-		out[i] = jobview.Checkpoint{
-			Epoch: c.Epoch, Generation: c.Generation, State: jobview.CheckpointComplete, Began: c.Began, Ended: c.Ended,
-			Seconds: c.Ended.Sub(c.Began).Seconds(), Bytes: c.Bytes, NewBytes: c.NewBytes, Savepoint: c.Savepoint, Error: c.Failure,
-		}
-		if c.Failure != "" {
-			out[i].State = jobview.CheckpointFailed
-		}
-	}
-	return out, nil
+	return jobview.OfCheckpoints(list), nil
+}
+
+func (r restJobs) Savepoint(ctx context.Context, id, uri string) (jobview.Savepoint, error) {
+	made, err := r.service.Savepoint(ctx, id, uri)
+	return jobview.Savepoint{ID: id, URI: made.URI, Bytes: made.Bytes}, explained(id, err)
+}
+
+func (r restJobs) Stop(ctx context.Context, id, uri string, drain bool) (jobview.Savepoint, error) {
+	made, state, err := r.service.Stop(ctx, id, uri, drain)
+	return jobview.Savepoint{ID: id, State: state.String(), URI: made.URI, Bytes: made.Bytes}, explained(id, err)
 }
 
 // byState counts jobs for /metrics.
@@ -145,6 +142,17 @@ func entryOf(e jobservice.Event) jobview.LogEntry {
 		v.Level = jobview.LevelDebug
 	}
 	return v
+}
+
+// explained gives an error about what is done to a job the class that callers look for.
+func explained(id string, err error) error {
+	switch status.Code(err) {
+	case codes.FailedPrecondition, codes.Unavailable:
+		return fmt.Errorf("%w: %s", jobview.ErrState, status.Convert(err).Message())
+	case codes.InvalidArgument:
+		return fmt.Errorf("%w: %s", jobview.ErrInvalid, status.Convert(err).Message())
+	}
+	return notFound(id, err)
 }
 
 func notFound(id string, err error) error {

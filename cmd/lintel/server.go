@@ -21,6 +21,7 @@ import (
 	"github.com/lintelrun/lintel/jobservice/artifact"
 	"github.com/lintelrun/lintel/jobservice/filerecords"
 	"github.com/lintelrun/lintel/portable/options"
+	"github.com/lintelrun/lintel/web/jobcontrol"
 	"github.com/lintelrun/lintel/web/metrics"
 	"github.com/lintelrun/lintel/web/rest"
 )
@@ -132,6 +133,7 @@ func (s *server) assemble(c serverConfig) (err error) {
 	}
 	s.jobs = grpc.NewServer(config.ServerOptions()...)
 	s.service.Register(s.jobs)
+	jobcontrol.Register(s.jobs, s.service)
 	metrics.RegisterJobs(reg, restJobs{s.service}.byState)
 	metrics.RegisterUserMetrics(reg, c.userSeries, restJobs{s.service}.running)
 	s.http, err = rest.New(rest.Config{Jobs: restJobs{s.service}, Gatherer: reg, Ready: s.ready, Version: b, Logger: c.log})

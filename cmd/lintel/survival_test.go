@@ -109,7 +109,7 @@ func startSurvivor(t *testing.T, dir string) *survivor {
 	check(err)
 	artifacts, err := artifact.New(artifact.Config{Dir: filepath.Join(dir, "artifacts")})
 	check(err)
-	run := &runner{executor: executor{co}, planner: planner{check: func(*pipepb.Environment) error { return nil }, log: log}}
+	run := &runner{executor: executor{Coordinator: co}, planner: planner{check: func(*pipepb.Environment) error { return nil }, log: log}}
 	p.Service, err = jobservice.New(jobservice.Config{Records: records, Logger: log}, run.plan, run.executor, artifacts)
 	check(err)
 	p.close = sync.OnceFunc(func() {

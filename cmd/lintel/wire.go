@@ -106,11 +106,17 @@ func newExecutor(c serverConfig, spill string, fn *fnapi.Server, r *runner, m *m
 	if err != nil {
 		return executor{}, err
 	}
-	co, err := coordinator.New(coordinator.Config{Worker: w, Parallelism: c.parallelism, Logger: c.log, Checkpoints: c.checkpoints.coordinator(r.checkpoints, spill)})
+	savepoints, err := c.checkpoints.folders(c.dataDir)
 	if err != nil {
 		return executor{}, err
 	}
-	return executor{co}, nil
+	co, err := coordinator.New(coordinator.Config{
+		Worker: w, Parallelism: c.parallelism, Logger: c.log, Checkpoints: c.checkpoints.coordinator(r.checkpoints, savepoints, spill),
+	})
+	if err != nil {
+		return executor{}, err
+	}
+	return executor{co, savepoints}, nil
 }
 
 // plan implements jobservice.Planner.

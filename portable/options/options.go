@@ -103,6 +103,9 @@ func Read(s *structpb.Struct) (*Options, error) {
 	return o, o.Validate()
 }
 
+// Key returns the key under which an option is looked for first.
+func Key(name string) string { return "beam:option:" + name + ":v1" }
+
 // sources are the maps that options may be in, best first.
 func sources(s *structpb.Struct) []map[string]*structpb.Value {
 	urns := map[string]*structpb.Value{}

@@ -182,7 +182,7 @@ func (c *Coordinator) Start(ctx context.Context, s Spec) (*Job, error) {
 // that would do nothing are refused: as fault.Unsupported by a server that takes no checkpoints, as
 // fault.Invalid for a job that takes none.
 func (c *Coordinator) Takes(o *options.Options, bounded bool) (bool, error) {
-	takes := o.Checkpoints.Interval > 0 || o.RestoreFrom != "" || !bounded && !o.Checkpoints.Off
+	takes := o.Checkpoints.Interval > 0 || o.RestoreFrom != "" || o.Updates() || !bounded && !o.Checkpoints.Off
 	given := strings.Join(o.NeedCheckpoints(), ", ")
 	switch {
 	case c.cfg.Checkpoints == nil && given != "":

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/lintelrun/lintel/checkpointing"
@@ -117,17 +116,9 @@ func (j *Job) fromSavepoint(ctx context.Context, from checkpointing.Store, uri s
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", uri, err)
 	}
-	update := protocol.Update{Names: j.options.TransformNames, MayDrop: j.options.AllowDroppedState}
-	found, err := protocol.Compare(m.Pipeline, j.checkpoints.pipeline, update)
-	if err != nil {
+	update := updateOf(j.options)
+	if err := goesOn(m.Pipeline, j.checkpoints.pipeline, update, uri); err != nil {
 		return nil, err
-	}
-	if blocked := protocol.Blocked(found); len(blocked) > 0 {
-		lines := make([]string, len(blocked))
-		for i, f := range blocked {
-			lines[i] = f.String()
-		}
-		return nil, fault.New(fault.Invalid, "the pipeline can't go on from %s, unless allow_dropped_state or transform_name_mapping says how:\n%s", uri, strings.Join(lines, "\n"))
 	}
 	if err := checkGroups(m); err != nil {
 		return nil, err

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/lintelrun/lintel/jobservice"
+	"github.com/lintelrun/lintel/web/jobcontrol"
 	"github.com/lintelrun/lintel/web/jobview"
 )
 
@@ -34,6 +35,7 @@ type Client struct {
 	endpoint string
 	conn     *grpc.ClientConn
 	jobs     jobpb.JobServiceClient
+	control  jobcontrol.Client
 }
 
 // New makes a client of the endpoint "host:port" without connecting; calls fail
@@ -45,7 +47,7 @@ func New(endpoint string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("endpoint %q: %w", endpoint, err)
 	}
-	return &Client{endpoint: endpoint, conn: conn, jobs: jobpb.NewJobServiceClient(conn)}, nil
+	return &Client{endpoint: endpoint, conn: conn, jobs: jobpb.NewJobServiceClient(conn), control: jobcontrol.NewClient(conn)}, nil
 }
 
 // Close ends the connection and all calls.
@@ -133,6 +135,37 @@ func (c *Client) Drain(ctx context.Context, id string) (state string, err error)
 		return "", c.failed(id, err)
 	}
 	return r.GetState().String(), nil
+}
+
+// Savepoint has a savepoint taken of a job, which goes on, and returns when it is complete. Without a URI the
+// server chooses where. Where ctx ends before, it is taken to its end all the same.
+func (c *Client) Savepoint(ctx context.Context, id, uri string) (jobview.Savepoint, error) {
+	made, err := c.control.Savepoint(ctx, jobcontrol.SavepointRequest{ID: id, URI: uri})
+	return made, c.uncontrolled(id, err)
+}
+
+// Stop ends a job with a savepoint, which is as that of Savepoint, and returns when it has ended; with drain the
+// job is drained before.
+func (c *Client) Stop(ctx context.Context, id, uri string, drain bool) (jobview.Savepoint, error) {
+	made, err := c.control.Stop(ctx, jobcontrol.StopRequest{SavepointRequest: jobcontrol.SavepointRequest{ID: id, URI: uri}, Drain: drain})
+	return made, c.uncontrolled(id, err)
+}
+
+// Checkpoints returns the newest checkpoints of a job, oldest first.
+func (c *Client) Checkpoints(ctx context.Context, id string) ([]jobview.Checkpoint, error) {
+	list, err := c.control.Checkpoints(ctx, jobcontrol.CheckpointsRequest{ID: id})
+	return list, c.uncontrolled(id, err)
+}
+
+// uncontrolled is failed for calls that other job servers don't have.
+func (c *Client) uncontrolled(id string, err error) error {
+	switch status.Code(err) {
+	case codes.OK:
+		return err
+	case codes.Unimplemented:
+		return fmt.Errorf("what answers at %s knows no savepoints: %s", c.endpoint, status.Convert(err).Message())
+	}
+	return c.failed(id, err)
 }
 
 // Metrics returns the job's figures so far, named by the job's pipeline.

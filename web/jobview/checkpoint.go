@@ -1,6 +1,10 @@
 package jobview
 
-import "time"
+import (
+	"time"
+
+	"github.com/lintelrun/lintel/jobservice"
+)
 
 // How a checkpoint has ended.
 const (
@@ -26,4 +30,29 @@ type Checkpoint struct {
 	Savepoint string `json:"savepoint,omitzero"`
 	// Error is why it failed.
 	Error string `json:"error,omitzero"`
+}
+
+// Savepoint is one that is complete.
+type Savepoint struct {
+	// ID is the job's. State is the one that it has ended in, "" if it goes on.
+	ID    string `json:"id"`
+	State string `json:"state,omitzero"`
+	// URI is where the savepoint is, and Bytes what it takes.
+	URI   string `json:"savepoint"`
+	Bytes int64  `json:"bytes"`
+}
+
+// OfCheckpoints views a job's list of checkpoints.
+func OfCheckpoints(list []jobservice.Checkpoint) []Checkpoint {
+	out := make([]Checkpoint, len(list))
+	for i, c := range list {
+		out[i] = Checkpoint{
+			Epoch: c.Epoch, Generation: c.Generation, State: CheckpointComplete, Began: c.Began, Ended: c.Ended,
+			Seconds: c.Ended.Sub(c.Began).Seconds(), Bytes: c.Bytes, NewBytes: c.NewBytes, Savepoint: c.Savepoint, Error: c.Failure,
+		}
+		if c.Failure != "" {
+			out[i].State = CheckpointFailed
+		}
+	}
+	return out
 }

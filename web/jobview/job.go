@@ -19,6 +19,9 @@ var ErrNotFound = errors.New("no such job")
 // ErrState is wrapped by errors about what a job's state does not allow.
 var ErrState = errors.New("the job is not in a state for this")
 
+// ErrInvalid is wrapped by errors about a request that can't be done as it is.
+var ErrInvalid = errors.New("the request is invalid")
+
 // Job is one line of a list of jobs.
 type Job struct {
 	ID   string `json:"id"`

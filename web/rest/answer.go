@@ -51,6 +51,8 @@ func (c Config) fail(w http.ResponseWriter, r *http.Request, err error) {
 		code = http.StatusNotFound
 	case errors.Is(err, jobview.ErrState):
 		code = http.StatusConflict
+	case errors.Is(err, jobview.ErrInvalid):
+		code = http.StatusBadRequest
 	case errors.Is(err, context.DeadlineExceeded):
 		code = http.StatusGatewayTimeout
 	case r.Context().Err() != nil:

@@ -2,6 +2,7 @@ package rest_test
 
 import (
 	"bytes"
+	stdcmp "cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,6 +25,7 @@ import (
 type fakeJobs struct {
 	state string
 	err   error
+	slow  time.Duration // of savepoints
 }
 
 func (f *fakeJobs) find(id string) error {
@@ -59,6 +61,24 @@ func (f *fakeJobs) Drain(_ context.Context, id string) (string, error) {
 		return "", fmt.Errorf("%w: %s", jobview.ErrNotFound, id)
 	}
 	return "DRAINING", nil
+}
+
+func (f *fakeJobs) Savepoint(ctx context.Context, id, uri string) (jobview.Savepoint, error) {
+	if uri == "elsewhere" {
+		return jobview.Savepoint{}, fmt.Errorf("%w: not elsewhere", jobview.ErrInvalid)
+	}
+	select {
+	case <-time.After(f.slow):
+	case <-ctx.Done():
+		return jobview.Savepoint{}, ctx.Err()
+	}
+	return jobview.Savepoint{ID: id, URI: stdcmp.Or(uri, "chosen"), Bytes: 7}, f.find(id)
+}
+
+func (f *fakeJobs) Stop(ctx context.Context, id, uri string, drain bool) (jobview.Savepoint, error) {
+	made, err := f.Savepoint(ctx, id, uri)
+	made.State = map[bool]string{true: "DRAINED", false: "CANCELLED"}[drain]
+	return made, err
 }
 
 func (f *fakeJobs) Cancel(_ context.Context, id string) (string, error) {
@@ -105,7 +125,11 @@ func newFixture(t *testing.T) *fixture {
 }
 
 func (f *fixture) do(method, path string, headers ...string) *httptest.ResponseRecorder {
-	w, r := httptest.NewRecorder(), httptest.NewRequest(method, path, nil)
+	return f.send(method, path, "", headers...)
+}
+
+func (f *fixture) send(method, path, body string, headers ...string) *httptest.ResponseRecorder {
+	w, r := httptest.NewRecorder(), httptest.NewRequest(method, path, strings.NewReader(body))
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
@@ -139,14 +163,23 @@ func TestJobs(t *testing.T) {
 		{"POST /v1/jobs/j1/cancel", 200, `{"id":"j1","state":"CANCELLED"}`},
 		{"POST /v1/jobs/j1/drain", 200, `{"id":"j1","state":"DRAINING"}`},
 		{"POST /v1/jobs/stopped/drain", 409, `{"title":"Conflict","status":409,"detail":"the job is not in a state for this: job stopped is STOPPED"}`},
+		{"POST /v1/jobs/j1/savepoints", 200, `{"id":"j1","savepoint":"chosen","bytes":7}`},
+		{`POST /v1/jobs/j1/savepoints {"uri": "file:///s"}`, 200, `{"id":"j1","savepoint":"file:///s","bytes":7}`},
+		{`POST /v1/jobs/j1/savepoints {"uri": "elsewhere"}`, 400, `{"title":"Bad Request","status":400,"detail":"the request is invalid: not elsewhere"}`},
+		{`POST /v1/jobs/j1/savepoints {"url": "file:///s"}`, 400, `{"title":"Bad Request","status":400,"detail":"the request's body: json: unknown field \"url\""}`},
+		{"POST /v1/jobs/j2/savepoints", 404, `{"title":"Not Found","status":404,"detail":"no such job: j2"}`},
+		{"POST /v1/jobs/j1/stop {}", 200, `{"id":"j1","state":"CANCELLED","savepoint":"chosen","bytes":7}`},
+		{`POST /v1/jobs/j1/stop {"uri": "file:///s", "drain": true}`, 200, `{"id":"j1","state":"DRAINED","savepoint":"file:///s","bytes":7}`},
+		{"POST /v1/jobs/j2/stop", 404, `{"title":"Not Found","status":404,"detail":"no such job: j2"}`},
 		{"POST /v1/jobs/j2/cancel", 404, `{"title":"Not Found","status":404,"detail":"no such job: j2"}`},
 		{"GET /v1/jobs/j1/cancel", 405, `{"title":"Method Not Allowed","status":405,"detail":"/v1/jobs/j1/cancel takes POST"}`},
 		{"POST /v1/jobs", 405, `{"title":"Method Not Allowed","status":405,"detail":"/v1/jobs takes GET"}`},
 		{"GET /v2", 404, `{"title":"Not Found","status":404,"detail":"nothing at /v2; jobs are at /v1/jobs"}`},
 	} {
 		t.Run(c.call, func(t *testing.T) {
-			method, path, _ := strings.Cut(c.call, " ")
-			w := newFixture(t).do(method, path)
+			method, rest, _ := strings.Cut(c.call, " ")
+			path, body, _ := strings.Cut(rest, " ")
+			w := newFixture(t).send(method, path, body)
 			got := strings.TrimSpace(w.Body.String())
 			var compact bytes.Buffer
 			if json.Compact(&compact, w.Body.Bytes()) == nil {
@@ -227,5 +260,31 @@ func TestServerHasLimits(t *testing.T) {
 	}
 	if s.ReadHeaderTimeout == 0 || s.ReadTimeout == 0 || s.WriteTimeout == 0 || s.IdleTimeout == 0 || s.MaxHeaderBytes == 0 {
 		t.Errorf("a limit is missing: %+v", s)
+	}
+}
+
+// Calls that take a savepoint may take longer than others.
+func TestSlowSavepointsAreAnswered(t *testing.T) {
+	jobs := &fakeJobs{slow: 300 * time.Millisecond}
+	c := rest.Config{Jobs: jobs, Gatherer: metrics.NewRegistry("", "", ""), Ready: func() error { return nil }}
+	s, err := rest.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.ReadTimeout, s.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
+	server := httptest.NewUnstartedServer(nil)
+	server.Config = s
+	server.Start()
+	defer server.Close()
+	for _, call := range []string{"savepoints", "stop"} {
+		r, err := server.Client().Post(server.URL+"/v1/jobs/j1/"+call, "application/json", strings.NewReader(`{"uri": "file:///s"}`))
+		if err != nil {
+			t.Errorf("%s: %v", call, err)
+			continue
+		}
+		r.Body.Close()
+		if r.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s", call, r.Status)
+		}
 	}
 }

@@ -3,6 +3,7 @@
 package rest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,11 @@ type Jobs interface {
 	// Drain asks a running job to come to an end without loss. For a job that does
 	// not run yet the error wraps jobview.ErrState.
 	Drain(ctx context.Context, id string) (state string, err error)
+	// Savepoint takes one of a running job, which goes on, and returns when it is complete. Stop ends the
+	// job with it. Without a URI it goes where the server chooses. Errors wrap jobview.ErrState
+	// or ErrInvalid where the job can't have one, or not there.
+	Savepoint(ctx context.Context, id, uri string) (jobview.Savepoint, error)
+	Stop(ctx context.Context, id, uri string, drain bool) (jobview.Savepoint, error)
 	Metrics(ctx context.Context, id string) ([]jobview.Metric, error)
 	// Checkpoints are the newest of the job that have ended, oldest first.
 	Checkpoints(ctx context.Context, id string) ([]jobview.Checkpoint, error)
@@ -61,7 +67,7 @@ func (c Config) Validate() error {
 }
 
 const (
-	// maxBody is the largest request body read, in bytes: none of the calls needs one.
+	// maxBody is the largest request body read, in bytes.
 	maxBody = 64 << 10
 	// maxHeader is the largest request header read, in bytes.
 	maxHeader = 64 << 10
@@ -103,6 +109,8 @@ var routes = []struct {
 	{"GET /v1/jobs/{id}/checkpoints", Config.checkpoints},
 	{"POST /v1/jobs/{id}/cancel", Config.cancel},
 	{"POST /v1/jobs/{id}/drain", Config.drain},
+	{"POST /v1/jobs/{id}/savepoints", Config.savepoint},
+	{"POST /v1/jobs/{id}/stop", Config.stop},
 }
 
 // Routes returns the patterns of all routes, "METHOD /path/{variable}", for tests
@@ -125,15 +133,16 @@ func (c Config) handler() http.Handler {
 	return http.MaxBytesHandler(c.readBody(http.NewCrossOriginProtection().Handler(mux)), maxBody)
 }
 
-// readBody reads what a client sends, which nothing here needs: a connection that is closed
+// readBody reads what a client sends before anything is answered: a connection that is closed
 // over unread bytes is reset, and the client may lose the answer.
 func (c Config) readBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, err := io.Copy(io.Discard, r.Body)
+		body, err := io.ReadAll(r.Body)
 		if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
-			c.problem(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the request's body is larger than %d bytes; no call here needs one", tooLarge.Limit))
+			c.problem(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the request's body is larger than %d bytes; no call here needs that", tooLarge.Limit))
 			return
 		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
 		next.ServeHTTP(w, r)
 	})
 }
