@@ -26,7 +26,7 @@ func newJobs() *cobra.Command {
 	}
 	endpoint := jobs.PersistentFlags().String("endpoint", defaultEndpoint, "job endpoint of the server, host:port")
 	jobs.AddCommand(newJobsList(endpoint), newJobsDescribe(endpoint), newJobsCancel(endpoint), newJobsDrain(endpoint), newJobsStop(endpoint),
-		newJobsLogs(endpoint), newJobsMetrics(endpoint), newJobsCheckpoints(endpoint), newJobsCheckUpdate(endpoint), newJobsSavepoint(endpoint))
+		newJobsLogs(endpoint), newJobsMetrics(endpoint), newJobsCheckpoints(endpoint), newJobsCheckUpdate(endpoint), newJobsUpdate(endpoint), newJobsSavepoint(endpoint))
 	return jobs
 }
 

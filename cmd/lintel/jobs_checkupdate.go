@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -29,15 +28,12 @@ of beam_runner_api.proto, binary or as JSON; "-" reads standard input. The flags
 pipeline options of the same names. The exit code is 1 if state would be lost or misread.`,
 		Args: exactly(cobra.ExactArgs(2)),
 	}
-	names := cmd.Flags().String("transform-name-mapping", "", `JSON object of names that transforms, or composites, have now to their new ones`)
-	drops := cmd.Flags().StringArray("allow-dropped-state", nil, "transform, or TRANSFORM:STATE, whose state may be lost; may be repeated")
+	flags := updateFlags(cmd)
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		u := protocol.Update{MayDrop: *drops}
-		if *names != "" {
-			if err := json.Unmarshal([]byte(*names), &u.Names); err != nil {
-				return usageError(fmt.Errorf("--transform-name-mapping: want an object such as {\"Old/Name\": \"New/Name\"}: %w", err))
-			}
+		u, err := flags.read()
+		if err != nil {
+			return err
 		}
 		p, err := readPipeline(args[1], cmd.InOrStdin())
 		if err != nil {

@@ -32,7 +32,7 @@ Every flag is also read from the environment: --job-port from LINTEL_JOB_PORT, a
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
 	root.SetOut(os.Stdout)
 	root.SetErr(os.Stderr)
-	root.AddCommand(newDev(), newRun(), newJobs(), newPlan(), newDoctor(), newVersion())
+	root.AddCommand(newDev(), newRun(), newSubmit(), newJobs(), newPlan(), newDoctor(), newVersion())
 	return root
 }
 
