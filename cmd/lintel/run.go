@@ -23,6 +23,7 @@ import (
 // runFlags are the flags of lintel run.
 type runFlags struct {
 	endpoint, dataDir string
+	from              string
 	sdk               *choice
 	level             func() jobview.Level
 }
@@ -42,6 +43,7 @@ server meanwhile follows on standard error.
   lintel run -- go run ./wordcount
   lintel run -- mvn compile exec:java -Dexec.mainClass=WordCount
   lintel run --sdk=java -- ./wordcount.sh
+  lintel run --from=file:///savepoints/orders -- python orders.py
 
 ` + exitHelp,
 		Args: exactly(cobra.MinimumNArgs(1)),
@@ -50,6 +52,7 @@ server meanwhile follows on standard error.
 	cmd.Flags().SetInterspersed(false)
 	cmd.Flags().StringVar(&f.endpoint, "endpoint", defaultEndpoint, "job endpoint of the server, host:port")
 	cmd.Flags().StringVar(&f.dataDir, "data-dir", defaultDataDir, "data directory of a server that is started")
+	cmd.Flags().StringVar(&f.from, "from", "", "URI of a savepoint that the program's job begins with")
 	f.sdk = choiceFlag(cmd, "sdk", "", "whose pipeline it is", append([]string{"auto"}, sdkNames()...)...)
 	f.level = levelFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -62,6 +65,11 @@ func (f *runFlags) run(ctx context.Context, command []string, out, errs io.Write
 	k, err := f.chooseSDK(command)
 	if err != nil {
 		return err
+	}
+	if f.from != "" {
+		if k, err = k.restoring(f.from, command); err != nil {
+			return err
+		}
 	}
 	if given, ok := k.endpoint(command); ok {
 		f.endpoint = given

@@ -23,6 +23,23 @@ type sdk struct {
 
 type flag struct{ name, value string }
 
+// restoring returns the SDK with one more flag, by which a job begins with a savepoint. A program of Java or Go takes
+// the flags that it knows, and no others, but all know experiments.
+func (k *sdk) restoring(uri string, command []string) (*sdk, error) {
+	f := flag{"restore_from", uri}
+	if k.name == "java" || k.name == "go" {
+		f = flag{"experiments", "lintel_restore_from=" + uri}
+	}
+	for word := range strings.FieldsSeq(strings.Join(command, " ")) { // some tools take all flags as one word
+		if strings.Contains(word, "-"+f.name+"=") || strings.HasSuffix(word, "-"+f.name) {
+			return nil, usageError(fmt.Errorf("--from: the program's command has --%s already; add %s to it", f.name, f.value))
+		}
+	}
+	with := *k
+	with.flags = append(slices.Clone(k.flags), f)
+	return &with, nil
+}
+
 var sdks = []*sdk{
 	{name: "python", title: "Python", command: "python my_pipeline.py", flags: []flag{
 		{"runner", "PortableRunner"}, {"job_endpoint", "%s"}, {"environment_type", "LOOPBACK"}}},

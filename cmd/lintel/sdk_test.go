@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"os"
 	"strings"
 	"testing"
@@ -75,6 +76,35 @@ func TestCommandsAreCompleted(t *testing.T) {
 		}
 		if after := strings.Join(words, " "); after != before {
 			t.Errorf("%s: the argument became %s", before, after)
+		}
+	}
+}
+
+// A savepoint goes where the SDK lets it pass.
+func TestCommandsThatBeginWithASavepoint(t *testing.T) {
+	const uri = "file:///s"
+	for _, c := range []struct{ sdk, command, want string }{
+		{"python", "python wc.py", "--restore_from=" + uri},
+		{"typescript", "npm run wc", "--restore_from=" + uri},
+		{"java", "java -jar wc.jar", "--experiments=lintel_restore_from=" + uri},
+		{"go", "./wc", "--experiments=lintel_restore_from=" + uri},
+	} {
+		k, err := sdkNamed(c.sdk).restoring(uri, strings.Fields(c.command))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := k.complete(strings.Fields(c.command), "h:1"); !slices.Contains(got, c.want) {
+			t.Errorf("%s: %q, without %s", c.command, got, c.want)
+		}
+		if again := sdkNamed(c.sdk).complete(strings.Fields(c.command), "h:1"); slices.Contains(again, c.want) {
+			t.Errorf("%s: later commands have it too", c.sdk)
+		}
+	}
+	for sdk, command := range map[string]string{
+		"python": "python wc.py --restore_from file:///t", "go": "./wc -experiments=a", "java": "mvn exec:java -Dexec.args=--experiments=a",
+	} {
+		if _, err := sdkNamed(sdk).restoring(uri, strings.Fields(command)); codeOf(err) != exitUsage {
+			t.Errorf("%s: %v", command, err)
 		}
 	}
 }

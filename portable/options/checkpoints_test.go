@@ -26,7 +26,7 @@ func TestNeedCheckpoints(t *testing.T) {
 		"restart_attempts": -1.0, "restart_window": "1h", "restart_delay": "1s", "restart_max_delay": "1m",
 		"restore_from": "file:///s", "allow_dropped_state": "a", "transform_name_mapping": `{"a": "b"}`,
 	}
-	for name, value := range map[string]any{"checkpoint_min_pause": "1s", "restart_attempts": 2.0} {
+	for name, value := range map[string]any{"checkpoint_min_pause": "1s", "restart_attempts": 2.0, "update": true, "update_job": "a-1"} {
 		if o, err := read(t, map[string]any{name: value}); err != nil || !slices.Equal(o.NeedCheckpoints(), []string{name}) {
 			t.Errorf("%s=%v: %v, %v", name, value, o.NeedCheckpoints(), err)
 		}
@@ -57,6 +57,9 @@ func TestOptionsThatDoNotGoTogether(t *testing.T) {
 	for _, values := range []map[string]any{
 		{"checkpoint_min_pause": "1s", "checkpoint_concurrent": 2.0},
 		{"restart_delay": "2m", "restart_max_delay": "1m"},
+		{"restore_from": "file:///s", "update": true},
+		{"restore_from": "file:///s", "update_job": "a-1"},
+		{"update_savepoint": "file:///s"},
 		{"allow_dropped_state": "a"},
 		{"transform_name_mapping": `{"a": "b"}`},
 	} {

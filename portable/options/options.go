@@ -74,17 +74,19 @@ func (o *Options) Validate() error {
 
 // Read reads the options in a PrepareJobRequest. An option is looked for by its
 // key beam:option:NAME:v1, then by its bare name, then in the nested Struct
-// "options" and last among the Go SDK's own flags; numbers and booleans may be
-// strings. Values that can't be read are a fault.Invalid that names the option.
+// "options", then among the Go SDK's own flags and last as the experiment
+// lintel_NAME=VALUE, which every SDK takes; numbers and booleans may be strings. Values that can't be read are a fault.Invalid that names the option.
 func Read(s *structpb.Struct) (*Options, error) {
 	r := &reader{from: sources(s)}
+	experiments := r.list("experiments")
+	r.from = append(r.from, fromExperiments(experiments))
 	o := &Options{
 		JobName:              r.text("job_name", "app_name"),
 		Streaming:            r.flag("streaming"),
 		Parallelism:          r.number("parallelism"),
 		SDKWorkerParallelism: r.number("sdk_worker_parallelism"),
 		Environments:         r.text("environments"),
-		Experiments:          r.list("experiments"),
+		Experiments:          experiments,
 		Checkpoints:          r.checkpoints(),
 		Restart:              r.restart(),
 		RestoreFrom:          r.text("restore_from"),
@@ -123,6 +125,19 @@ func sources(s *structpb.Struct) []map[string]*structpb.Value {
 		s.GetFields()["options"].GetStructValue().GetFields(),
 		golang.GetStructValue().GetFields(),
 	}
+}
+
+// fromExperiments returns the options that are given as experiments: SDKs that know all flags of a
+// program beforehand have no other place for ours.
+func fromExperiments(all []string) map[string]*structpb.Value {
+	given := map[string]*structpb.Value{}
+	for _, e := range all {
+		name, value, ok := strings.Cut(e, "=")
+		if name, ours := strings.CutPrefix(name, "lintel_"); ok && ours {
+			given[name] = structpb.NewStringValue(value)
+		}
+	}
+	return given
 }
 
 // reader keeps the first error.

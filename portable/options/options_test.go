@@ -54,6 +54,15 @@ func TestRead(t *testing.T) {
 			m{"restore_from": "file:///s", "allow_dropped_state": []any{"a", "b:c"}, "transform_name_mapping": `{"a": "b"}`},
 			options.Options{RestoreFrom: "file:///s", AllowDroppedState: []string{"a", "b:c"}, TransformNames: map[string]string{"a": "b"}},
 		},
+		"update": {
+			m{"beam:option:update:v1": "true", "update_job": "a-1", "update_savepoint": "file:///s", "allow_dropped_state": "a"},
+			options.Options{Update: true, UpdateJob: "a-1", UpdateSavepoint: "file:///s", AllowDroppedState: []string{"a"}},
+		},
+		"experiments": {
+			m{"experiments": []any{"lintel_restore_from=file:///s?a=b", "lintel_parallelism=3", "lintel_separate_stages", "x=y"}},
+			options.Options{RestoreFrom: "file:///s?a=b", Parallelism: 3, Experiments: []string{"lintel_restore_from=file:///s?a=b", "lintel_parallelism=3", "lintel_separate_stages", "x=y"}},
+		},
+		"experiments come last": {m{"parallelism": 2.0, "experiments": "lintel_parallelism=3"}, options.Options{Parallelism: 2, Experiments: []string{"lintel_parallelism=3"}}},
 		"names as an object": {
 			m{"restore_from": "s", "transform_name_mapping": m{"a": "b"}}, options.Options{RestoreFrom: "s", TransformNames: map[string]string{"a": "b"}},
 		},

@@ -38,15 +38,19 @@ var (
 	cancelAfter = flag.Duration("cancel_after", 0, "when to cancel the job; 0: never")
 	every       = flag.Duration("every", 10*time.Millisecond, "time from one element of --case exact to the next")
 	each        = flag.Duration("each", 30*time.Second, "how long --case slow takes for an element")
-	observed    = flag.String("observed", os.DevNull, "file that --case exact adds its totals to")
+	observed    = flag.String("observed", os.DevNull, "file that --case exact and evolve add what they have to")
+	variant     = flag.String("variant", "first", "which --case evolve: first, renamed, dropped or text")
 	verbose     = flag.Bool("verbose", false, "the SDK's messages on stderr")
 	// The SDK sends all flags to the runner.
 	_ = flag.String("checkpoint_interval", "", "time between checkpoints")
 	_ = flag.String("restart_delay", "", "time before the first restart")
+	_ = flag.Bool("update", false, "whether it takes the place of the running job of its name")
+	_ = flag.String("allow_dropped_state", "", "state that may be lost then")
+	_ = flag.String("transform_name_mapping", "", "names of transforms before, and those they have now")
 )
 
 // others are pipelines that check more than a sum.
-var others = map[string]func(beam.Scope){"endless": endless, "exact": exact}
+var others = map[string]func(beam.Scope){"endless": endless, "exact": exact, "evolve": evolve}
 
 // cases make the sum of digests of all elements, however they come by it.
 var cases = map[string]func(beam.Scope) beam.PCollection{
