@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lintelrun/lintel/web/jobclient"
+	"github.com/lintelrun/lintel/web/jobcontrol"
 	"github.com/lintelrun/lintel/web/jobview"
 )
 
@@ -30,7 +31,7 @@ and how many of them were new, and why it failed.`,
 				return err
 			}
 			if output.value == "json" {
-				return printJSON(cmd.OutOrStdout(), append([]jobview.Checkpoint{}, list...))
+				return printJSON(cmd.OutOrStdout(), jobcontrol.Checkpoints{Checkpoints: append([]jobview.Checkpoint{}, list...)})
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "EPOCH\tRUN\tENDED\tSECONDS\tBYTES\tNEW\tRESULT")

@@ -19,7 +19,8 @@ func newJobsLogs(endpoint *string) *cobra.Command {
 		Short: "Print what a job and its harnesses said",
 		Long: `Print what a job and its harnesses said, and how its state changed, oldest first.
 
-With --follow it goes on until the job ends, and the exit code tells how it ended.
+With --follow it goes on until the job ends, and the exit code tells how it ended. If the server is started
+again meanwhile, it goes on where it was.
 With --output=json every entry is one line.`,
 		Args:              exactly(cobra.ExactArgs(1)),
 		ValidArgsFunction: completeJobID(endpoint),
@@ -29,17 +30,18 @@ With --output=json every entry is one line.`,
 	follow := cmd.Flags().BoolP("follow", "f", false, "go on until the job ends")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		show := logPrinter(cmd.OutOrStdout(), output.value == "json", level)
-		until, last := jobclient.Now, ""
-		if *follow {
-			until = jobclient.Follow
+		last := ""
+		each := func(e jobview.LogEntry) error {
+			if e.State != "" {
+				last = e.State
+			}
+			return show(e)
 		}
 		err := withClient(cmd.Context(), *endpoint, func(ctx context.Context, c *jobclient.Client) error {
-			return c.Logs(ctx, args[0], until, func(e jobview.LogEntry) error {
-				if e.State != "" {
-					last = e.State
-				}
-				return show(e)
-			})
+			if *follow {
+				return c.FollowLogs(ctx, args[0], func(err error) { tellLost(cmd.ErrOrStderr(), err) }, each)
+			}
+			return c.Logs(ctx, args[0], jobclient.Now, each)
 		})
 		if err != nil || !*follow {
 			return err
@@ -47,6 +49,11 @@ With --output=json every entry is one line.`,
 		return ofState(args[0], last)
 	}
 	return cmd
+}
+
+// tellLost says that a server has gone, which may come again.
+func tellLost(news io.Writer, err error) {
+	fmt.Fprintf(news, "lintel: %v; trying again for %v\n", err, jobclient.Patience)
 }
 
 // levelFlag is a flag for the least level to show.

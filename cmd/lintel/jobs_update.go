@@ -119,7 +119,7 @@ func begin(o map[string]any) {
 func awaitRunning(ctx context.Context, c *jobclient.Client, id string, news io.Writer) error {
 	runs := errors.New("it runs")
 	state, show := "", logPrinter(news, false, func() jobview.Level { return jobview.LevelInfo })
-	err := c.Logs(ctx, id, jobclient.Follow, func(e jobview.LogEntry) error {
+	err := c.FollowLogs(ctx, id, func(err error) { tellLost(news, err) }, func(e jobview.LogEntry) error {
 		if e.State != "" {
 			state = e.State
 		}

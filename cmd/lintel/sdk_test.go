@@ -1,8 +1,8 @@
 package main
 
 import (
-	"slices"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 

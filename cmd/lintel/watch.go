@@ -95,7 +95,12 @@ func (w *watch) look(ctx context.Context) error {
 }
 
 func (w *watch) follow(ctx context.Context, id string) {
-	err := w.client.Logs(ctx, id, jobclient.Follow, func(e jobview.LogEntry) error {
+	lost := func(err error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		tellLost(w.news, err)
+	}
+	err := w.client.FollowLogs(ctx, id, lost, func(e jobview.LogEntry) error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return w.show(e)
@@ -116,13 +121,16 @@ func (w *watch) finish(ctx context.Context, program error) error {
 	defer w.leaveLogs()
 	calls, stopCalls := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopCalls()
+	heard := time.Now()
 	for signalled := ctx.Done(); ; {
-		if err := w.look(calls); err != nil {
-			return cmp.Or(ctx.Err(), errors.Join(program, err))
-		}
-		if w.ended() {
+		switch err := w.look(calls); {
+		case err == nil && w.ended():
 			return cmp.Or(ctx.Err(), w.result(program))
-		}
+		case err == nil:
+			heard = time.Now()
+		case ctx.Err() != nil || w.ended() || !errors.Is(err, jobclient.ErrUnreachable) || time.Since(heard) > jobclient.Patience:
+			return cmp.Or(ctx.Err(), errors.Join(program, err))
+		} // else the server may be started again, and the jobs go on
 		select {
 		case <-signalled:
 			signalled = nil
