@@ -123,12 +123,10 @@ func (j *Job) fromSavepoint(ctx context.Context, from checkpointing.Store, uri s
 	if err := checkGroups(m); err != nil {
 		return nil, err
 	}
-	if err := inherits(j.spec.Plan, j.checkpoints.pipeline, m, &update); err != nil {
-		return nil, err
-	}
-	return &rpc.Restore{Manifest: m, Update: update, Open: func(ctx context.Context, f protocol.File) (io.ReadCloser, error) {
+	r := &rpc.Restore{Manifest: m, Update: update, Open: func(ctx context.Context, f protocol.File) (io.ReadCloser, error) {
 		return checkpointing.OpenFile(ctx, from, f)
-	}}, nil
+	}}
+	return r, inherits(j.spec.Plan, j.checkpoints.pipeline, r)
 }
 
 // fit makes a deployment one of the checkpoint that it restores: at its parallelism, since input and

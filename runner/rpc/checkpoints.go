@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"io"
+	"strings"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 
@@ -45,6 +46,15 @@ func (r *Restore) Counted() []*pipepb.MonitoringInfo {
 		return nil
 	}
 	return r.Metrics
+}
+
+// Stage returns what a stage of a savepoint is called in the plan, and the transform in the savepoint that it is of.
+func (r *Restore) Stage(was string) (name, transform string) {
+	transform, byKey := strings.CutSuffix(was, plan.ByKey)
+	if name = r.Update.Rename(was); byKey && name == was {
+		name = r.Update.Rename(transform) + plan.ByKey
+	}
+	return name, transform
 }
 
 // Answer is what a task has to say about epochs.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"math"
-	"strings"
 
 	"github.com/lintelrun/lintel/checkpointing/protocol"
 	"github.com/lintelrun/lintel/internal/fault"
@@ -33,11 +32,7 @@ func (c *checkpointer) heirs() []*heir {
 	p, from := c.e.d.Plan, c.e.d.Restore
 	byName := map[string]*heir{}
 	for _, t := range from.Manifest.Tasks {
-		name := from.Update.Rename(t.Stage)
-		was, multimap := strings.CutSuffix(t.Stage, plan.ByKey)
-		if multimap && name == t.Stage {
-			name = from.Update.Rename(was) + plan.ByKey
-		}
+		name, was := from.Stage(t.Stage)
 		if from.Update.Drops(was) {
 			continue
 		}

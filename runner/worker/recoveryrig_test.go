@@ -59,6 +59,13 @@ func (f *files) Put(ctx context.Context, epoch, task uint64, content io.ReadSeek
 	return protocol.File{FileID: id, Size: int64(len(data)), CRC32C: crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli))}, nil
 }
 
+// copy returns all files, for another store.
+func (f *files) copy() map[protocol.FileID][]byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return maps.Clone(f.all)
+}
+
 func (f *files) open(_ context.Context, file protocol.File) (io.ReadCloser, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

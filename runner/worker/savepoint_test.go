@@ -36,10 +36,11 @@ type itinerary struct {
 func newTour(t *testing.T, by itinerary) *tour {
 	p := portabletest.New()
 	p.Environment(pEnv, "")
+	p.Environment("sources", "another, so that these are not fused with what follows")
 	u := &tour{counters: &counters{tick: time.Millisecond, fails: func() bool { return false }, ran: map[string]*process{}, finalized: map[string]int{}}, keys: 23, sources: 5, limit: 60}
 	counter := cmp.Or(by.counter, "count")
 	payload := &pipepb.ParDoPayload{RestrictionCoderId: pBytes, RequestsFinalization: true}
-	numbers := p.ParDoWith("source", pEnv, payload, pBytes, p.Impulse("impulse"))
+	numbers := p.ParDoWith("source", "sources", payload, pBytes, p.Impulse("impulse"))
 	keyed := p.ParDo("key", pEnv, pKV, numbers)
 	if by.detour {
 		keyed = p.ParDo("detour", pEnv, pKV, keyed)
@@ -88,7 +89,12 @@ func newTour(t *testing.T, by itinerary) *tour {
 		"write":   collector,
 		"lines":   collector,
 	})
-	u.rig = newRig(t, u.script)
+	return u
+}
+
+// on has a rig's harnesses run the tour.
+func (u *tour) on(r *rig) *tour {
+	u.rig, r.launcher.script = r, u.script
 	return u
 }
 
@@ -128,26 +134,29 @@ func (u *tour) check(t *testing.T, all ...*tour) {
 	}
 }
 
-// passed says when a part of all has been written.
-func (u *tour) passed(part float64) func() bool {
-	return func() bool { return float64(len(u.got("write"))) >= part*float64(u.sources*u.limit) }
+// until is a leg in which sources count to a part of their limit, and which ends when half of what is new has been written;
+// all of it for 1.
+func (u *tour) until(part float64, parallelism int, backend string) leg {
+	l := leg{parallelism: parallelism, backend: backend}
+	before := u.ceiling.Swap(int64(part * float64(u.limit)))
+	if part < 1 {
+		enough := u.sources * int(before+u.ceiling.Load()) / 2
+		l.after = func() bool { return len(u.got("write")) >= enough }
+	}
+	return l
 }
 
 // A job that is stopped with a savepoint and goes on, at another parallelism and in another state backend each time, does
 // all once: it was quiet at each, so that nothing was under way but at its sources.
 func TestJobsTravel(t *testing.T) {
-	eachSeed(t, 3, func(t *testing.T, seed uint64) {
-		u := newTour(t, itinerary{})
-		v := newTravel(t, u.rig, seed)
-		for i, l := range []leg{{1, "memory", u.passed(0.2)}, {8, "pebble", u.passed(0.4)}, {3, "memory", u.passed(0.6)}, {2, "pebble", nil}} {
-			m := v.to(u.plan, l)
-			if (m == nil) != (l.after == nil) {
-				t.Fatalf("leg %d has the savepoint %v", i, m)
-			}
-			if m != nil {
-				wantQuiet(t, m)
-			}
-		}
+	eachSeed(t, 2, func(t *testing.T, seed uint64) {
+		r := newRig(t, nil)
+		u := newTour(t, itinerary{}).on(r)
+		v := newTravel(t, r, seed)
+		wantQuiet(t, v.to(u.plan, u.until(0.25, 1, "memory")))
+		wantQuiet(t, v.to(u.plan, u.until(0.5, 8, "pebble")))
+		wantQuiet(t, v.to(u.plan, u.until(0.75, 3, "memory")))
+		v.to(u.plan, u.until(1, 2, "pebble"))
 		u.check(t)
 		for _, kind := range []protocol.PartKind{protocol.State, protocol.Residuals} {
 			if v.found[kind] == 0 {
@@ -155,4 +164,137 @@ func TestJobsTravel(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Jobs of all kinds give each line once, wherever they are stopped with savepoints.
+func TestStoppedJobsGiveTheSame(t *testing.T) {
+	for name, c := range jobsToInterrupt() {
+		t.Run(name, func(t *testing.T) {
+			want := c.want(t)
+			found := map[protocol.PartKind]int{}
+			eachSeed(t, 2, func(t *testing.T, seed uint64) {
+				p, got := c.made(t)
+				for id, do := range p.fns {
+					p.fns[id] = slowly(time.Millisecond, do)
+				}
+				inPanes(p.plan)
+				r := newRig(t, p.script)
+				r.cfg.MemoryBytes = LeastMemoryBytes
+				v := newTravel(t, r, seed)
+				for i := range 4 {
+					last := v.taken + v.rand.IntN(5)
+					l := leg{1 + (i+int(seed))%3, []string{"memory", "pebble"}[i%2], func() bool { return v.taken > last }}
+					if m := v.to(p.plan, l); m == nil {
+						break
+					}
+				}
+				if v.newest != nil {
+					v.to(p.plan, leg{2, "memory", nil})
+				}
+				for kind, n := range v.found {
+					found[kind] += n
+				}
+				if diff := gocmp.Diff(want, slices.Sorted(slices.Values(got()))); diff != "" {
+					t.Errorf("(-want +got):\n%s", diff)
+				}
+			})
+			for _, kind := range c.quiet {
+				if found[kind] == 0 {
+					t.Errorf("no savepoint had %v: %v", kind, found)
+				}
+			}
+		})
+	}
+}
+
+// A savepoint is not the end of a job, and any number of jobs go on from it, each to the same end.
+func TestForks(t *testing.T) {
+	r := newRig(t, nil)
+	u := newTour(t, itinerary{}).on(r)
+	v := newTravel(t, r, 1)
+	v.goOn = func() { u.ceiling.Store(0) }
+	m := v.to(u.plan, u.until(0.5, 2, "memory"))
+	wantQuiet(t, m)
+	u.check(t)
+	var ends [][]string
+	for _, parallelism := range []int{1, 4} {
+		w := newTour(t, itinerary{}).on(r)
+		fork := newTravel(t, r, 1)
+		fork.store.all, fork.newest, fork.epoch = v.store.copy(), m, v.epoch
+		fork.to(w.plan, w.until(1, parallelism, "pebble"))
+		ends = append(ends, w.got("lines"), w.got("write"))
+	}
+	_, groups := u.want()
+	if !slices.Equal(ends[0], groups) || !slices.Equal(ends[2], groups) {
+		t.Errorf("groups are %q and %q, not %q", ends[0], ends[2], groups)
+	}
+	if diff := gocmp.Diff(ends[1], ends[3]); diff != "" {
+		t.Errorf("forks differ:\n%s", diff)
+	}
+	if n := len(ends[1]); n == 0 || n >= len(u.got("write")) {
+		t.Errorf("a fork wrote %d lines of %d", n, len(u.got("write")))
+	}
+}
+
+// A job goes on in an updated pipeline: with a transform renamed, one added, one gone, and fused in another way.
+func TestUpdatedPipelinesGoOn(t *testing.T) {
+	for name, c := range map[string]struct {
+		now    itinerary
+		update protocol.Update
+	}{
+		"renamed":         {itinerary{counter: "tally"}, protocol.Update{Names: map[string]string{"count": "tally"}}},
+		"added":           {itinerary{detour: true}, protocol.Update{}},
+		"fused":           {itinerary{fused: true}, protocol.Update{}},
+		"all of it":       {itinerary{counter: "tally", detour: true, fused: true}, protocol.Update{Names: map[string]string{"count": "tally"}}},
+		"groups left out": {itinerary{without: true}, protocol.Update{MayDrop: []string{"group"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, nil)
+			before, after := newTour(t, itinerary{}).on(r), newTour(t, c.now)
+			v := newTravel(t, r, 1)
+			wantQuiet(t, v.to(before.plan, before.until(0.5, 2, "memory")))
+			v.update = c.update
+			v.to(after.on(r).plan, after.until(1, 3, "pebble"))
+			if c.now.without {
+				want, _ := after.want()
+				if got := slices.Sorted(slices.Values(append(before.got("write"), after.got("write")...))); !slices.Equal(got, want) {
+					t.Errorf("counted: %q", got)
+				}
+				return
+			}
+			after.check(t, before)
+		})
+	}
+}
+
+// What an update drops begins anew, and the rest goes on.
+func TestDroppedStateBeginsAnew(t *testing.T) {
+	for name, update := range map[string]protocol.Update{
+		"a transform":        {MayDrop: []string{"count"}},
+		"a state of it only": {MayDrop: []string{"count:bag"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, nil)
+			before, after := newTour(t, itinerary{}).on(r), newTour(t, itinerary{})
+			v := newTravel(t, r, 1)
+			wantQuiet(t, v.to(before.plan, before.until(0.5, 2, "memory")))
+			v.update = update
+			v.to(after.on(r).plan, after.until(1, 2, "memory"))
+			wantWritten, wantGroups := after.want()
+			if got := after.got("lines"); !slices.Equal(got, wantGroups) {
+				t.Errorf("groups: %q", got)
+			}
+			total := 0
+			for _, line := range after.got("write") {
+				var n int
+				if _, has, ok := strings.Cut(line, " has "); ok {
+					fmt.Sscan(has, &n)
+					total += n
+				}
+			}
+			if want := len(wantWritten) - after.keys - len(before.got("write")); total != want {
+				t.Errorf("%d were counted anew, not %d", total, want)
+			}
+		})
+	}
 }

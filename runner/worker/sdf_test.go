@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,6 +40,8 @@ type counters struct {
 	asked     sync.Map // bundles of "source", by *fnapitest.Bundle
 	// fails tells whether an attempt fails at its end.
 	fails func() bool
+	// ceiling, if not 0, is how far restrictions count for now.
+	ceiling atomic.Int64
 
 	walks     sync.Map // of bundles of "source" that have their input, by *fnapitest.Bundle
 	mu        sync.Mutex
@@ -113,6 +116,7 @@ type counting struct {
 	next, to int // of the current element
 	cut      bool
 	out      []byte
+	ceiling  *atomic.Int64
 }
 
 func (w *counting) begin() (err error) {
@@ -137,6 +141,9 @@ func (w *counting) step() (bool, error) {
 	defer w.mu.Unlock()
 	if w.at >= w.bound {
 		return false, nil
+	}
+	if c := w.ceiling.Load(); c > 0 && w.next >= int(c) && w.next < w.to {
+		return true, nil
 	}
 	if w.next < w.to {
 		w.out = append(w.out, windowed(0, bytesOf(fmt.Sprintf("%d:%d", w.id, w.next)))...)
@@ -202,7 +209,7 @@ func (c *counters) split(b *fnapitest.Bundle, w *counting, d *fnpb.ProcessBundle
 }
 
 func (c *counters) count(me *process, b *fnapitest.Bundle, s *plan.Stage) error {
-	w := &counting{truncate: b.Descriptor.GetId() != "job/"+s.ID}
+	w := &counting{ceiling: &c.ceiling, truncate: b.Descriptor.GetId() != "job/"+s.ID}
 	for in, err := range b.Input() {
 		if err != nil {
 			return err

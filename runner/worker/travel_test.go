@@ -15,8 +15,8 @@ import (
 type travel struct {
 	*recovery
 	update protocol.Update
-	// goOn has jobs go on after their savepoints, to their end.
-	goOn bool
+	// goOn, if not nil, is called when a job has its savepoint, and goes on to its end.
+	goOn func()
 }
 
 // leg is one run of a job.
@@ -41,7 +41,7 @@ func (v *travel) to(p *plan.Plan, l leg) *protocol.Manifest {
 		v.t.Fatal(err)
 	}
 	made := v.savepoint(ctx, g, l.after)
-	if made != nil && !v.goOn {
+	if made != nil && v.goOn == nil {
 		cancel()
 	}
 	if err := v.r.wait(g.e); err != nil && (made == nil || !errors.Is(err, context.Canceled)) {
@@ -92,7 +92,7 @@ func (v *travel) savepoint(ctx context.Context, g *generation, after func() bool
 		case <-tick.C:
 			if !asked && after != nil && after() {
 				asked = true
-				go func() { quieted <- g.e.Quiet(ctx, !v.goOn) }()
+				go func() { quieted <- g.e.Quiet(ctx, v.goOn == nil) }()
 			} else if len(g.snapshots) < 2 {
 				g.begin()
 			}
@@ -115,9 +115,10 @@ func (v *travel) savepoint(ctx context.Context, g *generation, after func() bool
 		if made == nil && at != 0 && g.newest != nil && g.newest.Epoch == at {
 			m := *g.newest
 			m.Savepoint = true
-			if made = &m; !v.goOn {
+			if made = &m; v.goOn == nil {
 				return made
 			}
+			v.goOn()
 		}
 	}
 }
@@ -125,6 +126,9 @@ func (v *travel) savepoint(ctx context.Context, g *generation, after func() bool
 // wantQuiet checks that nothing was under way when a savepoint was taken.
 func wantQuiet(t *testing.T, m *protocol.Manifest) {
 	t.Helper()
+	if m == nil {
+		t.Fatal("no savepoint")
+	}
 	for _, task := range m.Tasks {
 		for _, p := range task.Parts {
 			switch p.Kind {
