@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write what scripts put out as what to e
 // indented below each line what the task asks for then. Every element is one
 // letter. Lines that begin with # and empty ones are for the reader.
 //
-//	task [main=N] [side=N] [inflight=N] [attempts=N] [first=N] [elements=N] [bytes=N]
+//	task [main=N] [side=N] [splittable=1] [inflight=N] [attempts=N] [first=N] [elements=N] [bytes=N]
 //	frame LETTERS at TIME        input arrives
 //	watermark [CHANNEL] TIME     of a main channel
 //	side [CHANNEL] TIME          of a side input
@@ -28,6 +28,7 @@ var update = flag.Bool("update", false, "write what scripts put out as what to e
 //	block, unblock               as the output waits for credit, or no longer
 //	wait D                       time passes
 //	drain                        the job is to come to an end
+//	hold, release                nothing begins by itself, or it does again; then it is printed if the task is at rest
 //	snapshot                     is taken; it is printed
 //	restore                      a new task goes on from the snapshot
 //
@@ -78,6 +79,10 @@ func (s *script) line(words []string) error {
 		s.now = s.now.Add(d)
 	case "drain":
 		s.task.Drain(s.now)
+	case "hold":
+		s.task.Hold(s.now)
+	case "release":
+		s.task.Release()
 	case "snapshot":
 		s.snapshot = s.task.Snapshot()
 		s.printSnapshot()
@@ -97,8 +102,10 @@ func (s *script) print(format string, args ...any) {
 
 func (s *script) newTask(args []string) error {
 	cfg := Config{Main: 1, Cut: func(_ []byte, n int) (int, error) { return n, nil }}
+	splittable := 0
 	options := map[string]*int{
-		"main": &cfg.Main, "side": &cfg.Side, "inflight": &cfg.InFlight, "attempts": &cfg.Attempts,
+		"splittable": &splittable,
+		"main":       &cfg.Main, "side": &cfg.Side, "inflight": &cfg.InFlight, "attempts": &cfg.Attempts,
 		"first": &cfg.Limits.First, "elements": &cfg.Limits.Elements, "bytes": &cfg.Limits.Bytes,
 	}
 	for _, arg := range args {
@@ -109,6 +116,8 @@ func (s *script) newTask(args []string) error {
 		}
 		*options[name] = n
 	}
+	cfg.Splittable = splittable > 0
+	cfg.Checkpoints.Unbounded = cfg.Splittable
 	s.cfg, s.task = cfg, NewTask(cfg)
 	return s.ready()
 }
@@ -188,6 +197,12 @@ func (s *script) ready() error {
 	}
 	if r.Advanced {
 		s.print("watermark %s", formatTime(r.Watermark))
+	}
+	for _, split := range r.Splits {
+		s.print("interrupt bundle %d", split.ID)
+	}
+	if s.task.AtRest() {
+		s.print("at rest")
 	}
 	if !r.Wake.IsZero() {
 		s.print("wake in %v", r.Wake.Sub(s.now))

@@ -2,9 +2,12 @@ package worker
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +15,8 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/lintelrun/lintel/checkpointing/protocol"
+	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/internal/testkit"
 	"github.com/lintelrun/lintel/portable"
 	"github.com/lintelrun/lintel/portable/portabletest"
 )
@@ -21,6 +26,11 @@ import (
 type tour struct {
 	*counters
 	keys, sources, limit int
+	// restless has a timer of processing time set itself again and again for each key.
+	restless atomic.Bool
+	ticks    atomic.Int64
+	// weight is how long the names of restrictions are.
+	weight int
 }
 
 // itinerary is how the pipeline of a tour is made.
@@ -45,7 +55,7 @@ func newTour(t *testing.T, by itinerary) *tour {
 	if by.detour {
 		keyed = p.ParDo("detour", pEnv, pKV, keyed)
 	}
-	counted := p.ParDoWith(counter, pEnv, payloadOf("f"), pBytes, keyed)
+	counted := p.ParDoWith(counter, pEnv, payloadOf("f", "clock"), pBytes, keyed)
 	p.ParDo("write", pEnv, pBytes, counted)
 	if !by.without {
 		p.ParDo("lines", pEnv, pBytes, p.ParDo("ungroup", pEnv, pBytes, p.GroupByKey("group", keyed)))
@@ -62,7 +72,8 @@ func newTour(t *testing.T, by itinerary) *tour {
 		},
 		"source/SplitAndSize": func(c *call) error {
 			for i := range u.sources {
-				c.emit(restriction(i, 0, u.limit))
+				id := fmt.Sprintf("%-*d", u.weight, i)
+				c.emit(slices.Concat(kvOf(id, fmt.Sprintf("0-%d", u.limit)), make([]byte, 8)))
 			}
 			return nil
 		},
@@ -77,8 +88,19 @@ func newTour(t *testing.T, by itinerary) *tour {
 			return nil
 		},
 		counter: func(c *call) error {
-			if c.timer == nil {
+			soon := time.Now().Add(time.Millisecond).UnixMilli()
+			switch {
+			case c.timer != nil && c.timer.family == "clock":
+				u.ticks.Add(1)
+				if u.restless.Load() {
+					c.set("clock", "", soon, c.timer.hold)
+				}
+				return nil
+			case c.timer == nil:
 				c.set("f", "", 1<<40, 1<<40)
+				if u.restless.Load() {
+					c.set("clock", "", soon, 1<<40)
+				}
 				return count(c)
 			}
 			bag, err := c.bundle.StateGet(c.bag("bag"))
@@ -297,4 +319,116 @@ func TestDroppedStateBeginsAnew(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Timers that set themselves again and again stand still for a savepoint, and go on after it.
+func TestClocksStandStillForSavepoints(t *testing.T) {
+	r := newRig(t, nil)
+	u := newTour(t, itinerary{}).on(r)
+	u.restless.Store(true)
+	v := newTravel(t, r, 1)
+	wantQuiet(t, v.to(u.plan, u.until(0.5, 2, "memory")))
+	if u.ticks.Load() == 0 {
+		t.Error("no timer has fired")
+	}
+	v.goOn = func() {
+		before := u.ticks.Load()
+		testkit.Eventually(t, patience, "timers fire again", func() bool { return u.ticks.Load() > before })
+		u.restless.Store(false) // at the end of time they would not wait
+		u.ceiling.Store(0)
+	}
+	wantQuiet(t, v.to(u.plan, u.until(0.9, 3, "pebble")))
+	u.check(t)
+}
+
+// What comes to a source that holds back is kept, however much it is, and dealt out to those that go on.
+func TestInputOfSourcesIsKept(t *testing.T) {
+	r := newRig(t, nil)
+	r.cfg.MemoryBytes = LeastMemoryBytes
+	u := newTour(t, itinerary{}).on(r)
+	u.sources, u.limit, u.weight = 40, 4, 100<<10
+	split := u.fns["source/SplitAndSize"]
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	u.fns["source/SplitAndSize"] = func(c *call) error {
+		close(begun)
+		<-goOn
+		return split(c)
+	}
+	v := newTravel(t, r, 1)
+	after := func() bool {
+		select {
+		case <-begun:
+			time.AfterFunc(50*time.Millisecond, func() { close(goOn) }) // when sources hold back
+			return true
+		default:
+			return false
+		}
+	}
+	m := v.to(u.plan, leg{2, "memory", after})
+	wantQuiet(t, m)
+	v.to(u.plan, leg{3, "memory", nil})
+	u.check(t)
+	if v.found[protocol.Parked] == 0 {
+		t.Errorf("the savepoint had %v", v.found)
+	}
+}
+
+// A job that doesn't come to rest in time has no savepoint, says which stage was busy, and goes on.
+func TestSavepointsThatFindNoRest(t *testing.T) {
+	r := newRig(t, nil)
+	u := newTour(t, itinerary{}).on(r)
+	key := u.fns["key"]
+	stuck, release := make(chan struct{}, 100), make(chan struct{})
+	u.fns["key"] = func(c *call) error {
+		select {
+		case stuck <- struct{}{}:
+		default:
+		}
+		<-release
+		return key(c)
+	}
+	v := newTravel(t, r, 1)
+	g := v.deploy(t.Context(), u.plan, u.until(1, 2, "memory"))
+	<-stuck
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	err := g.e.Quiet(ctx, true)
+	wantError(t, err, fault.Retryable, "did not come to rest", "(key)")
+	if !errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "count") {
+		t.Errorf("it was %v", err)
+	}
+	close(release)
+	if err := r.wait(g.e); err != nil {
+		t.Fatal(err)
+	}
+	u.check(t)
+}
+
+// A savepoint that comes to nothing after the job was quiet lets it go on.
+func TestSavepointsThatComeToNothing(t *testing.T) {
+	r := newRig(t, nil)
+	u := newTour(t, itinerary{}).on(r)
+	v := newTravel(t, r, 1)
+	l := u.until(0.5, 2, "memory")
+	g := v.deploy(t.Context(), u.plan, l)
+	testkit.Eventually(t, patience, "half of it", l.after)
+	if err := g.e.Quiet(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	u.ceiling.Store(0)
+	before := len(u.got("write"))
+	g.e.Barrier(protocol.Begun{Epoch: 1, Savepoint: "s"})
+	for answered := map[int]bool{}; len(answered) < len(g.tasks); {
+		a := <-g.e.Answers()
+		answered[a.Task] = true
+	}
+	if n := len(u.got("write")); n != before {
+		t.Errorf("%d lines were written by a job that holds back", n-before)
+	}
+	g.e.Concluded(1, false)
+	g.e.Resume()
+	if err := r.wait(g.e); err != nil {
+		t.Fatal(err)
+	}
+	u.check(t)
 }
