@@ -56,7 +56,7 @@ const checkpointInterval = "300ms"
 // Elements of the Go pipeline come from goShards, and each time goEvery has passed one of each.
 const (
 	goShards = 2
-	goEvery  = 10 * time.Millisecond
+	goEvery  = 20 * time.Millisecond
 )
 
 func talliesGo(takes time.Duration) int { return goShards * int(takes/goEvery) }

@@ -158,8 +158,7 @@ func (v *recovery) run(stop func() bool) bool {
 	if err := e.Restored(); err != nil {
 		v.t.Fatal(err)
 	}
-	g := &generation{recovery: v, e: e, tasks: d.Tasks(), began: map[uint64]time.Time{}, counted: map[[2]uint64][]*pipepb.MonitoringInfo{}, before: d.Restore.Counted(), snapshots: map[uint64][]*protocol.Snapshot{}, over: map[uint64]*protocol.Manifest{}}
-	g.ended = make([]bool, len(g.tasks))
+	g := v.generation(e, &d)
 	tick := time.NewTicker(time.Duration(1+v.rand.IntN(5)) * time.Millisecond)
 	defer tick.Stop()
 	answers := e.Answers()
@@ -200,6 +199,16 @@ type generation struct {
 	// checkpoint that it went on from.
 	counted map[[2]uint64][]*pipepb.MonitoringInfo
 	before  []*pipepb.MonitoringInfo
+}
+
+// generation is a run of a deployment.
+func (v *recovery) generation(e rpc.Execution, d *rpc.Deployment) *generation {
+	tasks := d.Tasks()
+	return &generation{
+		recovery: v, e: e, tasks: tasks, ended: make([]bool, len(tasks)), began: map[uint64]time.Time{},
+		snapshots: map[uint64][]*protocol.Snapshot{}, over: map[uint64]*protocol.Manifest{},
+		counted: map[[2]uint64][]*pipepb.MonitoringInfo{}, before: d.Restore.Counted(),
+	}
 }
 
 func (g *generation) begin() {

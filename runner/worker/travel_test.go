@@ -76,9 +76,7 @@ func (v *travel) deploy(ctx context.Context, p *plan.Plan, l leg) *generation {
 	if err != nil {
 		v.t.Fatal(err)
 	}
-	g := &generation{recovery: v.recovery, e: e, tasks: d.Tasks(), snapshots: map[uint64][]*protocol.Snapshot{}, over: map[uint64]*protocol.Manifest{}}
-	g.ended = make([]bool, len(g.tasks))
-	return g
+	return v.generation(e, &d)
 }
 
 // savepoint has checkpoints taken until it is time for a savepoint, which it returns; nil if the job ends before.
