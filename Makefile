@@ -62,7 +62,7 @@ faults-short: ## little memory, full disks, many jobs, killed servers, bad clien
 	go run ./scripts/gotest ./integration/faults
 
 .PHONY: faults
-faults: ## the same at full size: an hour, 8 GiB of disk (ARGS="-run Memory")
+faults: test-setup setup-java ## the same at full size, and in Python and Java: two hours, 8 GiB of disk (ARGS="-run Memory")
 	go test -timeout 3h -v $(ARGS) ./integration/faults -long
 
 FUZZTIME ?= 5s

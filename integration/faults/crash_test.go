@@ -94,7 +94,7 @@ func testKilledServers(t *testing.T, o oracle) {
 func (s *server) awaitExact(takes time.Duration) (job string) {
 	s.t.Helper()
 	var state string
-	testkit.Eventually(s.t, 2*takes+time.Minute, "the job ends", func() bool {
+	testkit.Eventually(s.t, 2*takes+3*time.Minute, "the job ends", func() bool {
 		job, state = s.job()
 		return state != "RUNNING" && state != "STARTING"
 	})

@@ -107,7 +107,7 @@ func (s *server) awaitOutput(observed string) time.Duration {
 		return n
 	}
 	began, had, size := time.Now(), states(), int64(0)
-	testkit.Eventually(s.t, time.Minute, "new output", func() bool {
+	testkit.Eventually(s.t, 3*time.Minute, "new output", func() bool {
 		f, err := os.Stat(observed)
 		if err != nil || f.Size() == size {
 			return false
