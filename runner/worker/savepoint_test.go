@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -18,7 +19,10 @@ import (
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/internal/testkit"
 	"github.com/lintelrun/lintel/portable"
+	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/portable/portabletest"
+	"github.com/lintelrun/lintel/runner/frame"
+	"github.com/lintelrun/lintel/runner/keygroup"
 )
 
 // tour is a pipeline to go from savepoint to savepoint: sources count up to a limit, all numbers are counted by key in state,
@@ -431,4 +435,65 @@ func TestSavepointsThatComeToNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	u.check(t)
+}
+
+// What was not taken while the job was quiet is refused, as only tasks like those that took it could go on with it.
+func TestSavepointsThatAreNotQuietAreRefused(t *testing.T) {
+	p := shuffle(t, 120, 7, func(c *call) error {
+		c.emit(kvOf("k"+text(c.element)[:1], text(c.element)+strings.Repeat(" ", 200<<10)))
+		return nil
+	})
+	p.fns["ungroup"] = slowly(10*time.Millisecond, whole)
+	inPanes(p.plan)
+	r := newRig(t, p.script)
+	r.cfg.MemoryBytes = LeastMemoryBytes
+	v := newTravel(t, r, 1)
+	r.deployment.Plan = p.plan
+	if v.run(func() bool { return v.newest != nil && v.has(protocol.Outbox) }) {
+		t.Fatal("no output waited for credit")
+	}
+	m := *v.newest
+	m.Savepoint = true
+	v.newest = &m
+	g := v.deploy(t.Context(), p.plan, leg{parallelism: 2, backend: "memory"})
+	wantError(t, g.e.Restored(), fault.Unsupported, "not taken while the job was quiet")
+	if err := r.wait(g.e); err == nil {
+		t.Error("the job ran")
+	}
+}
+
+// Elements that wait go to the owner of their key, and where there are no keys each to one of the tasks.
+func TestWaitingElementsAreDealtOut(t *testing.T) {
+	const tasks = 3
+	stages := stateful(t, 1, 1, count).plan.Stages
+	at := slices.IndexFunc(stages, func(s *plan.Stage) bool { return s.Exec != nil && s.Exec.Stateful != nil })
+	whole := frame.Frame{MinTimestamp: 0}
+	for i := range 100 {
+		whole.Data = append(whole.Data, windowed(int64(i), kvOf(fmt.Sprint("k", i), "v"))...)
+		whole.Elements++
+	}
+	keyed, dealt, least := 0, 0, int64(math.MaxInt64)
+	for i := range tasks {
+		r := &restored{Task: protocol.Task{Index: i, Of: tasks}, t: &task{stage: stages[at]}, heir: &heir{}}
+		for n := range 10 {
+			f, err := r.share(whole, n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dealt += f.Elements
+		}
+		r.FirstGroup, r.EndGroup = keygroup.Range(i, tasks, keygroup.DefaultMax)
+		f, err := r.share(whole, i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, _, err := stages[at].In[0].Coder.Count(f.Data); err != nil || n != f.Elements || n == 0 {
+			t.Errorf("task %d has %d elements, and says %d: %v", i, n, f.Elements, err)
+		}
+		keyed += f.Elements
+		least = min(least, f.MinTimestamp)
+	}
+	if keyed != whole.Elements || dealt != 10*whole.Elements || least != 0 {
+		t.Errorf("%d of %d elements by key, the first at %d; %d of %d in turn", keyed, whole.Elements, least, dealt, 10*whole.Elements)
+	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -71,7 +72,7 @@ func (t *total) add(id int64) {
 // accumulators, and fails if a total is missing, wrong or there twice. What its totals were, again after each failure, is added to
 // the file observed.
 func exact(s beam.Scope) {
-	o := oracle{Start: time.Now().UnixMilli(), Every: every.Milliseconds(), N: *n, Shards: *shards, Keys: *keys}
+	o := oracle{Start: cmp.Or(*start, time.Now().UnixMilli()), Every: every.Milliseconds(), N: *n, Shards: *shards, Keys: *keys}
 	var parts []beam.PCollection
 	for shard := range o.Shards {
 		s := s.Scope(fmt.Sprintf("shard%d", shard))
