@@ -1,12 +1,16 @@
 package faults
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -99,6 +103,26 @@ func (e *evolving) pipeline(job, file string) {
 	}
 }
 
+// follow starts a command that follows a job, and returns what waits for its end.
+func (e *evolving) follow(args ...string) func() (out, news string, err error) {
+	e.t.Helper()
+	cmd := exec.Command(lintelBinary(e.t), args...)
+	var out, news bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &news
+	if err := cmd.Start(); err != nil {
+		e.t.Fatal(err)
+	}
+	wait := sync.OnceValue(cmd.Wait)
+	e.t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it has ended, if all is well
+		_ = wait()
+	})
+	return func() (string, string, error) {
+		err := wait()
+		return out.String(), news.String(), err
+	}
+}
+
 // A job is stopped with a savepoint and goes on, is updated, and changed: each element is counted once, whatever was done.
 // Updates that would lose or misread state are refused, with all that stands in the way, before anything is stopped (fault 26).
 func TestStateOutlivesPipelines(t *testing.T) {
@@ -114,11 +138,12 @@ func TestStateOutlivesPipelines(t *testing.T) {
 	}{
 		{e.args("renamed", "--update"), []string{`state "count" is gone`}},
 		{e.args("dropped", "--update"), []string{"main.number", "it has state, which would be lost"}},
-		{e.args("text", "--update"), []string{"needs a name mapping", "main.number"}},
+		{e.args("text", "--update"), []string{"dropped: main.number"}},
 		{e.args("text", "--update", "--transform_name_mapping", `{"main.number": "main.numberText"}`), []string{`state "last" has coder`}},
 		{e.args("first", "--update", "--allow_dropped_state", "nobody"), []string{"nobody"}},
 	} {
 		out, err := e.run(c.args...)
+		out = strings.ReplaceAll(out, `\"`, `"`)
 		for _, text := range c.want {
 			if err == nil || !strings.Contains(out, text) {
 				t.Errorf("%q: %v, without %q\n%s", c.args, err, text, out)
@@ -139,10 +164,7 @@ func TestStateOutlivesPipelines(t *testing.T) {
 	}
 	at := len(e.lines())
 	command := append([]string{"run", "--endpoint", e.jobs, "--sdk", "go", "--from", stopped.Savepoint, "--", pipelines(t)}, e.args("first")...)
-	follower := exec.Command(lintelBinary(t), command...) // follows the job to its end
-	if err := follower.Start(); err != nil {
-		t.Fatal(err)
-	}
+	await := e.follow(command...) // to the job's end
 	e.awaitMore("from the savepoint")
 	if len(e.lines()) == at {
 		t.Error("nothing was stopped")
@@ -153,8 +175,8 @@ func TestStateOutlivesPipelines(t *testing.T) {
 	file := filepath.Join(dir, "pipeline.pb")
 	e.pipeline(second, file)
 	e.lintel(nil, "jobs", "update", second, file)
-	if err := follower.Wait(); err != nil {
-		t.Errorf("who followed the job that was updated: %v", err)
+	if out, news, err := await(); err != nil {
+		t.Errorf("who followed the job that was updated: %v\n%s\n%s", err, out, news)
 	}
 	e.awaitMore("after an update by a file")
 	third := e.running()
@@ -194,5 +216,40 @@ func checkEvolved(t *testing.T, lines []string) {
 	}
 	if by["first"] < 30 || by["text"] < 10 {
 		t.Errorf("lines by variant: %v", by)
+	}
+}
+
+// Whoever follows a job goes on doing so when its server was killed and started again.
+func TestFollowersReattach(t *testing.T) {
+	dir := t.TempDir()
+	e := &evolving{startServer(t, dir), filepath.Join(dir, "observed")}
+	e.mustRun(e.args("first")...)
+	e.awaitMore("at first")
+	job := e.running()
+	testkit.Eventually(t, time.Minute, "there is a checkpoint", func() bool {
+		var list struct{ Checkpoints []struct{ State string } }
+		e.lintel(&list, "jobs", "checkpoints", job)
+		return len(list.Checkpoints) > 0
+	})
+	await := e.follow("jobs", "logs", "--follow", job, "--endpoint", e.jobs)
+	_, port, err := net.SplitHostPort(e.jobs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.kill()
+	e.server = startServer(t, dir, "--job-port", port)
+	e.awaitMore("after the server was killed")
+	e.lintel(nil, "jobs", "stop", job)
+	out, news, err := await()
+	if ended := new(exec.ExitError); !errors.As(err, &ended) || ended.ExitCode() != 6 {
+		t.Errorf("it ends with %v, and not as the job was stopped", err)
+	}
+	for _, text := range []string{"STATE  STARTING", "STATE  RUNNING", "the server was started again", "stopped with the savepoint", "STATE  CANCELLED"} {
+		if n := strings.Count(out, text); n != 1 {
+			t.Errorf("%q is there %d times:\n%s", text, n, out)
+		}
+	}
+	if !strings.Contains(news, "trying again") {
+		t.Errorf("nobody was told: %s", news)
 	}
 }

@@ -29,8 +29,10 @@ func (c *Client) FollowLogs(ctx context.Context, id string, lost func(error), ea
 			}
 			return each(e)
 		})
+		// A server that stops may cancel calls.
+		gone := errors.Is(err, ErrUnreachable) || errors.Is(err, context.Canceled) && ctx.Err() == nil
 		switch {
-		case !errors.Is(err, ErrUnreachable) || read.last.IsZero():
+		case !gone || read.last.IsZero():
 			return err
 		case since.IsZero():
 			since = time.Now()

@@ -47,6 +47,7 @@ var (
 	_ = flag.String("restart_delay", "", "time before the first restart")
 	_ = flag.Int("parallelism", 0, "tasks of a stage; 0: as many as processors")
 	_ = flag.String("restore_from", "", "savepoint to begin with")
+	_ = flag.String("runner", "", "lintel run says which")
 	_ = flag.Bool("update", false, "whether it takes the place of the running job of its name")
 	_ = flag.String("allow_dropped_state", "", "state that may be lost then")
 	_ = flag.String("transform_name_mapping", "", "names of transforms before, and those they have now")
