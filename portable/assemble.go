@@ -380,6 +380,7 @@ func (a *assembler) specifyExecutable(n *node) error {
 		Source:      a.ids.source,
 		Splittable:  n.fused.Transforms[0].Splittable,
 		Unbounded:   a.unbounded(n.fused.Transforms[0]),
+		StableInput: n.fused.Transforms[0].StableInput(),
 	}
 	for _, s := range n.sinks {
 		spec.Sinks = append(spec.Sinks, s.id)

@@ -83,12 +83,18 @@ func (t *Transform) Stateful() bool {
 		t.ParDo.GetRequiresTimeSortedInput()
 }
 
+// StableInput tells whether the transform wants the same input again when it is tried again. Of the parts of a
+// splittable DoFn it is the one that processes elements: what the others make may be made again.
+func (t *Transform) StableInput() bool {
+	return t.ParDo.GetRequiresStableInput() && (t.Splittable || t.ParDo.GetRestrictionCoderId() == "")
+}
+
 // Root tells whether the transform must read its input from the runner. So it is where it
 // wants the same input again when it is tried again, and with live side inputs: which
 // elements may be processed depends on their windows, and those that wait must not keep
 // what else reads the same input.
 func (t *Transform) Root() bool {
-	return t.Splittable || t.Stateful() || t.ParDo.GetRequiresStableInput() || slices.ContainsFunc(t.Sides, func(s SideInput) bool { return s.Live })
+	return t.Splittable || t.Stateful() || t.StableInput() || slices.ContainsFunc(t.Sides, func(s SideInput) bool { return s.Live })
 }
 
 // URN of the transform.

@@ -80,6 +80,9 @@ func viewStage(s *Stage) *stageView {
 		if s.Exec.Finalizes {
 			v.Flags = append(v.Flags, "finalizes")
 		}
+		if s.Exec.StableInput {
+			v.Flags = append(v.Flags, "stable-input")
+		}
 		v.Transforms = viewTransforms(s.Exec)
 	case s.Group != nil:
 		if s.Group.Panes {

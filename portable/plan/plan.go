@@ -136,6 +136,12 @@ type Edge struct {
 	Coder *coders.Windowed
 }
 
+// Waits tells whether anything of a job with checkpoints waits for them: input that is to be stable, or bundles that are to be
+// finalised.
+func (p *Plan) Waits() bool {
+	return slices.ContainsFunc(p.Stages, func(s *Stage) bool { return s.Exec != nil && (s.Exec.StableInput || s.Exec.Finalizes) })
+}
+
 // ExecutableSpec is what a harness needs to run a stage.
 type ExecutableSpec struct {
 	Environment string
@@ -170,6 +176,8 @@ type ExecutableSpec struct {
 	FewBundles bool
 	// Finalizes is true where a transform asks for bundle finalisation.
 	Finalizes bool
+	// StableInput is true where the stage's root is to see the same input in each attempt, whatever fails in between.
+	StableInput bool
 	// Stateful is set where the stage's root keeps state or sets timers.
 	Stateful *StatefulSpec
 }

@@ -101,8 +101,13 @@ func (j *Job) prepare() error {
 			Interval: o.Interval, MinPause: o.MinPause, Timeout: o.Timeout, MaxFailures: o.MaxFailures, Concurrent: o.Concurrent,
 		},
 	}
-	if o.Interval == 0 && !o.Off && !j.spec.Plan.Bounded() {
+	waits := j.spec.Plan.Waits()
+	switch {
+	case o.Interval > 0:
+	case !o.Off && (waits || !j.spec.Plan.Bounded()):
 		k.schedule.Interval = cfg.Interval
+	case waits:
+		return fault.New(fault.Invalid, "pipeline option checkpoint_interval is 0, but the job goes on after failures and has transforms that wait for its checkpoints: those that require stable input, or bundle finalisation")
 	}
 	if err := k.schedule.Validate(); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"github.com/lintelrun/lintel/checkpointing"
 	"github.com/lintelrun/lintel/checkpointing/protocol"
 	"github.com/lintelrun/lintel/internal/fault"
+	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/rpc"
 )
 
@@ -238,6 +239,43 @@ func TestStopAtTheEnd(t *testing.T) {
 		}
 		if _, err := j.Stop(ctx, "file:///three", true); fault.ClassOf(err) != fault.Retryable {
 			t.Errorf("after the end: %v", err)
+		}
+	})
+}
+
+// A bounded job that begins with a savepoint takes checkpoints if anything waits for them, and can't be without.
+func TestJobsThatWaitForCheckpointsTakeThem(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context, _ context.CancelFunc) {
+		r := newRig(t, every10)
+		j := r.start(ctx, t)
+		if _, err := j.Savepoint(ctx, "file:///one"); err != nil {
+			t.Fatal(err)
+		}
+		start := func(waits bool, options map[string]any) (*rig, error) {
+			options["restore_from"] = "file:///one"
+			from := newRig(t, options)
+			from.savepoints, from.spec.ID = r.savepoints, "job-2"
+			for _, s := range from.spec.Plan.Stages {
+				s.Bounded = true
+			}
+			if waits {
+				from.spec.Plan.Stages[0].Exec = &plan.ExecutableSpec{StableInput: true}
+			}
+			_, err := from.tryStart(ctx, t)
+			return from, err
+		}
+		for waits, want := range map[bool]bool{false: false, true: true} {
+			from, err := start(waits, map[string]any{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			sleep(time.Minute)
+			if got := len(from.complete()) > 0; got != want {
+				t.Errorf("a job of which something waits (%t) takes checkpoints: %t", waits, got)
+			}
+		}
+		if _, err := start(true, map[string]any{"checkpoint_interval": "0s"}); fault.ClassOf(err) != fault.Invalid || !strings.Contains(err.Error(), "wait for its checkpoints") {
+			t.Errorf("without an interval: %v", err)
 		}
 	})
 }
