@@ -20,7 +20,7 @@ func (t *Task) Release() { t.held = false }
 // AtRest tells whether nothing is under way in a task that holds back: all of its input is committed or, of a splittable
 // DoFn, waits for Release.
 func (t *Task) AtRest() bool {
-	return t.held && len(t.running) == 0 && (t.cfg.Splittable || t.inbox.len() == 0 && len(t.retries) == 0)
+	return t.held && len(t.running) == 0 && (t.cfg.Splittable || t.Over())
 }
 
 // Uncommitted is the number of bytes of input that the task has yet to give credit back for, by Ready.Consumed.

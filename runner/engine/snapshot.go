@@ -21,6 +21,8 @@ type Snapshot struct {
 	Main, Side []int64
 	// Input and Output are those of the task itself, which never go back.
 	Input, Output int64
+	// Round of a task whose timers fire in rounds, zero of others: Bundles and Inbox follow what it has yet to fire.
+	Round Round
 	// Draining is true once the task was asked to come to an end.
 	Draining bool
 	// Bundles that were running or about to be tried again, in the order in which they began.
@@ -111,6 +113,9 @@ func (t *Task) Snapshot() *Snapshot {
 		Marks:     t.marks.from(t.inbox.first),
 		Residuals: residualsOf(t.delayed),
 	}
+	if t.cfg.Rounds {
+		s.Round = t.round
+	}
 	for i := range t.inbox.frames {
 		f := &t.inbox.frames[i]
 		s.Inbox = append(s.Inbox, PendingFrame{f.Frame, f.hold})
@@ -176,6 +181,9 @@ func (t *Task) restore(s *Snapshot) {
 		t.side.Advance(i, ts)
 	}
 	t.input, t.output = s.Input, s.Output
+	if s.Round != (Round{}) {
+		t.round = s.Round
+	}
 	for i := range s.Bundles {
 		t.retries = append(t.retries, t.resume(&s.Bundles[i]))
 	}

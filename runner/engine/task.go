@@ -41,6 +41,8 @@ type Config struct {
 	// Timers of a stateful task, which runs one bundle at a time unless InFlight
 	// says otherwise; nil for others.
 	Timers Timers
+	// Rounds is true where Timers fire in rounds only: those of Seal and Open.
+	Rounds bool
 	// Cut returns the length in bytes of the first n elements of data.
 	Cut func(data []byte, n int) (int, error)
 	// Restore, if not nil, is what the task goes on from, of a task with as many channels. Whoever keeps
@@ -143,6 +145,8 @@ type Task struct {
 	held     bool
 	heldAt   time.Time
 	done     bool
+	round    Round
+	sealed   bool // and not yet open
 }
 
 // NewTask returns a task at the beginning of time, or at the moment of a snapshot.
@@ -175,6 +179,7 @@ func NewTask(cfg Config) *Task {
 		output:   frame.MinTimestamp,
 		input:    frame.MinTimestamp,
 		buffered: math.MaxInt64,
+		round:    Round{Watermark: frame.MinTimestamp},
 	}
 	if restore != nil {
 		t.restore(restore)
@@ -198,7 +203,7 @@ func (t *Task) Frame(f frame.Frame, behind int64) {
 
 // Watermark notes the watermark of a main channel.
 func (t *Task) Watermark(channel int, ts int64) {
-	if t.main.Advance(channel, ts) && t.cfg.Timers != nil {
+	if t.main.Advance(channel, ts) && t.cfg.Timers != nil && !t.cfg.Rounds {
 		t.marks.add(t.inbox.end(), t.main.Min())
 	}
 }
@@ -341,8 +346,16 @@ func (t *Task) timers(now time.Time) (*Bundle, error) {
 	if t.cfg.Timers == nil {
 		return nil, nil
 	}
-	due, err := t.cfg.Timers.Due(min(t.InputWatermark(), t.marks.passed(t.inbox.first)), t.clock(now), t.sizer.elements)
+	watermark, clock := min(t.InputWatermark(), t.marks.passed(t.inbox.first)), t.clock(now)
+	if t.cfg.Rounds {
+		if !t.round.Firing || t.sealed {
+			return nil, nil
+		}
+		watermark, clock = t.round.Watermark, t.round.Clock
+	}
+	due, err := t.cfg.Timers.Due(watermark, clock, t.sizer.elements)
 	if err != nil || len(due) == 0 {
+		t.round.Firing = false
 		return nil, err
 	}
 	b := t.newBundle()

@@ -23,6 +23,8 @@ const (
 	Barrier
 	// Announcement says that an epoch has begun. It is told to all tasks and comes on no channel, nor do those that follow.
 	Announcement
+	// Complete says that the checkpoint of an epoch is.
+	Complete
 	// Hold asks for nothing to be begun that nobody has sent, until Resume.
 	Hold
 	Resume
@@ -39,7 +41,7 @@ type Message struct {
 	Frame frame.Frame
 	// Watermark (ms).
 	Watermark int64
-	// Epoch of a Barrier or an Announcement; the number of a Hold or Probe.
+	// Epoch of a Barrier, an Announcement or a Complete; the number of a Hold or Probe.
 	Epoch uint64
 }
 

@@ -24,13 +24,20 @@ const (
 	recordFrame
 	recordMark
 	recordWatermark
+	recordRound
 )
 
-// AppendInbox appends the input of an executable task: Draining, Bundles, Inbox and Marks of s. The rest of s is in
+// AppendInbox appends the input of an executable task: Draining, Round, Bundles, Inbox and Marks of s. The rest of s is in
 // the manifest and in the part of residuals.
 func AppendInbox(dst []byte, s *engine.Snapshot) []byte {
 	e := encoder{append(dst, version)}
 	e.bool(s.Draining)
+	if s.Round != (engine.Round{}) {
+		e.byte(recordRound)
+		e.int(s.Round.Watermark)
+		e.int(s.Round.Clock.UnixMilli())
+		e.bool(s.Round.Firing)
+	}
 	for i := range s.Bundles {
 		e.byte(recordBundle)
 		e.bundle(&s.Bundles[i])
@@ -54,9 +61,14 @@ func AppendInbox(dst []byte, s *engine.Snapshot) []byte {
 // DecodeInbox sets in s what AppendInbox wrote of it.
 func DecodeInbox(part []byte, s *engine.Snapshot) error {
 	d := newDecoder(part)
-	s.Draining, s.Bundles, s.Inbox, s.Marks = d.bool(), nil, nil, nil
+	s.Draining, s.Round, s.Bundles, s.Inbox, s.Marks = d.bool(), engine.Round{}, nil, nil, nil
 	for d.more() {
 		switch d.byte() {
+		case recordRound:
+			if s.Round != (engine.Round{}) || len(s.Bundles)+len(s.Inbox)+len(s.Marks) > 0 {
+				d.fail()
+			}
+			s.Round = engine.Round{Watermark: d.int(), Clock: time.UnixMilli(d.int()), Firing: d.bool()}
 		case recordBundle:
 			if len(s.Inbox)+len(s.Marks) > 0 {
 				d.fail()

@@ -47,6 +47,9 @@ func drawResiduals(t *rapid.T) []engine.PendingResidual {
 
 func drawSnapshot(t *rapid.T) *engine.Snapshot {
 	s := &engine.Snapshot{Draining: rapid.Bool().Draw(t, "draining")}
+	if rapid.Bool().Draw(t, "round") {
+		s.Round = engine.Round{Watermark: drawTime(t), Clock: time.UnixMilli(rapid.Int64Range(0, 1<<45).Draw(t, "clock")), Firing: rapid.Bool().Draw(t, "firing")}
+	}
 	for range rapid.IntRange(0, 3).Draw(t, "bundles") {
 		b := engine.PendingBundle{
 			InputHold: drawTime(t), Residual: rapid.Bool().Draw(t, "residual"), Truncated: rapid.Bool().Draw(t, "truncated"),
@@ -200,6 +203,10 @@ func examples() (all []example) {
 			}},
 			Inbox: []engine.PendingFrame{{Frame: empty, Hold: 6}},
 			Marks: []engine.Mark{{Before: 0, Watermark: 8}, {Before: 1, Watermark: 9}},
+		})},
+		{"inbox", AppendInbox(nil, &engine.Snapshot{
+			Round: engine.Round{Watermark: 8, Clock: time.UnixMilli(1000), Firing: true},
+			Inbox: []engine.PendingFrame{{Frame: f, Hold: 6}},
 		})},
 		{"residuals", AppendResiduals(nil, []engine.PendingResidual{rest, {Frame: empty, OutputHold: frame.MinTimestamp, At: time.UnixMilli(-1), Truncated: true}})},
 		{"entries", encodeEntries([]Entry{{Channel: 1, Data: true, Frame: f, Hold: 2}, {Channel: 300, Watermark: frame.MaxTimestamp}})},
