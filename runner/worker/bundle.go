@@ -202,21 +202,13 @@ func (x *execTask) conclude(ctx context.Context, h *harness, fb *fnapi.Bundle, b
 			go func() {
 				defer x.bundles.Done()
 				defer x.e.clock.end(1)
-				x.finalize(ctx, fb)
+				if err := finalize(ctx, fb); err != nil {
+					x.log.Warn("bundle not finalised", "bundle", fb.ID(), "error", err)
+				}
 			}()
 		}
 	}
 	return nil
-}
-
-// finalize is best effort, as the Fn API has it: the SDK's callbacks expire, and are lost with their harness. Without
-// checkpoints the task waits for it, with them the job, unless it is cancelled.
-func (x *execTask) finalize(ctx context.Context, fb *fnapi.Bundle) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if err := fb.Finalize(ctx); err != nil {
-		x.log.Warn("bundle not finalised", "bundle", fb.ID(), "error", err)
-	}
 }
 
 // residuals turns the rest of elements, given back by the SDK, into input.

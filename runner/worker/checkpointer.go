@@ -8,6 +8,7 @@ import (
 	"github.com/lintelrun/lintel/checkpointing/protocol"
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/runner/exchange"
 	"github.com/lintelrun/lintel/runner/rpc"
 )
 
@@ -120,6 +121,7 @@ func (e *execution) Concluded(epoch uint64, complete bool) {
 	e.checkpoints.ended(epoch)
 	if complete {
 		e.checkpoints.final.durable(epoch)
+		e.tell(exchange.Complete, epoch)
 	}
 }
 

@@ -29,7 +29,9 @@ type execTask struct {
 
 	mainChannels int
 	parked       parking
-	kept         kept
+	// stable is nil for stages that take their input as it comes.
+	stable *stable
+	kept   kept
 	// prepaid are bytes whose credit went back before they were committed.
 	prepaid int
 	mu      sync.Mutex // protects live
@@ -90,13 +92,13 @@ func newExecTask(ctx context.Context, t *task, from *restored) (*execTask, error
 	if wholeBundles(t.e.d.Plan.Environments[t.stage.Exec.Environment]) {
 		limits.Bytes = wholeBundleBytes
 	}
-	fill := 0
-	if t.stage.Exec.FewBundles && t.stage.Bounded {
+	fill, held := 0, newStable(t)
+	if t.stage.Exec.FewBundles && t.stage.Bounded && held == nil { // else no more may come before all that has is done
 		limits.First, limits.Target = fewBundlesElements, fewBundlesTarget
 		fill = min(t.inbox.Capacity()/2, t.e.outboxBytes()) // of what is parked no more comes at once
 	}
 	x := &execTask{
-		task: t, parked: parking{spill: spiller{dir: t.e.dir, budget: t.e.staging}}, kept: kept{spill: spiller{dir: t.e.dir, budget: t.e.staging}}, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main, spools: t.e.readsSpools(t.stage),
+		task: t, parked: parking{spill: spiller{dir: t.e.dir, budget: t.e.staging}}, kept: kept{spill: spiller{dir: t.e.dir, budget: t.e.staging}}, stable: held, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main, spools: t.e.readsSpools(t.stage),
 	}
 	side := 0
 	for _, in := range t.stage.In {
@@ -117,7 +119,8 @@ func newExecTask(ctx context.Context, t *task, from *restored) (*execTask, error
 		return nil, err
 	}
 	cfg := engine.Config{Main: main, Side: side, Attempts: t.e.cfg.Attempts, Limits: limits, SplitAfter: t.e.cfg.Splits.After, Cut: x.cut,
-		Splittable: t.stage.Exec.Splittable, Checkpoints: x.checkpoints(), Fill: fill, Bounded: t.stage.Bounded && !t.stage.Exec.Unbounded}
+		Splittable: t.stage.Exec.Splittable, Checkpoints: x.checkpoints(), Fill: fill, Bounded: t.stage.Bounded && !t.stage.Exec.Unbounded,
+		Rounds: x.stable != nil && x.stable.rounds}
 	if t.e.clock.virtual {
 		cfg.InFlight = 1
 	}
@@ -195,19 +198,20 @@ func (x *execTask) act(ctx context.Context) (next time.Time, done bool, err erro
 	if err := x.unwait(); err != nil {
 		return next, false, err
 	}
-	x.core.Block(x.outbox.Waiting() > x.e.outboxBytes())
+	x.core.Block(x.outbox.Waiting() > x.e.outboxBytes() || x.unfinalized.Load() >= int64(x.e.cfg.Unfinalized))
 	now := x.e.clock.Now()
 	running := &x.e.running[x.stage.Index]
 	x.core.Idle(x.idle(int(running.Load()), now))
 	x.core.Spare(x.spare(int(running.Load()), now))
 	if x.keyed != nil {
-		x.keyed.advance(x.core.InputWatermark())
+		x.keyed.advance(x.core.Reached())
 	}
 	ready, err := x.core.Ready(now)
 	if err != nil {
 		return next, false, err
 	}
 	x.repay(ready.Consumed)
+	x.owes = x.stable != nil && !x.parked.empty()
 	x.e.clock.begin(len(ready.Start) + len(ready.Splits))
 	for _, b := range ready.Start {
 		x.turn++
@@ -280,6 +284,8 @@ func (x *execTask) deliver(m exchange.Message) error {
 	switch {
 	case m.Channel >= x.mainChannels:
 		x.sideNews(m)
+	case x.stable != nil:
+		return x.await(m)
 	case m.Kind == exchange.Data && x.keeps():
 		return x.keep(m.Frame)
 	case !x.core.SidesReady():
@@ -320,7 +326,7 @@ func (x *execTask) sideNews(m exchange.Message) {
 
 // unpark brings parked input back as the core has use for it.
 func (x *execTask) unpark() error {
-	for x.core.SidesReady() && !x.parked.empty() && x.core.Pending() < 2*x.e.outboxBytes() {
+	for x.core.SidesReady() && !x.parked.empty() && x.stable.free() && x.core.Pending() < 2*x.e.outboxBytes() {
 		m, prepaid, err := x.parked.pop()
 		if err != nil {
 			return err
@@ -328,6 +334,7 @@ func (x *execTask) unpark() error {
 		if prepaid {
 			x.prepaid += m.Frame.Bytes()
 		}
+		x.stable.pass(m, prepaid)
 		if err := x.input(m); err != nil {
 			return err
 		}

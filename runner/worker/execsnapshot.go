@@ -12,6 +12,9 @@ import (
 
 // snapshot has the core and the store, and what waits for side inputs.
 func (x *execTask) snapshot(s *snapshot) error {
+	if err := x.barrier(s.epoch); err != nil {
+		return err
+	}
 	s.core = x.core.Snapshot()
 	s.input, s.output, s.channels = s.core.Input, s.core.Output, slices.Concat(s.core.Main, x.heard)
 	if x.waiting != nil {
@@ -139,6 +142,7 @@ func (x *execTask) parkAgain(r *restored, part []byte) error {
 			return err
 		}
 	}
+	x.stable.restore(queue)
 	return nil
 }
 

@@ -151,7 +151,7 @@ func (e *execution) run(ctx context.Context) {
 	g.Go(func() error {
 		tasks.Wait()
 		if e.checkpoints != nil {
-			e.checkpoints.final.end(ctx)
+			e.checkpoints.final.end()
 		}
 		finished()
 		return nil

@@ -4,12 +4,14 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/lintelrun/lintel/fnapi"
 )
 
 // finalizers are the bundles of a job with checkpoints that ask to be told when their results are durable: once a
-// checkpoint is complete that has them, or the job has succeeded. Safe for concurrent use.
+// checkpoint is complete that has them. Their tasks don't end before that. Safe for concurrent use.
 type finalizers struct {
 	mu      sync.Mutex
 	waiting []finalizer
@@ -18,7 +20,7 @@ type finalizers struct {
 }
 
 // finalizer is a bundle whose commit is in the checkpoint of epoch and in later ones: its task had not yet taken the
-// snapshot of that, and if it never does, it has ended by then.
+// snapshot of that.
 type finalizer struct {
 	epoch  uint64
 	task   *execTask
@@ -40,6 +42,7 @@ func (f *finalizers) add(epoch uint64, task *execTask, bundle *fnapi.Bundle) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.waiting = append(f.waiting, finalizer{epoch, task, bundle})
+	task.unfinalized.Add(1)
 }
 
 // durable notes that the checkpoint of an epoch is complete. It doesn't wait.
@@ -53,6 +56,7 @@ func (f *finalizers) durable(epoch uint64) {
 	f.waiting = slices.DeleteFunc(f.waiting, func(w finalizer) bool {
 		if w.epoch <= epoch {
 			due = append(due, w)
+			w.task.unfinalized.Add(-1)
 		}
 		return w.epoch <= epoch
 	})
@@ -60,19 +64,19 @@ func (f *finalizers) durable(epoch uint64) {
 	f.running.Go(func() { finalizeAll(ctx, due) })
 }
 
-// end finalises what is left when all tasks have ended, unless ctx has, and waits for all of it.
-func (f *finalizers) end(ctx context.Context) {
+// end waits for what is being finalised, when all tasks have ended. If they have failed, others have not been durable.
+func (f *finalizers) end() {
 	f.mu.Lock()
-	due := f.waiting
 	f.waiting, f.ctx = nil, nil
 	f.mu.Unlock()
-	finalizeAll(ctx, due)
 	f.running.Wait()
 }
 
+// finalizeAll is best effort, as the Fn API has it: the SDK's callbacks expire, and are lost with their harness.
 func finalizeAll(ctx context.Context, due []finalizer) {
 	var running sync.WaitGroup
 	slots := make(chan struct{}, finalizeAtOnce)
+	var failed atomic.Int64
 	for _, w := range due {
 		if ctx.Err() != nil {
 			break
@@ -80,10 +84,21 @@ func finalizeAll(ctx context.Context, due []finalizer) {
 		slots <- struct{}{}
 		running.Go(func() {
 			defer func() { <-slots }()
-			w.task.finalize(ctx, w.bundle)
+			if err := finalize(ctx, w.bundle); err != nil && failed.Add(1) == 1 { // of many that expire one says it
+				w.task.log.Warn("bundle not finalised", "bundle", w.bundle.ID(), "error", err)
+			}
 		})
 	}
 	running.Wait()
+	if n := failed.Load(); n > 1 {
+		due[0].task.e.log.Warn("bundles not finalised", "failed", n, "of", len(due))
+	}
+}
+
+func finalize(ctx context.Context, b *fnapi.Bundle) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return b.Finalize(ctx)
 }
 
 // Finalized is part of rpc.Execution.

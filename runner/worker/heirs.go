@@ -186,12 +186,13 @@ func (r *restored) settled(s *engine.Snapshot, n int) error {
 	if n > 0 && !r.t.stage.Exec.Splittable {
 		return fault.New(fault.Unsupported, "the savepoint has input of stage %q: it was not taken while the job was quiet", r.Stage)
 	}
-	s.Marks = nil
+	s.Marks, s.Round = nil, engine.Round{}
 	if r.t.stage.Exec.Stateful == nil {
 		return nil // it has no timers
 	}
 	if r.Input > frame.MinTimestamp {
 		s.Marks = []engine.Mark{{Watermark: r.Input}}
+		s.Round.Watermark = r.Input
 	}
 	return nil
 }

@@ -65,7 +65,7 @@ func (x *execTask) hold(on bool) {
 	}
 }
 
-func (x *execTask) atRest() bool { return x.core.AtRest() }
+func (x *execTask) atRest() bool { return x.core.AtRest() && x.rests() }
 
 // keeps tells whether input is to be kept until the task goes on, or to queue behind what was.
 func (x *execTask) keeps() bool {

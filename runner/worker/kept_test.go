@@ -35,6 +35,7 @@ const (
 // jobsKept are the jobs of which there are checkpoints. What they are must not change.
 func jobsKept() map[string]interrupted {
 	all := jobsToInterrupt()
+	delete(all, "stable panes") // it waits for checkpoints, and nobody takes any of what is kept
 	all["tables"] = interrupted{made: all["timers"].made, with: []protocol.PartKind{protocol.Tables, protocol.Inbox}}
 	side := all["waiting for windows"]
 	all["side input"] = interrupted{made: side.made, with: []protocol.PartKind{protocol.Side}}

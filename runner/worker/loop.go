@@ -26,13 +26,15 @@ type owner[R any] interface {
 	atRest() bool
 	// drain is called once if the job is drained while the task runs.
 	drain()
+	// durable is told of checkpoints that are complete.
+	durable(epoch uint64)
 	// flush writes about so many bytes of what is only in memory to the store, and tells whether that was all.
 	flush(bytes int) (all bool, err error)
 	// snapshot adds to s what the kind of task has at a barrier. It pins and does no more.
 	snapshot(s *snapshot) error
 }
 
-// quiet is the part of an owner that has no goroutines, and nothing of its own to do when the job is drained or holds back.
+// quiet is the part of an owner that has no goroutines, and nothing of its own to do when the job is drained, holds back or has a checkpoint.
 type quiet struct{}
 
 func (quiet) reports() <-chan struct{} { return nil }
@@ -40,14 +42,15 @@ func (quiet) reported(struct{}) error  { return nil }
 func (quiet) drain()                   {}
 func (quiet) hold(bool)                {}
 func (quiet) atRest() bool             { return true }
+func (quiet) durable(uint64)           {}
 
 // inStore is the part of an owner that has nothing only in memory that a store is to have.
 type inStore struct{}
 
 func (inStore) flush(int) (bool, error) { return true, nil }
 
-// loop is the life of a task: it does what there is to do and waits for more, until all is done and what it
-// has sent is delivered. Whatever the task is at, it is here again soon, and takes part in checkpoints.
+// loop is the life of a task: it does what there is to do and waits for more, until all is done, what it
+// has sent is delivered, and its bundles that ask for it are durable. Whatever the task is at, it is here again soon, and takes part in checkpoints.
 func loop[R any](ctx context.Context, t *task, o owner[R]) error {
 	wake := t.e.clock.newAlarm()
 	defer wake.stop()
@@ -69,7 +72,7 @@ func loop[R any](ctx context.Context, t *task, o owner[R]) error {
 			done = last
 			wake.set(next)
 		}
-		if done && t.outbox.Waiting() == 0 {
+		if done && t.outbox.Waiting() == 0 && t.unfinalized.Load() == 0 {
 			return nil
 		}
 		t.rest(o)
@@ -117,6 +120,8 @@ func receive[R any](t *task, o owner[R]) error {
 			t.aligner.Announce(m.Epoch)
 		case exchange.Barrier:
 			t.aligner.Barrier(m.Channel, m.Epoch)
+		case exchange.Complete:
+			o.durable(m.Epoch)
 		default:
 			if !t.aligner.Take(m.Channel, m, m.Final()) {
 				continue

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -215,6 +216,15 @@ func jobsToInterrupt() map[string]interrupted {
 			return p, written(p)
 		}, []protocol.PartKind{protocol.State, protocol.Inbox}, nil},
 		"panes of a TestStream": {earlyPanes, []protocol.PartKind{protocol.State, protocol.Position}, []protocol.PartKind{protocol.State, protocol.Position}},
+		"stable panes": {func(t *testing.T) (*program, func() []string) {
+			p, got := earlyPanes(t)
+			for _, s := range p.plan.Stages {
+				if s.Exec != nil && s.Exec.Transforms[0] == "write" {
+					s.Exec.StableInput = true
+				}
+			}
+			return p, got
+		}, []protocol.PartKind{protocol.Parked}, nil},
 		"waiting for windows": {func(t *testing.T) (*program, func() []string) {
 			s := newSidePipeline(t, 10, 20, nil, nil,
 				elements("main", "a=1@1", "b=2@11", "c=3@21"), watermark("main", 25),
@@ -332,8 +342,10 @@ func TestBundlesAreFinalizedOnceTheyAreDurable(t *testing.T) {
 		e.Barrier(protocol.Begun{Epoch: epoch})
 		answered := map[int]bool{}
 		for len(answered)+len(ended) < len(r.deployment.Tasks()) {
-			a := <-e.Answers()
+			a, ok := <-e.Answers()
 			switch {
+			case !ok:
+				return
 			case a.Ended:
 				ended[a.Task] = true
 			case a.Err != nil:
@@ -352,6 +364,10 @@ func TestBundlesAreFinalizedOnceTheyAreDurable(t *testing.T) {
 	e.Concluded(2, true)
 	<-news
 	close(release)
+	for epoch := uint64(3); len(ended) < len(r.deployment.Tasks()); epoch++ { // they end once all is durable
+		take(epoch)
+		e.Concluded(epoch, true)
+	}
 	if err := r.wait(e); err != nil {
 		t.Fatal(err)
 	}
@@ -362,6 +378,37 @@ func TestBundlesAreFinalizedOnceTheyAreDurable(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// A task has few bundles that wait to be finalised: it waits with them.
+func TestFewBundlesWaitToBeFinalized(t *testing.T) {
+	const n, most = 2000, 3
+	p := shuffle(t, n, 5, nil)
+	var waiting atomic.Int64
+	p.after = func(b *fnapitest.Bundle, s *plan.Stage) error {
+		if s.Transforms[0] != "kv" {
+			return nil
+		}
+		if now := waiting.Add(1); now > most+3 { // that were under way
+			t.Errorf("%d bundles wait to be finalised", now)
+		}
+		return b.Respond(&fnpb.ProcessBundleResponse{RequiresFinalization: true})
+	}
+	r := newRig(t, nil)
+	r.launcher.script = func(*process) fnapitest.Script {
+		return fnapitest.Script{Process: p.process, Finalize: func(string) error {
+			waiting.Add(-1)
+			return nil
+		}}
+	}
+	r.deployment.Parallelism, r.cfg.Unfinalized = 1, most
+	v := newRecovery(t, r, 0)
+	v.checked = func(*protocol.Manifest) { time.Sleep(20 * time.Millisecond) } // there would be more bundles from one to the next
+	v.to(p.plan, 0)
+	wantShuffled(t, p, n, 5)
+	if left := waiting.Load(); left != 0 {
+		t.Errorf("%d bundles were not finalised", left)
+	}
 }
 
 // A file that is damaged keeps the job from beginning, and is named as such; so that an older checkpoint may be tried.

@@ -91,6 +91,10 @@ type recovery struct {
 	took []time.Duration
 	// last is the newest run.
 	last rpc.Execution
+	// latest is the checkpoint that was complete last.
+	latest *protocol.Manifest
+	// checked, if not nil, looks at each checkpoint.
+	checked func(*protocol.Manifest)
 	// taken counts the checkpoints, and found the parts by kind of those that it went on from.
 	taken int
 	found map[protocol.PartKind]int
@@ -275,9 +279,15 @@ func (g *generation) complete(epoch uint64) {
 		g.t.Fatal(err)
 	}
 	delete(g.snapshots, epoch)
-	g.newest = m
+	g.latest = m
+	if g.newest == nil || epoch > g.newest.Epoch { // they may be complete in another order
+		g.newest = m
+	}
 	g.taken++
 	g.took = append(g.took, time.Since(g.began[epoch]))
+	if g.checked != nil {
+		g.checked(m)
+	}
 	g.e.Concluded(epoch, true)
 }
 

@@ -288,7 +288,7 @@ func (r *restored) input(s *engine.Snapshot) error {
 		if err := parts.DecodeInbox(b, &of); err != nil {
 			return err
 		}
-		s.Draining = s.Draining || of.Draining
+		s.Draining, s.Round = s.Draining || of.Draining, of.Round
 		s.Marks = append(s.Marks, of.Marks...)
 		for _, bundle := range of.Bundles {
 			if r.mine(n) {

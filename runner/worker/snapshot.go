@@ -54,7 +54,7 @@ type queued struct {
 	stored exchange.Stored
 }
 
-// parkedPart is what waits for the side inputs of a window, or without a window for all of them.
+// parkedPart is what waits for the side inputs of a window, or without a window for all of them or for a checkpoint.
 type parkedPart struct {
 	window string
 	whole  bool

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lintelrun/lintel/internal/fault"
@@ -35,6 +36,11 @@ type task struct {
 	// at rest, until it is; received counts frames and watermarks.
 	holding, probe uint64
 	received       int
+	// owes is true while the task keeps input until there is a checkpoint, which counts so too.
+	owes bool
+
+	// unfinalized counts the bundles that are to be finalised once there is a checkpoint.
+	unfinalized atomic.Int64
 
 	ahead ahead
 	// epoch is the last whose barrier has passed. The rest is of jobs with checkpoints: files are those of the
@@ -108,7 +114,7 @@ func (t *task) take() []exchange.Message {
 // output waits for credit there may be more to do when that has gone.
 func (t *task) settle() {
 	keep := 0
-	if t.outbox.Waiting() > 0 {
+	if t.outbox.Waiting() > 0 || t.owes {
 		keep = 1
 	}
 	t.e.clock.end(t.held - keep)

@@ -133,6 +133,8 @@ func (x *testStreamTask) deliver(exchange.Message) error { return nil } // it ha
 
 func (x *testStreamTask) drain() {} // wait does
 
+func (x *testStreamTask) durable(uint64) {}
+
 func (x *testStreamTask) snapshot(s *snapshot) error {
 	s.stream = &parts.Stream{Acted: x.acted, Now: x.e.clock.Now().UnixMilli(), Ended: x.ended}
 	s.input, s.output = frame.MinTimestamp, frame.MinTimestamp // each output has its own

@@ -51,6 +51,15 @@ func (v *travel) to(p *plan.Plan, l leg) *protocol.Manifest {
 	return made
 }
 
+// finish has checkpoints taken until the job has ended: some of its tasks wait for them.
+func (v *travel) finish(ctx context.Context, g *generation) {
+	v.t.Helper()
+	v.savepoint(ctx, g, nil)
+	if err := v.r.wait(g.e); err != nil {
+		v.t.Fatal(err)
+	}
+}
+
 // deploy starts a generation that goes on from the newest savepoint.
 func (v *travel) deploy(ctx context.Context, p *plan.Plan, l leg) *generation {
 	v.t.Helper()
@@ -110,8 +119,8 @@ func (v *travel) savepoint(ctx context.Context, g *generation, after func() bool
 			}
 			g.answer(a)
 		}
-		if made == nil && at != 0 && g.newest != nil && g.newest.Epoch == at {
-			m := *g.newest
+		if made == nil && at != 0 && g.latest != nil && g.latest.Epoch == at {
+			m := *g.latest
 			m.Savepoint = true
 			if made = &m; v.goOn == nil {
 				return made

@@ -15,6 +15,7 @@ import (
 	"github.com/lintelrun/lintel/internal/failpoint"
 	"github.com/lintelrun/lintel/internal/spillfile"
 	"github.com/lintelrun/lintel/portable/coders"
+	"github.com/lintelrun/lintel/runner/engine"
 	"github.com/lintelrun/lintel/runner/parts"
 	"github.com/lintelrun/lintel/runner/rpc"
 	"github.com/lintelrun/lintel/statebackend"
@@ -248,7 +249,7 @@ func (w *snapshotWriter) parts() error {
 	return nil
 }
 
-// Indices of parts of what is parked: of what waits for all side inputs as a whole, and of what a source keeps that
+// Indices of parts of what is parked: of what waits for all side inputs as a whole or for a checkpoint, and of what a source keeps that
 // holds back. Those of what waits for windows have 0.
 const (
 	wholeParked = 1
@@ -257,7 +258,7 @@ const (
 
 func (w *snapshotWriter) core() error {
 	core := w.s.core
-	if core.Draining || len(core.Bundles)+len(core.Inbox)+len(core.Marks) > 0 {
+	if core.Draining || core.Round != (engine.Round{}) || len(core.Bundles)+len(core.Inbox)+len(core.Marks) > 0 {
 		if err := w.bytes(protocol.Part{Kind: protocol.Inbox}, parts.AppendInbox(nil, core)); err != nil {
 			return err
 		}

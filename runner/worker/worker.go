@@ -42,6 +42,12 @@ type Config struct {
 	// MemoryBytes is the budget of all that jobs may hold in memory before they
 	// spill; those that run at once share it. Default DefaultMemoryBytes.
 	MemoryBytes int64
+	// HeldBytes bounds what a task whose input has to be stable holds until there is a checkpoint, and lets come nevertheless:
+	// what is beyond slows those who send it. Past the memory budget it is on disk. Default 64 MiB.
+	HeldBytes int
+	// Unfinalized is how many bundles of a task may wait for the checkpoint with which they are finalised, but for those under
+	// way. No others start then: SDKs keep things for each of them, and sources what they have read. Default 2,000.
+	Unfinalized int
 	// ConnectTimeout is how long a launched harness may take to connect; default 2 minutes.
 	ConnectTimeout time.Duration
 	// RestartDelay is how long a harness waits that replaces the second of two which were lost in a row, before any
@@ -140,6 +146,12 @@ func (c *Config) Validate() error {
 	}
 	if c.MemoryBytes < LeastMemoryBytes {
 		return fmt.Errorf("worker: a memory budget of %d bytes is too small, %d are the least", c.MemoryBytes, LeastMemoryBytes)
+	}
+	if c.HeldBytes == 0 {
+		c.HeldBytes = 64 << 20
+	}
+	if c.Unfinalized == 0 {
+		c.Unfinalized = 2000
 	}
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = 2 * time.Minute
