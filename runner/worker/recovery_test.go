@@ -403,7 +403,7 @@ func TestFewBundlesWaitToBeFinalized(t *testing.T) {
 	}
 	r.deployment.Parallelism, r.cfg.Unfinalized = 1, most
 	v := newRecovery(t, r, 0)
-	v.checked = func(*protocol.Manifest) { time.Sleep(20 * time.Millisecond) } // there would be more bundles from one to the next
+	v.checked = func(*protocol.Manifest) { <-time.After(20 * time.Millisecond) } // there would be more bundles from one to the next
 	v.to(p.plan, 0)
 	wantShuffled(t, p, n, 5)
 	if left := waiting.Load(); left != 0 {

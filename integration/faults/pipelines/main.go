@@ -36,10 +36,10 @@ var (
 	stream   = flag.Bool("stream", false, "whether the input is unbounded, though it ends")
 	// It is known from Prepare on, which is where the time begins.
 	cancelAfter = flag.Duration("cancel_after", 0, "when to cancel the job; 0: never")
-	every       = flag.Duration("every", 10*time.Millisecond, "time from one element of --case exact to the next")
+	every       = flag.Duration("every", 10*time.Millisecond, "time from one element of --case exact or stable to the next")
 	each        = flag.Duration("each", 30*time.Second, "how long --case slow takes for an element")
 	start       = flag.Int64("start", 0, "when the first element of --case exact is, in ms since 1970; 0: now")
-	observed    = flag.String("observed", os.DevNull, "file that --case exact and evolve add what they have to")
+	observed    = flag.String("observed", os.DevNull, "file that --case exact, evolve and stable add what they have to")
 	variant     = flag.String("variant", "first", "which --case evolve: first, renamed, dropped or text")
 	verbose     = flag.Bool("verbose", false, "the SDK's messages on stderr")
 	// The SDK sends all flags to the runner.
@@ -54,7 +54,7 @@ var (
 )
 
 // others are pipelines that check more than a sum.
-var others = map[string]func(beam.Scope){"endless": endless, "exact": exact, "evolve": evolve}
+var others = map[string]func(beam.Scope){"endless": endless, "exact": exact, "evolve": evolve, "stable": stable}
 
 // cases make the sum of digests of all elements, however they come by it.
 var cases = map[string]func(beam.Scope) beam.PCollection{
@@ -126,6 +126,9 @@ func run(ctx context.Context) error {
 	p, s := beam.NewPipelineWithRoot()
 	if other != nil {
 		other(s)
+		if *caseName == "stable" {
+			return submitStable(ctx, p)
+		}
 		_, err := beam.Run(ctx, "universal", p)
 		return err
 	}
