@@ -45,7 +45,6 @@ var (
 	// The SDK sends all flags to the runner.
 	_ = flag.String("checkpoint_interval", "", "time between checkpoints")
 	_ = flag.String("restart_delay", "", "time before the first restart")
-	_ = flag.Int("parallelism", 0, "tasks of a stage; 0: as many as processors")
 	_ = flag.String("restore_from", "", "savepoint to begin with")
 	_ = flag.String("runner", "", "lintel run says which")
 	_ = flag.Bool("update", false, "whether it takes the place of the running job of its name")
