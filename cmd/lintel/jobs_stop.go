@@ -28,27 +28,18 @@ The command waits until the job has ended. If the savepoint fails, the job goes 
 	}
 	output := outputFlag(cmd)
 	drain := cmd.Flags().Bool("drain", false, "drain the job before")
-	uri := savepointFlag(cmd)
+	uri := cmd.Flags().String("savepoint", chosen, "URI of the savepoint's folder, file:///FOLDER or gs://BUCKET/FOLDER, as --savepoint=URI; auto leaves it to the server")
+	cmd.Flags().Lookup("savepoint").NoOptDefVal = chosen // so --savepoint alone is the same
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *uri == chosen {
+			*uri = ""
+		}
 		return withClient(cmd.Context(), *endpoint, func(ctx context.Context, c *jobclient.Client) error {
-			made, err := c.Stop(ctx, args[0], uri(), *drain)
+			made, err := c.Stop(ctx, args[0], *uri, *drain)
 			return tellSavepoint(cmd.OutOrStdout(), output.value, made, err)
 		})
 	}
 	return cmd
-}
-
-// savepointFlag adds the flag for where a savepoint goes, whose value may be left out, and returns what says where: "" where the server
-// chooses.
-func savepointFlag(cmd *cobra.Command) func() string {
-	flag := cmd.Flags().String("savepoint", chosen, "URI of the savepoint's folder, file:///FOLDER or gs://BUCKET/FOLDER; auto leaves it to the server")
-	cmd.Flags().Lookup("savepoint").NoOptDefVal = chosen
-	return func() string {
-		if *flag == chosen {
-			return ""
-		}
-		return *flag
-	}
 }
 
 func newSavepointCreate(endpoint *string) *cobra.Command {

@@ -66,7 +66,8 @@ PIPELINE.pb is as for lintel submit. The program of a pipeline does the same by 
 		Args:              exactly(cobra.ExactArgs(2)),
 		ValidArgsFunction: completeJobID(endpoint),
 	}
-	update, given, savepoint := updateFlags(cmd), optionFlag(cmd), savepointFlag(cmd)
+	update, given := updateFlags(cmd), optionFlag(cmd)
+	savepoint := cmd.Flags().String("savepoint", "", "URI of the savepoint's folder, file:///FOLDER or gs://BUCKET/FOLDER; by default the server chooses one")
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, err := update.read(); err != nil {
@@ -86,7 +87,7 @@ PIPELINE.pb is as for lintel submit. The program of a pipeline does the same by 
 				return err
 			}
 			update.put(o)
-			o[options.Key("update_job")], o[options.Key("update_savepoint")] = args[0], savepoint()
+			o[options.Key("update_job")], o[options.Key("update_savepoint")] = args[0], *savepoint
 			id, err := c.Submit(ctx, jobclient.Submission{Name: name, Pipeline: p, Options: o})
 			if err != nil {
 				return err

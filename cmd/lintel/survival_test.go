@@ -101,15 +101,18 @@ func startSurvivor(t *testing.T, dir string) *survivor {
 	log := slog.New(slog.NewTextHandler(&p.log, nil))
 	store, err := filestore.New(filepath.Join(dir, "checkpoints"))
 	check(err)
+	folders, err := (&checkpointConfig{}).folders(dir)
+	check(err)
 	co, err := coordinator.New(coordinator.Config{
-		Worker: p.worker, Parallelism: 1, Logger: slog.New(slog.DiscardHandler), Checkpoints: &coordinator.Checkpoints{Store: store},
+		Worker: p.worker, Parallelism: 1, Logger: slog.New(slog.DiscardHandler),
+		Checkpoints: &coordinator.Checkpoints{Store: store, Savepoints: folders.open, Dir: dir},
 	})
 	check(err)
 	records, err := filerecords.Open(filepath.Join(dir, "jobs"))
 	check(err)
 	artifacts, err := artifact.New(artifact.Config{Dir: filepath.Join(dir, "artifacts")})
 	check(err)
-	run := &runner{executor: executor{Coordinator: co}, planner: planner{check: func(*pipepb.Environment) error { return nil }, log: log}}
+	run := &runner{executor: executor{co, folders}, planner: planner{check: func(*pipepb.Environment) error { return nil }, log: log}}
 	p.Service, err = jobservice.New(jobservice.Config{Records: records, Logger: log}, run.plan, run.executor, artifacts)
 	check(err)
 	p.close = sync.OnceFunc(func() {

@@ -31,10 +31,17 @@ type Method struct {
 	Streams bool
 }
 
-// Methods lists what is registered with a server, by name.
+// Methods lists what is registered with a server, by name. A service without a descriptor has that of its messages for
+// metadata.
 func Methods(s *grpc.Server) ([]Method, error) {
 	var all []Method
 	for service, info := range s.GetServiceInfo() {
+		if input, ok := info.Metadata.(protoreflect.MessageDescriptor); ok {
+			for _, m := range info.Methods {
+				all = append(all, Method{"/" + service + "/" + m.Name, input, m.IsClientStream})
+			}
+			continue
+		}
 		d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", service, err)

@@ -55,6 +55,7 @@ func Register(reg grpc.ServiceRegistrar, s Service) {
 	reg.RegisterService(&grpc.ServiceDesc{
 		ServiceName: serviceName,
 		HandlerType: (*Service)(nil),
+		Metadata:    (&structpb.Struct{}).ProtoReflect().Descriptor(), // of all messages
 		Methods: []grpc.MethodDesc{
 			unary("Savepoint", func(ctx context.Context, s Service, req SavepointRequest) (jobview.Savepoint, error) {
 				made, err := s.Savepoint(ctx, req.ID, req.URI)
