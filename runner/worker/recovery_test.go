@@ -242,7 +242,7 @@ func jobsToInterrupt() map[string]interrupted {
 			return p, written(p)
 		}, []protocol.PartKind{protocol.Residuals}, []protocol.PartKind{protocol.Residuals}},
 		"output without credit": {func(t *testing.T) (*program, func() []string) {
-			p := shuffle(t, 120, 7, func(c *call) error {
+			p := shuffle(t, 50, 7, func(c *call) error {
 				c.emit(kvOf("k"+text(c.element)[:1], text(c.element)+strings.Repeat(" ", 200<<10)))
 				return nil
 			})
