@@ -103,24 +103,43 @@ func (e *evolving) pipeline(job, file string) {
 	}
 }
 
-// follow starts a command that follows a job, and returns what waits for its end.
-func (e *evolving) follow(args ...string) func() (out, news string, err error) {
+// follower is a command that follows a job.
+type follower struct {
+	out  string // the file with what it has printed
+	news bytes.Buffer
+	wait func() error
+}
+
+// follow starts a command.
+func (e *evolving) follow(args ...string) *follower {
 	e.t.Helper()
+	out, err := os.Create(filepath.Join(e.t.TempDir(), "out"))
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	defer out.Close()
+	f := &follower{out: out.Name()}
 	cmd := exec.Command(lintelBinary(e.t), args...)
-	var out, news bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &news
+	cmd.Stdout, cmd.Stderr = out, &f.news
 	if err := cmd.Start(); err != nil {
 		e.t.Fatal(err)
 	}
-	wait := sync.OnceValue(cmd.Wait)
+	f.wait = sync.OnceValue(cmd.Wait)
 	e.t.Cleanup(func() {
 		_ = cmd.Process.Kill() // it has ended, if all is well
-		_ = wait()
+		_ = f.wait()
 	})
-	return func() (string, string, error) {
-		err := wait()
-		return out.String(), news.String(), err
+	return f
+}
+
+// said returns what it has printed by now.
+func (f *follower) said(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile(f.out)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return string(b)
 }
 
 // A job is stopped with a savepoint and goes on, is updated, and changed: each element is counted once, whatever was done.
@@ -164,7 +183,7 @@ func TestStateOutlivesPipelines(t *testing.T) {
 	}
 	at := len(e.lines())
 	command := append([]string{"run", "--endpoint", e.jobs, "--sdk", "go", "--from", stopped.Savepoint, "--", pipelines(t)}, e.args("first")...)
-	await := e.follow(command...) // to the job's end
+	f := e.follow(command...) // to the end of the last job, as it follows all that are new
 	e.awaitMore("from the savepoint")
 	if len(e.lines()) == at {
 		t.Error("nothing was stopped")
@@ -175,9 +194,6 @@ func TestStateOutlivesPipelines(t *testing.T) {
 	file := filepath.Join(dir, "pipeline.pb")
 	e.pipeline(second, file)
 	e.lintel(nil, "jobs", "update", second, file)
-	if out, news, err := await(); err != nil {
-		t.Errorf("who followed the job that was updated: %v\n%s\n%s", err, out, news)
-	}
 	e.awaitMore("after an update by a file")
 	third := e.running()
 	e.mustRun(e.args("text", "--update", "--transform_name_mapping", `{"main.number": "main.numberText"}`, "--allow_dropped_state", "main.number:last")...)
@@ -191,6 +207,9 @@ func TestStateOutlivesPipelines(t *testing.T) {
 	e.lintel(nil, "jobs", "stop", fourth, "--drain")
 	if state := e.jobsNamed("evolving")[fourth]; state != "DRAINED" {
 		t.Errorf("the job is %s", state)
+	}
+	if err := f.wait(); err != nil {
+		t.Errorf("who followed the job, and those that took its place: %v\n%s\n%s", err, f.said(t), &f.news)
 	}
 	checkEvolved(t, e.lines())
 }
@@ -231,7 +250,8 @@ func TestFollowersReattach(t *testing.T) {
 		e.lintel(&list, "jobs", "checkpoints", job)
 		return len(list.Checkpoints) > 0
 	})
-	await := e.follow("jobs", "logs", "--follow", job, "--endpoint", e.jobs)
+	f := e.follow("jobs", "logs", "--follow", job, "--endpoint", e.jobs)
+	testkit.Eventually(t, time.Minute, "it follows the job", func() bool { return strings.Contains(f.said(t), "STATE  RUNNING") })
 	_, port, err := net.SplitHostPort(e.jobs)
 	if err != nil {
 		t.Fatal(err)
@@ -240,16 +260,16 @@ func TestFollowersReattach(t *testing.T) {
 	e.server = startServer(t, dir, "--job-port", port)
 	e.awaitMore("after the server was killed")
 	e.lintel(nil, "jobs", "stop", job)
-	out, news, err := await()
-	if ended := new(exec.ExitError); !errors.As(err, &ended) || ended.ExitCode() != 6 {
-		t.Errorf("it ends with %v, and not as the job was stopped", err)
+	if ended := new(exec.ExitError); !errors.As(f.wait(), &ended) || ended.ExitCode() != 6 {
+		t.Errorf("it ends with %v, and not as the job was stopped", f.wait())
 	}
+	out := f.said(t)
 	for _, text := range []string{"STATE  STARTING", "STATE  RUNNING", "the server was started again", "stopped with the savepoint", "STATE  CANCELLED"} {
 		if n := strings.Count(out, text); n != 1 {
 			t.Errorf("%q is there %d times:\n%s", text, n, out)
 		}
 	}
-	if !strings.Contains(news, "trying again") {
-		t.Errorf("nobody was told: %s", news)
+	if !strings.Contains(f.news.String(), "trying again") {
+		t.Errorf("nobody was told: %s", &f.news)
 	}
 }
