@@ -2,8 +2,8 @@ package engine
 
 import "time"
 
-// Hold keeps the task from what begins by itself, until Release: a task of a splittable DoFn starts no bundles, and those
-// that run are interrupted; others fire no timers of processing time that fall due from now on. Whatever else
+// Hold keeps the task from what begins by itself, until Release: residuals, and timers of processing time that fall due from
+// now on. A task of a splittable DoFn starts no bundles at all, and those that run are interrupted. Whatever else
 // there is goes on, so that the task comes to rest once nothing is sent to it.
 func (t *Task) Hold(now time.Time) {
 	t.held, t.heldAt = true, now

@@ -34,6 +34,9 @@ func (r *Residual) after(now time.Time) delayed { return delayed{now.Add(max(r.D
 // longest first. Residuals were consumed input once; their bytes give no credit back.
 func (t *Task) due(now time.Time) *Bundle {
 	t.forgo()
+	if t.held {
+		return nil
+	}
 	ready := 0
 	for _, d := range t.delayed {
 		if !d.at.After(now) {
