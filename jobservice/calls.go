@@ -39,7 +39,8 @@ func (s *Service) Run(ctx context.Context, req *jobpb.RunJobRequest) (*jobpb.Run
 	started, err := j.start(cancel)
 	if started {
 		s.staged(j)
-		go s.execute(runCtx, cancel, j)
+		old, failed := s.outlast(j)
+		go s.execute(runCtx, cancel, j, old, failed)
 	} else {
 		cancel()
 		s.running.Done()
@@ -62,13 +63,19 @@ func (s *Service) begin() bool {
 	return !s.stopped
 }
 
-func (s *Service) execute(ctx context.Context, cancel context.CancelFunc, j *job) {
-	defer s.running.Done()
-	defer cancel()
-	old, err := s.predecessor(j)
-	if err == nil && s.executor.Survives(s.spec(j)) {
+// outlast has a later process go on with the job, if it is one that survives, before its client is told that it runs. It returns the job
+// whose place it is to take, nil if there is none.
+func (s *Service) outlast(j *job) (old *job, err error) {
+	if old, err = s.predecessor(j); err == nil && s.executor.Survives(s.spec(j)) {
 		s.keep(j)
 	}
+	return old, err
+}
+
+// execute runs a job to its end, in the place of another if old is not nil, unless it has failed already.
+func (s *Service) execute(ctx context.Context, cancel context.CancelFunc, j, old *job, err error) {
+	defer s.running.Done()
+	defer cancel()
 	if err == nil && old != nil {
 		err = s.takePlace(j, old)
 	}

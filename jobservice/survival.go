@@ -79,6 +79,7 @@ func (j *job) leave(err error) bool {
 // called before the service takes jobs.
 func (s *Service) comeBack(j *job) bool {
 	switch j.state {
+	case jobpb.JobState_STOPPED: // the process may have been killed before it had noted the start
 	case jobpb.JobState_STARTING, jobpb.JobState_RUNNING, jobpb.JobState_DRAINING:
 	default:
 		return false

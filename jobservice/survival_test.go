@@ -172,6 +172,29 @@ func TestWhichJobsGoOn(t *testing.T) {
 	}
 }
 
+// A job goes on however soon after the answer to its client the process is killed.
+func TestKilledWhenRunHasReturned(t *testing.T) {
+	for range 10 {
+		dir := t.TempDir()
+		r := surviving(t, dir, unbounded)
+		id := r.prepare(t)
+		if _, err := r.client.Run(t.Context(), &jobpb.RunJobRequest{PreparationId: id}); err != nil {
+			t.Fatal(err)
+		}
+		again := surviving(t, ways["killed"](t, r, dir, id, 0), unbounded)
+		r.executor.run(id).end(nil)
+		if d, err := again.Describe(id); err != nil || jobservice.Terminal(d.State) {
+			t.Fatalf("it is %v: %v", d.State, err)
+		}
+		again.executor.run(id).end(nil)
+		for _, r := range []*rig{r, again} {
+			if states := statesOf(r.watch(t, id)); states[len(states)-1] != done {
+				t.Errorf("states %v", states)
+			}
+		}
+	}
+}
+
 // A service that is closed says what becomes of each job that runs.
 func TestCloseSaysWhatBecomesOfJobs(t *testing.T) {
 	dir := t.TempDir()
