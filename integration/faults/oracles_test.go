@@ -35,7 +35,7 @@ type oracle struct {
 
 var oracles = []oracle{
 	{name: "go", submit: (*server).submitGo, tallies: talliesGo, harnessKills: 5, serverKills: 50, restart: 3 * time.Second, replace: 2 * time.Second},
-	{name: "python", submit: (*server).submitPython, env: pythonEnv, slow: true, harnessKills: 2, serverKills: 10, restart: 8 * time.Second, replace: 6 * time.Second},
+	{name: "python", submit: (*server).submitPython, env: pythonEnv, slow: true, harnessKills: 1, serverKills: 10, restart: 8 * time.Second, replace: 6 * time.Second},
 	{name: "java", submit: (*server).submitJava, env: javaEnv, slow: true, serverKills: 10, restart: 8 * time.Second, replace: 6 * time.Second},
 }
 
