@@ -52,12 +52,12 @@ func testKilledHarnesses(t *testing.T, o oracle) {
 	dir := t.TempDir()
 	observed := filepath.Join(dir, "observed")
 	s := o.start(t, dir)
-	takes := time.Duration(kills) * (o.replace + 500*time.Millisecond)
+	takes := time.Duration(kills) * (o.replace + time.Second)
 	o.submit(s, takes, observed)
 	s.awaitOutput(observed)
 	var recovered []time.Duration
 	for range kills {
-		time.Sleep(time.Duration(random.Int64N(int64(time.Second))))
+		time.Sleep(time.Duration(random.Int64N(int64(2 * time.Second))))
 		running := s.harnesses()
 		if _, state := s.job(); state != "RUNNING" || len(running) == 0 {
 			break // the machine is slow
