@@ -63,8 +63,15 @@ func talliesGo(takes time.Duration) int { return goShards * int(takes/goEvery) }
 
 func (s *server) submitGo(takes time.Duration, observed string) {
 	s.t.Helper()
-	s.mustRun(append(s.asProcess(), "--case", "exact", "--n", fmt.Sprint(int(takes/goEvery)), "--every", goEvery.String(), "--keys", "10", "--shards", fmt.Sprint(goShards),
-		"--checkpoint_interval", checkpointInterval, "--observed", observed, "--async")...)
+	s.submitExact(int(takes/goEvery), observed, "--every", goEvery.String())
+}
+
+// submitExact submits a job in Go of so many elements a shard, with further flags.
+func (s *server) submitExact(elements int, observed string, flags ...string) {
+	s.t.Helper()
+	args := append(s.asProcess(), "--case", "exact", "--n", fmt.Sprint(elements), "--keys", "10", "--shards", fmt.Sprint(goShards),
+		"--checkpoint_interval", checkpointInterval, "--observed", observed, "--async")
+	s.mustRun(append(args, flags...)...)
 }
 
 // slowEvery is the time from one element to the next in languages that take much of the machine for each.
