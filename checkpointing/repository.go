@@ -27,6 +27,8 @@ type Config struct {
 	// further one up to MaxPause (5 s if 0); half of it is by chance. Calls are tried until their
 	// context ends.
 	Pause, MaxPause time.Duration
+	// Failing, if not nil, is told of each failure after which a call is tried again.
+	Failing func(error)
 	// Logger for the operator. Nil is none.
 	Logger *slog.Logger
 }
@@ -47,6 +49,9 @@ func (c *Config) Validate() error {
 	}
 	if c.MaxPause == 0 {
 		c.MaxPause = max(5*time.Second, c.Pause)
+	}
+	if c.Failing == nil {
+		c.Failing = func(error) {}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -137,6 +142,7 @@ func (r *Repository) again(ctx context.Context, do func() error) error {
 			return err
 		}
 		r.cfg.Logger.Warn("checkpoint store failed, trying again", "error", err)
+		r.cfg.Failing(err)
 		timer := time.NewTimer(pause/2 + rand.N(pause/2+1))
 		select {
 		case <-timer.C:

@@ -33,7 +33,7 @@ type Config struct {
 	// ChunkBytes of an upload are sent at a time, and again if they were lost; each upload under way
 	// takes as much memory. What is no larger goes in one request. 0 is 8 MiB.
 	ChunkBytes int
-	// Attempts of a request; 0 is 5. They wait up to Backoff (0 is 200 ms), up to twice that, and so on
+	// Attempts of a request; 0 is 4. They wait up to Backoff (0 is 1 s), up to twice that, and so on
 	// up to 15 s, each time a part of it by chance.
 	Attempts int
 	Backoff  time.Duration
@@ -59,10 +59,10 @@ func (c *Config) Validate() error {
 		c.ChunkBytes = 8 << 20
 	}
 	if c.Attempts == 0 {
-		c.Attempts = 5
+		c.Attempts = 4
 	}
 	if c.Backoff == 0 {
-		c.Backoff = 200 * time.Millisecond
+		c.Backoff = time.Second
 	}
 	return nil
 }

@@ -36,6 +36,7 @@ type loop struct {
 	requests   map[string]*savepoint // by id
 	told       bool                  // of the first checkpoint
 	counted    counted
+	late       lateness
 
 	claims  chan claim
 	written chan result
@@ -70,15 +71,16 @@ type result struct {
 
 // newLoop returns the loop of a generation that went on from the checkpoint of an epoch, 0 for none.
 func newLoop(j *Job, repo *checkpointing.Repository, exec rpc.Execution, d rpc.Deployment, restored uint64) *loop {
+	now := time.Now()
 	l := &loop{
-		job: j, repo: repo, exec: exec, tasks: d.Tasks(), newest: restored,
+		job: j, repo: repo, exec: exec, tasks: d.Tasks(), newest: restored, late: newLateness(j.checkpoints.schedule.Interval, now),
 		began: map[uint64]time.Time{}, announced: map[uint64]bool{}, manifests: map[uint64]*protocol.Manifest{}, requests: map[string]*savepoint{},
 		claims: make(chan claim, 1), written: make(chan result, 1), asked: make(chan *savepoint),
 		quieted: make(chan error, 1), stopped: make(chan struct{}, 1),
 		garbage: make(chan struct{}, 1), ended: make(chan struct{}),
 		submissions: map[uint64]protocol.File{}, exports: map[uint64]bool{},
 	}
-	l.co = protocol.NewCoordinator(j.checkpoints.schedule, len(l.tasks), restored, time.Now())
+	l.co = protocol.NewCoordinator(j.checkpoints.schedule, len(l.tasks), restored, now)
 	l.counted = newCounted(d.Restore.Counted())
 	if restored > 0 {
 		l.keepSubmission(d.Restore.Manifest)
@@ -103,14 +105,16 @@ func (l *loop) run(ctx context.Context) error {
 	alarm := time.NewTimer(math.MaxInt64)
 	defer alarm.Stop()
 	for {
-		actions := l.co.Ready(time.Now())
+		now := time.Now()
+		actions := l.co.Ready(now)
 		l.act(ctx, actions)
 		if actions.Fail != nil {
 			return actions.Fail
 		}
-		wait := time.Duration(math.MaxInt64)
+		l.tellLate(now)
+		wait := l.late.wait(now)
 		if !actions.Wake.IsZero() {
-			wait = time.Until(actions.Wake)
+			wait = min(wait, time.Until(actions.Wake))
 		}
 		alarm.Reset(wait)
 		select {
@@ -290,6 +294,9 @@ func (l *loop) complete(ctx context.Context, b protocol.Begun) {
 	if !l.told {
 		l.told = true
 		l.job.say(rpc.Info, "first checkpoint, %d: %d bytes, in %v", b.Epoch, c.Bytes, c.Ended.Sub(c.Began).Round(time.Millisecond))
+	}
+	if l.late.complete(began) {
+		l.job.say(rpc.Info, "checkpoint %d is complete: there are checkpoints again", b.Epoch)
 	}
 	if s != nil {
 		l.working.Go(func() { l.export(ctx, s, m) })

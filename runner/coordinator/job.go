@@ -49,6 +49,7 @@ type jobCheckpoints struct {
 	pipelineBytes int64
 	// atLeast is the newest epoch known to be complete. Of whoever leads the job.
 	atLeast uint64
+	trouble storeTrouble
 }
 
 // generation is one run of a job.

@@ -21,7 +21,7 @@ import (
 func (j *Job) recover(ctx context.Context) (*generation, error) {
 	k := j.checkpoints
 	repo, err := checkpointing.NewGeneration(ctx, checkpointing.Config{
-		Store: k.folder, Retain: j.options.Checkpoints.Retain, Logger: j.c.cfg.Logger.With("job", j.spec.ID),
+		Store: k.folder, Retain: j.options.Checkpoints.Retain, Failing: j.storeFails, Logger: j.c.cfg.Logger.With("job", j.spec.ID),
 	})
 	if err != nil {
 		return nil, err
