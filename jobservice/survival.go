@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"time"
 
 	jobpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/jobmanagement_v1"
@@ -178,4 +179,27 @@ func (s sink) Checkpoint(c Checkpoint) {
 	if err := j.records.AddCheckpoint(j.id, c); err != nil {
 		r.log.Warn("checkpoint not recorded; the job goes on", "epoch", c.Epoch, "error", err)
 	}
+}
+
+// CheckpointAges returns how old the newest checkpoint is of each job that runs and takes some; of one that has none, how
+// long it has run.
+func (s *Service) CheckpointAges() map[string]time.Duration {
+	s.mu.Lock()
+	jobs := slices.Clone(s.order)
+	s.mu.Unlock()
+	ages := map[string]time.Duration{}
+	for _, j := range jobs {
+		j.mu.Lock()
+		if j.checkpointing && !j.ending && !j.started.IsZero() {
+			since := j.started
+			for _, c := range j.checkpoints {
+				if c.Failure == "" && c.Began.After(since) {
+					since = c.Began
+				}
+			}
+			ages[j.id] = time.Since(since)
+		}
+		j.mu.Unlock()
+	}
+	return ages
 }

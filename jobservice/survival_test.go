@@ -40,6 +40,34 @@ func complete(epoch uint64) jobservice.Checkpoint {
 	return jobservice.Checkpoint{Epoch: epoch, Generation: 1, Began: at, Ended: at.Add(time.Second), Bytes: 1000, NewBytes: 10}
 }
 
+func TestAgesOfCheckpoints(t *testing.T) {
+	r := surviving(t, t.TempDir(), unbounded)
+	r.start(t, r.prepare(t)).sink.Running()
+	with := r.prepare(t)
+	job := r.start(t, with)
+	job.sink.Running()
+	c := complete(1)
+	c.Began = time.Now().Add(time.Hour)
+	job.sink.Checkpoint(c)
+	failed := complete(2)
+	failed.Began, failed.Failure = time.Now().Add(2*time.Hour), "disk full"
+	job.sink.Checkpoint(failed)
+	ages := r.CheckpointAges()
+	if len(ages) != 2 || ages[with] > -59*time.Minute || ages[with] < -time.Hour {
+		t.Errorf("ages %v: that of a job with one to come in an hour is less than -59m", ages)
+	}
+	for id, age := range ages {
+		if id != with && (age < 0 || age > time.Minute) {
+			t.Errorf("a job that has just begun and has none: %v", age)
+		}
+	}
+	job.end(nil)
+	r.watch(t, with)
+	if ages := r.CheckpointAges(); len(ages) != 1 {
+		t.Errorf("of a job that has ended there is none: %v", ages)
+	}
+}
+
 func TestSurvivingJobsGoOnAfterARestart(t *testing.T) {
 	dir := t.TempDir()
 	r := surviving(t, dir, unbounded)

@@ -135,6 +135,7 @@ func (s *server) assemble(c serverConfig) (err error) {
 	s.service.Register(s.jobs)
 	jobcontrol.Register(s.jobs, s.service)
 	metrics.RegisterJobs(reg, restJobs{s.service}.byState)
+	metrics.RegisterCheckpointAges(reg, s.service.CheckpointAges)
 	metrics.RegisterUserMetrics(reg, c.userSeries, restJobs{s.service}.running)
 	s.http, err = rest.New(rest.Config{Jobs: restJobs{s.service}, Gatherer: reg, Ready: s.ready, Version: b, Logger: c.log})
 	return err

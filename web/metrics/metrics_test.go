@@ -31,6 +31,7 @@ func TestMetrics(t *testing.T) {
 	m := metrics.New(reg)
 	metrics.RegisterJobs(reg, func() map[string]int { return map[string]int{"RUNNING": 2, "FAILED": 1} })
 	metrics.RegisterHarnesses(reg, func() int { return 4 })
+	metrics.RegisterCheckpointAges(reg, func() map[string]time.Duration { return map[string]time.Duration{"a": 1500 * time.Millisecond} })
 	m.BundleDone(true, 5, 50, 70, time.Second)
 	m.BundleDone(false, 5, 50, 70, time.Second)
 	m.Spilled(1000)
@@ -42,6 +43,7 @@ func TestMetrics(t *testing.T) {
 		`lintel_bundles_total{outcome="failed"} 1`,
 		`lintel_bytes_total{direction="in"} 50`,
 		`lintel_bytes_total{direction="out"} 70`,
+		`lintel_checkpoint_age_seconds{job="a"} 1.5`,
 		`lintel_elements_total 5`,
 		`lintel_harnesses 4`,
 		`lintel_jobs{state="FAILED"} 1`,
