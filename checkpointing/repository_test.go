@@ -464,3 +464,30 @@ func TestConfigIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// What a job leaves is removed though the store fails for a while, and foreign objects stay.
+func TestRemove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		good := new(memstore.Store)
+		s := checkpointingtest.NewFaulty(good, 1, checkpointingtest.Faults{})
+		r, _ := start(t, s, checkpointing.Wish{})
+		if _, err := take(t.Context(), r, "state"); err != nil {
+			t.Fatal(err)
+		}
+		replace(t, good, "notes.txt", []byte("mine"))
+		s.Set(checkpointingtest.Faults{Unavailable: 1})
+		time.AfterFunc(10*time.Second, func() { s.Set(checkpointingtest.Faults{Unavailable: 0.3, LostAck: 0.3}) })
+		if err := checkpointing.Remove(t.Context(), checkpointing.Config{Store: s}); err != nil {
+			t.Fatal(err)
+		}
+		if got := names(t, good); !slices.Equal(got, []string{"notes.txt"}) {
+			t.Errorf("left are %v", got)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		s.Set(checkpointingtest.Faults{Unavailable: 1})
+		if err := checkpointing.Remove(ctx, checkpointing.Config{Store: s}); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, checkpointingtest.ErrInjected) {
+			t.Errorf("without a store: %v", err)
+		}
+	})
+}

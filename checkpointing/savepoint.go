@@ -99,10 +99,17 @@ func DeleteSavepoint(ctx context.Context, s Store) error {
 	return err
 }
 
-// Remove removes all of a job that is no more from its folder, and nothing else that may be there.
-func Remove(ctx context.Context, s Store) error {
-	_, err := remove(ctx, s, protocol.JobObjects)
-	return err
+// Remove removes all of a job that is no more from its folder, and nothing else that may be there. Like all of a
+// Repository it tries again what fails, until the context ends.
+func Remove(ctx context.Context, cfg Config) error {
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	r := &Repository{cfg: cfg}
+	return r.again(ctx, func() error {
+		_, err := remove(ctx, cfg.Store, protocol.JobObjects)
+		return err
+	})
 }
 
 // remove deletes those of all objects that choose returns, in its order, and returns how many it has deleted.

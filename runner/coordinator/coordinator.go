@@ -232,5 +232,5 @@ func (c *Coordinator) Forget(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return checkpointing.Remove(ctx, folder)
+	return checkpointing.Remove(ctx, checkpointing.Config{Store: folder, Logger: c.cfg.Logger.With("job", id)})
 }
