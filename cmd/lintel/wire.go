@@ -37,11 +37,7 @@ type runner struct {
 
 func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics, tracer trace.Tracer) (*runner, error) {
 	spill := filepath.Join(c.dataDir, "spill")
-	// The data directory is ours alone: what is there was left by a server that was killed.
-	if err := os.RemoveAll(spill); err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
-	}
-	if err := os.MkdirAll(spill, 0o755); err != nil {
+	if err := emptyFolder(spill); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	byURN, err := launchers(c, spill)
@@ -61,6 +57,19 @@ func newRunner(c serverConfig, fn *fnapi.Server, m *metrics.Metrics, tracer trac
 	}
 	r.executor, err = newExecutor(c, spill, fn, r, m, tracer)
 	return r, err
+}
+
+// emptyFolder makes a folder, or empties it: what is there was left by a server that was killed. The folder itself
+// stays, as it may be a disk of its own.
+func emptyFolder(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	left, err := os.ReadDir(dir)
+	for _, d := range left {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, d.Name())))
+	}
+	return err
 }
 
 const (
