@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -46,7 +44,7 @@ func takeCheckpoints(t *testing.T, elements int, observed string) *taken {
 	t.Helper()
 	k := &taken{dir: t.TempDir(), objects: map[string][]byte{}}
 	s := startServer(t, k.dir, "--state-backend", "pebble")
-	s.submitExact(elements, observed)
+	s.submitExact(elements, observed, "--every", slowEvery.String())
 	k.job, _ = s.job()
 	k.await(t, 2)
 	s.kill()
@@ -163,7 +161,7 @@ func (k *taken) stored(t *testing.T, victim string, data []byte) checkpointing.S
 // out before anything of it is used, and the newest checkpoint that is whole is taken, with a warning in the job's log that names
 // the object; the sums are exact. Each damage is tried on what decides that, some (-long: all) on whole servers.
 func TestDamagedCheckpoints(t *testing.T) {
-	elements, servers := 200, 6
+	elements, servers := 60, 6
 	observed := filepath.Join(t.TempDir(), "observed")
 	k := takeCheckpoints(t, elements, observed)
 	all := k.damages()
@@ -181,11 +179,11 @@ func TestDamagedCheckpoints(t *testing.T) {
 		t.Run(d.how+" "+strings.ReplaceAll(d.victim, "/", " "), func(t *testing.T) {
 			s := startServer(t, k.copied(t, d), "--state-backend", "pebble")
 			if k.newest(d) > 0 {
-				s.awaitExact(elements)
+				s.awaitExact(time.Duration(elements) * slowEvery)
 			} else {
 				s.awaitFailed()
 			}
-			k.checkLog(t, s.jobLog(), d)
+			k.checkLog(t, s.onlyLog(), d)
 		})
 	}
 	checkObserved(t, observed)
@@ -306,23 +304,9 @@ func (s *server) awaitFailed() {
 	})
 }
 
-// jobLog returns the messages of the server's only job.
-func (s *server) jobLog() string {
+// onlyLog returns the messages of the server's only job.
+func (s *server) onlyLog() string {
 	s.t.Helper()
 	id, _ := s.job()
-	out, err := exec.Command(lintelBinary(s.t), "jobs", "logs", id, "--endpoint", s.jobs).CombinedOutput()
-	if err != nil {
-		s.t.Fatalf("%v: %s", err, out)
-	}
-	return string(out)
-}
-
-// seeded returns a source of chance, which -seed repeats.
-func seeded(t *testing.T) *rand.Rand {
-	t.Helper()
-	if *seed == 0 {
-		*seed = uint64(time.Now().UnixNano())
-	}
-	t.Logf("-seed %d", *seed)
-	return rand.New(rand.NewPCG(*seed, 0))
+	return s.jobLog(id)
 }

@@ -18,6 +18,13 @@ import (
 func smallDisk(t *testing.T, bytes int) string {
 	t.Helper()
 	dir := t.TempDir()
+	mountSmall(t, dir, bytes)
+	return dir
+}
+
+// mountSmall has a folder hold so many bytes.
+func mountSmall(t *testing.T, dir string, bytes int) {
+	t.Helper()
 	switch err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", bytes)); {
 	case errors.Is(err, fs.ErrPermission):
 		t.Skipf("a tmpfs is this test's small disk: mounting one takes root, in a container with the capability SYS_ADMIN: %v", err)
@@ -29,7 +36,86 @@ func smallDisk(t *testing.T, bytes int) string {
 			t.Errorf("unmounting %s: %v", dir, err)
 		}
 	})
-	return dir
+}
+
+// fill takes all of a disk that is free, until its result is called.
+func fill(t *testing.T, dir string) (free func()) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "filler"))
+	for chunk := make([]byte, 64*kB); err == nil; {
+		_, err = f.Write(chunk)
+	}
+	if f == nil || !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("filling %s: %v", dir, err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := os.Remove(f.Name()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Fault 7: the disks of checkpoints, of spilled data with the state, and of records are full one after the other. The job
+// says so, goes on or starts again, and is as it should be once there is space, whatever was lost meanwhile.
+func TestFullDisksOfAJobWithCheckpoints(t *testing.T) {
+	const elements = 240
+	dir := t.TempDir()
+	checkpoints, spill, records := smallDisk(t, 24*mB), filepath.Join(dir, "data", "spill"), filepath.Join(dir, "data", "jobs")
+	for _, d := range []string{spill, records} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		mountSmall(t, d, 24*mB)
+	}
+	flags := []string{"--checkpoint-dir", "file://" + checkpoints, "--state-backend", "pebble"}
+	s := startServer(t, dir, flags...)
+	observed := filepath.Join(dir, "observed")
+	s.submitExact(elements, observed, "--every", slowEvery.String(), "--restart_attempts", "-1", "--restart_delay", "300ms", "--restart_max_delay", "1s")
+	job, _ := s.job()
+	manifests := func() int {
+		found, err := filepath.Glob(filepath.Join(checkpoints, job, "manifest-*"))
+		if err != nil || len(found) == 0 {
+			return 0
+		}
+		var newest int
+		if _, err := fmt.Sscanf(filepath.Base(found[len(found)-1]), "manifest-%d", &newest); err != nil {
+			t.Fatal(err)
+		}
+		return newest
+	}
+	told := func(what string) {
+		t.Helper()
+		testkit.Eventually(t, time.Minute, "the job's log tells of "+what, func() bool { return strings.Contains(s.onlyLog(), what) })
+	}
+	comesAgain := func() {
+		t.Helper()
+		before := manifests()
+		testkit.Eventually(t, time.Minute, "another checkpoint", func() bool { return manifests() > before })
+	}
+	comesAgain()
+
+	free := fill(t, checkpoints)
+	told("no space left on " + checkpoints + ", where checkpoints are kept: free some")
+	free()
+	comesAgain()
+
+	free = fill(t, spill)
+	told("the disk is full; free some space")
+	free()
+	comesAgain()
+
+	free = fill(t, records)
+	comesAgain()
+	s.kill()
+	free()
+	s = startServer(t, dir, flags...)
+	s.awaitExact(time.Duration(elements) * slowEvery)
+	checkObserved(t, observed)
+	told("the server was started again, and the job goes on")
+	told("the job goes on from checkpoint ")
 }
 
 // A job that fills the disk fails and says so; its files go, and the next job finds room.

@@ -63,7 +63,7 @@ func TestJobsTravelExactly(t *testing.T) {
 			t.Errorf("%d totals left the job after it was stopped", n)
 		}
 	}
-	s.awaitExact(elements)
+	s.awaitExact(elements * 10 * time.Millisecond)
 	for place, times := range totals(t, observed) {
 		if times != 1 {
 			t.Errorf("%s left %d times", place, times)

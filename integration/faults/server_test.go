@@ -163,11 +163,11 @@ func (s *server) mustRun(args ...string) {
 	}
 }
 
-// metric reads a metric without labels.
-func (s *server) metric(name string) float64 {
+// page reads what the HTTP endpoint has at a path.
+func (s *server) page(path string) []byte {
 	s.t.Helper()
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	r, err := client.Get(s.http + "/metrics")
+	r, err := client.Get(s.http + path)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -176,7 +176,13 @@ func (s *server) metric(name string) float64 {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	for line := range strings.Lines(string(b)) {
+	return b
+}
+
+// metric reads a metric, whose name has its labels.
+func (s *server) metric(name string) float64 {
+	s.t.Helper()
+	for line := range strings.Lines(string(s.page("/metrics"))) {
 		if value, ok := strings.CutPrefix(line, name+" "); ok {
 			v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
 			if err != nil {

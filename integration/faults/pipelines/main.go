@@ -44,7 +44,10 @@ var (
 	verbose     = flag.Bool("verbose", false, "the SDK's messages on stderr")
 	// The SDK sends all flags to the runner.
 	_ = flag.String("checkpoint_interval", "", "time between checkpoints")
+	_ = flag.String("restart_attempts", "", "restarts within the window")
+	_ = flag.String("restart_window", "", "the window of restarts")
 	_ = flag.String("restart_delay", "", "time before the first restart")
+	_ = flag.String("restart_max_delay", "", "time before a restart at most")
 	_ = flag.String("restore_from", "", "savepoint to begin with")
 	_ = flag.String("runner", "", "lintel run says which")
 	_ = flag.Bool("update", false, "whether it takes the place of the running job of its name")
