@@ -14,6 +14,16 @@ import services
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
+def pytest_addoption(parser):
+  parser.addoption('--long', action='store_true', help='more of what takes long: servers and brokers killed')
+
+
+@pytest.fixture
+def long(request):
+  """Whether there is time."""
+  return request.config.getoption('--long')
+
+
 @pytest.fixture(scope='session')
 def logs():
   shutil.rmtree(os.environ['XLANG_OUT'], ignore_errors=True)

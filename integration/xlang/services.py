@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 
 CACHE = os.environ['XLANG_CACHE']
 # Java's expansion service and all that it needs, the workers' classes too.
@@ -53,16 +55,45 @@ def process(command, log, ready, seconds=120, env=None):
 @contextlib.contextmanager
 def lintel(folder, *flags):
   """A server of its own; yields its job endpoint."""
-  os.makedirs(folder + '/tmp')
-  ready = folder + '/ready'
-  command = [
-      os.environ['LINTEL'], 'dev', '--job-port=0', '--http-port=0',
-      '--data-dir=%s/data' % folder, '--ready-file=' + ready, *flags]
-  # No Docker engine: an environment that nobody has said how to start is refused.
-  env = {'TMPDIR': folder + '/tmp', 'DOCKER_HOST': 'unix://%s/no-docker' % folder}
-  with process(command, folder + '/server.log', lambda: os.path.exists(ready), env=env):
+  with contextlib.closing(Server(folder, *flags)) as server:
+    yield server.jobs
+
+
+class Server:
+  """A server of its own that may be killed and started again, with its data."""
+  def __init__(self, folder, *flags):
+    self.folder, self.flags, self.starts = folder, flags, 0
+    os.makedirs(folder + '/tmp')
+    self.start()
+
+  def start(self):
+    self.starts += 1
+    ready = '%s/ready-%d' % (self.folder, self.starts)
+    command = [
+        os.environ['LINTEL'], 'dev', '--job-port=0', '--http-port=0',
+        '--data-dir=%s/data' % self.folder, '--ready-file=' + ready, *self.flags]
+    # No Docker engine: an environment that nobody has said how to start is refused.
+    env = {'TMPDIR': self.folder + '/tmp', 'DOCKER_HOST': 'unix://%s/no-docker' % self.folder}
+    self.running = contextlib.ExitStack()
+    self.process = self.running.enter_context(
+        process(command, '%s/server-%d.log' % (self.folder, self.starts), lambda: os.path.exists(ready), env=env))
     with open(ready) as f:
-      yield json.load(f)['jobEndpoint']
+      at = json.load(f)
+    self.jobs, self.http = at['jobEndpoint'], at['http']
+
+  def kill(self):
+    self.process.kill()
+    self.close()
+
+  def close(self):
+    self.running.close()
+
+  def cancel(self, job):
+    subprocess.run([os.environ['LINTEL'], 'jobs', 'cancel', '--endpoint', self.jobs, job], check=True)
+
+  def get(self, path):
+    with urllib.request.urlopen(self.http + path, timeout=10) as r:
+      return json.load(r)
 
 
 @contextlib.contextmanager
@@ -104,6 +135,7 @@ class Kafka:
     self.folder = folder
     self.port, self.controller = free_port(), free_port()
     self.address = 'localhost:%d' % self.port
+    self.properties = folder + '/server.properties'
 
   def java(self, main, *arguments):
     return [
@@ -114,8 +146,7 @@ class Kafka:
   @contextlib.contextmanager
   def running(self):
     os.makedirs(self.folder)
-    properties = self.folder + '/server.properties'
-    with open(properties, 'w') as f:
+    with open(self.properties, 'w') as f:
       f.write('\n'.join([
           'process.roles=broker,controller',
           'node.id=1',
@@ -133,10 +164,23 @@ class Kafka:
           'transaction.state.log.min.isr=1',
           '']))
     subprocess.run(
-        self.java('kafka.tools.StorageTool', 'format', '-t', 'MkU3OEVBNTcwNTJENDM2Qg', '-c', properties),
+        self.java('kafka.tools.StorageTool', 'format', '-t', 'MkU3OEVBNTcwNTJENDM2Qg', '-c', self.properties),
         check=True, capture_output=True)
-    with process(self.java('kafka.Kafka', properties), self.folder + '/broker.log', lambda: listening(self.port)):
+    self.start()
+    try:
       yield self
+    finally:
+      self.broker.close()
+
+  def start(self):
+    """Starts the broker, or starts it again with the data that it has."""
+    self.broker = contextlib.ExitStack()
+    self.process = self.broker.enter_context(process(
+        self.java('kafka.Kafka', self.properties), self.folder + '/broker.log', lambda: listening(self.port)))
+
+  def kill(self):
+    self.process.kill()
+    self.broker.close()
 
   def tool(self, main, *arguments, stdin=None):
     p = subprocess.run(
@@ -166,9 +210,54 @@ class Kafka:
     return [tuple(line.split('|', 1)) for line in out.splitlines()]
 
   def committed(self, group):
-    """Returns how many records a consumer group has committed, over all partitions."""
+    """Returns which offset a consumer group has committed, by partition."""
     out = self.tool(
         'org.apache.kafka.tools.consumer.group.ConsumerGroupCommand', '--bootstrap-server', self.address,
         '--describe', '--group', group)
     rows = [line.split() for line in out.splitlines() if line.startswith(group + ' ')]
-    return sum(int(row[3]) for row in rows if row[3] != '-')
+    return {int(row[2]): int(row[3]) for row in rows if row[3] != '-'}
+
+  @contextlib.contextmanager
+  def producing(self, topic):
+    """Yields what sends a pair of strings."""
+    with open('%s/producing-%s.log' % (self.folder, topic), 'w') as log:
+      p = subprocess.Popen(
+          self.java(
+              'org.apache.kafka.tools.ConsoleProducer', '--bootstrap-server', self.address, '--topic', topic,
+              '--reader-property', 'parse.key=true', '--reader-property', 'key.separator=|',
+              '--timeout', '100', '--request-required-acks', 'all', '--message-send-max-retries', '10000'),
+          stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, bufsize=1, start_new_session=True)
+
+    def send(key, value):
+      p.stdin.write('%s|%s\n' % (key, value))
+
+    try:
+      yield send
+    finally:
+      p.stdin.close()  # which sends the rest
+      p.wait(60)
+
+  @contextlib.contextmanager
+  def following(self, topic):
+    """Yields a list that gets all committed records of a topic, as pairs of strings, as they come."""
+    got = []
+    with open('%s/following-%s.log' % (self.folder, topic), 'w') as log:
+      p = subprocess.Popen(
+          self.java(
+              'org.apache.kafka.tools.consumer.ConsoleConsumer', '--bootstrap-server', self.address,
+              '--topic', topic, '--from-beginning', '--isolation-level', 'read_committed',
+              '--formatter-property', 'print.key=true', '--formatter-property', 'key.separator=|'),
+          stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
+
+    def follow():
+      for line in p.stdout:
+        got.append(tuple(line.rstrip('\n').split('|', 1)))
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+      yield got
+    finally:
+      p.kill()
+      p.wait()
+      thread.join()
