@@ -9,11 +9,11 @@ options=()
 while [ $# -gt 0 ]; do
   case $1 in
     --quick)
-      # A minute or two of it, once Maven has fetched what it needs.
+      # Two or three minutes of it, once Maven has fetched what it needs.
       t=test_transforms.py
       options+=("$t::test_beams_own_with_java[multi_input_output_with_sideinput]" "$t::test_keys_of_both_sdks_group"
         "$t::test_missing_environment_is_refused" "$t::test_environment_replaced" test_sql.py::test_aggregate
-        "test_kafka.py::test_read_on[drain]" "test_go.py::test_with_python[service]" test_yaml.py::test_sql)
+        "test_kafka.py::test_read_on[drain]" "test_exactly_once.py::test_killed_servers[finalised]" "test_go.py::test_with_python[service]" test_yaml.py::test_sql)
       shift ;;
     *) options+=("$1"); shift ;;
   esac

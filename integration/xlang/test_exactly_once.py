@@ -118,7 +118,7 @@ class Case:
       return max((c['epoch'] for c in all if c['state'] == 'complete'), default=0)
 
     last = newest()
-    until(lambda: newest() > last + 1)
+    until(lambda: newest() > last + 2)
 
   def warm_up(self, got, source):
     """Until a checkpoint has the id of each shard's writer Beam's sink can't go on: it says so, and fails."""
