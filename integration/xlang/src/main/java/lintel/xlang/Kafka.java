@@ -29,6 +29,9 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
 
 /** What KafkaIO has in Java only: offsets committed when a bundle is finalised, records written exactly once. */
 public final class Kafka implements ExternalTransformRegistrar {
+  /** The longest that a broker may be away. */
+  private static final int OUTAGE_MS = 600_000;
+
   @Override
   public Map<String, ExternalTransformBuilder<?, ?, ?>> knownBuilderInstances() {
     return ImmutableMap.of(
@@ -138,7 +141,11 @@ public final class Kafka implements ExternalTransformRegistrar {
               .withKeySerializer(ByteArraySerializer.class)
               .withValueSerializer(ByteArraySerializer.class)
               .withProducerConfigUpdates(
-                  ImmutableMap.of(ProducerConfig.TRANSACTION_TIMEOUT_CONFIG, c.timeout.intValue()))
+                  ImmutableMap.of(
+                      ProducerConfig.TRANSACTION_TIMEOUT_CONFIG, c.timeout.intValue(),
+                      // The sink keeps a producer whose calls have timed out, and fails with it from then on.
+                      ProducerConfig.MAX_BLOCK_MS_CONFIG, OUTAGE_MS,
+                      ProducerConfig.DELIVERY_TIMEOUT_MS_CONFIG, OUTAGE_MS))
               .withEOS(c.shards.intValue(), c.group);
       String topic = c.topic;
       // Not applied but expanded: applied it refuses runners that Beam doesn't list.
