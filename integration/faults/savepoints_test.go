@@ -17,6 +17,8 @@ func TestJobsTravelExactly(t *testing.T) {
 	const elements = 1500
 	dir := t.TempDir()
 	observed := filepath.Join(dir, "observed")
+	lintelBinary(t) // which takes time, as elements are made in
+	pipelines(t)
 	start := time.Now().UnixMilli()
 	var s *server
 	from := ""
