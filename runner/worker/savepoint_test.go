@@ -427,6 +427,7 @@ func TestSavepointsThatComeToNothing(t *testing.T) {
 	for answered := map[int]bool{}; len(answered) < len(g.tasks); {
 		a := <-g.e.Answers()
 		answered[a.Task] = true
+		g.ended[a.Task] = a.Ended
 	}
 	if n := len(u.got("write")); n != before {
 		t.Errorf("%d lines were written by a job that holds back", n-before)
