@@ -16,7 +16,7 @@ import (
 // Sinks whose input is to be stable see the same in each attempt, and what was finalised is never done again, wherever in a
 // checkpoint or a recovery the server is killed, and whenever else.
 func TestStableInputSurvivesKills(t *testing.T) {
-	rounds, elements := 1, 3000
+	rounds, elements := 1, 2500 // which take longer than the kills
 	if *long {
 		rounds, elements = 5, 15_000
 	}
@@ -31,9 +31,9 @@ func TestStableInputSurvivesKills(t *testing.T) {
 	s.mustRun(append(s.asProcess(), "--case", "stable", "--n", fmt.Sprint(elements), "--every", "10ms", "--keys", "10", "--shards", "2",
 		"--checkpoint_interval", "200ms", "--observed", observed, "--async")...)
 	for range rounds {
+		time.Sleep(time.Duration(random.Int64N(int64(2 * time.Second))))
+		s.kill()
 		for _, point := range failpoint.All {
-			time.Sleep(time.Duration(random.Int64N(int64(500 * time.Millisecond))))
-			s.kill()
 			s = launch(t, failing(t), dir, []string{failpoint.Variable + "=" + point + ":" + times(point)})
 			select {
 			case <-s.done:
@@ -41,8 +41,8 @@ func TestStableInputSurvivesKills(t *testing.T) {
 			case <-time.After(time.Minute):
 				t.Fatalf("the server did not come to the point %s within a minute", point)
 			}
-			s = startServer(t, dir)
 		}
+		s = startServer(t, dir)
 	}
 	s.awaitExact(time.Duration(elements) * 10 * time.Millisecond)
 	checkStable(t, observed, 2*elements)
