@@ -128,7 +128,9 @@ func TestRecordsComeBack(t *testing.T) {
 		var got []Change
 		files, content := written(t, l)
 		for i, data := range content {
-			if files[i] != fileOf(files[i].Name, data) {
+			f := files[i]
+			f.FirstGroup, f.EndGroup = 0, 0 // some keys look like those of groups
+			if f != fileOf(f.Name, data) {
 				t.Fatalf("%+v is not what it says", files[i])
 			}
 			changes, err := decoded(data)

@@ -119,9 +119,10 @@ func (e executor) Survives(job jobservice.Job) bool {
 	return takes && err == nil
 }
 
+// recorded is a checkpoint as it is after a restart too: times are those of the wall clock only.
 func recorded(c coordinator.Checkpoint) jobservice.Checkpoint {
 	r := jobservice.Checkpoint{
-		Epoch: c.Epoch, Generation: c.Generation, Began: c.Began, Ended: c.Ended,
+		Epoch: c.Epoch, Generation: c.Generation, Began: c.Began.Round(0), Ended: c.Ended.Round(0),
 		Bytes: c.Bytes, NewBytes: c.NewBytes, Savepoint: c.Savepoint,
 	}
 	if c.Err != nil {

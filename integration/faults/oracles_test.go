@@ -24,19 +24,27 @@ type oracle struct {
 	tallies func(takes time.Duration) int
 	// env is what the server's environment needs for its harnesses, if anything.
 	env func(t *testing.T) []string
-	// slow ones are left out of the short form where there are others.
-	slow bool
-	// harnessKills of the short form, serverKills of the long one.
-	harnessKills, serverKills int
+	// servers and harnesses are how many are killed.
+	servers, harnesses kills
 	// restart is how long it may take at the median from killing the server to new output, replace at
 	// the most from killing a harness, both on a quiet machine.
 	restart, replace time.Duration
 }
 
+// kills are a number of them in the short form and in the long one; 0 leaves the test out.
+type kills struct{ short, long int }
+
+func (k kills) now() int {
+	if *long {
+		return k.long
+	}
+	return k.short
+}
+
 var oracles = []oracle{
-	{name: "go", submit: (*server).submitGo, tallies: talliesGo, harnessKills: 5, serverKills: 50, restart: 3 * time.Second, replace: 2 * time.Second},
-	{name: "python", submit: (*server).submitPython, env: pythonEnv, slow: true, harnessKills: 1, serverKills: 10, restart: 8 * time.Second, replace: 6 * time.Second},
-	{name: "java", submit: (*server).submitJava, env: javaEnv, slow: true, serverKills: 10, restart: 8 * time.Second, replace: 6 * time.Second},
+	{name: "go", submit: (*server).submitGo, tallies: talliesGo, servers: kills{6, 50}, harnesses: kills{5, 50}, restart: 3 * time.Second, replace: 2 * time.Second},
+	{name: "python", submit: (*server).submitPython, env: pythonEnv, servers: kills{0, 10}, harnesses: kills{1, 50}, restart: 8 * time.Second, replace: 6 * time.Second},
+	{name: "java", submit: (*server).submitJava, env: javaEnv, servers: kills{0, 10}, harnesses: kills{0, 50}, restart: 8 * time.Second, replace: 6 * time.Second},
 }
 
 // start starts a server that can run the oracle.

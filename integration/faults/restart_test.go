@@ -79,7 +79,7 @@ func (b *breakable) awaitDelays(want string) {
 // What the options of restarts say is what a job does: it waits longer each time, goes on once its workers can be started, and begins to
 // count anew after the window.
 func TestRestartsOfAJob(t *testing.T) {
-	const elements = 200
+	const elements = 400
 	observed := filepath.Join(t.TempDir(), "observed")
 	b := startBreakable(t, elements, observed, "--restart_attempts", "2", "--restart_window", "4s", "--restart_delay", "200ms", "--restart_max_delay", "3s")
 	b.fail()
