@@ -339,7 +339,7 @@ func (r *Repository) Put(ctx context.Context, epoch, task uint64, content io.Rea
 			return r.cfg.Store.Create(ctx, f.Name(), content)
 		})
 		if errors.Is(err, ErrExists) { // perhaps by us, and we didn't hear of it
-			if err = r.check(ctx, f); fault.ClassOf(err) == fault.Corruption {
+			if err = r.Check(ctx, f); fault.ClassOf(err) == fault.Corruption {
 				continue
 			}
 		}
@@ -361,8 +361,8 @@ func (r *Repository) nextFile(epoch, task uint64) protocol.FileID {
 	return protocol.FileID{Epoch: epoch, Generation: r.generation, Task: task, Number: n}
 }
 
-// check reads a file and compares it with what is known of it.
-func (r *Repository) check(ctx context.Context, f protocol.File) error {
+// Check reads a file and compares it with what is known of it: an error of class fault.Corruption if it is another, or not there.
+func (r *Repository) Check(ctx context.Context, f protocol.File) error {
 	return r.again(ctx, func() error { return check(ctx, r.cfg.Store, f) })
 }
 
