@@ -58,7 +58,7 @@ test-docker: test-setup ## pipelines in containers, with an image of Python made
 	go run ./scripts/gotest -tags pythonimage -run Docker ./integration/e2e
 
 .PHONY: faults-short
-faults-short: ## little memory, full disks, many jobs, killed servers, bad clients: three minutes of it (part of make test)
+faults-short: ## little memory, full disks, many jobs, killed servers, bad clients: six minutes of it (part of make test)
 	go run ./scripts/gotest ./integration/faults
 
 .PHONY: faults
