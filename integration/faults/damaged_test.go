@@ -86,9 +86,6 @@ func (k *taken) folder(dir string) string { return filepath.Join(dir, "data", "c
 // newest returns the epoch of the newest checkpoint that a damage leaves whole, 0 if there is none.
 func (k *taken) newest(d damage) uint64 {
 	for _, m := range k.manifests {
-		if d.victim == submission(m) { // which jobs can do without
-			return m.Epoch
-		}
 		named := slices.ContainsFunc(m.Files, func(f protocol.File) bool { return f.Name() == d.victim })
 		if !named && d.victim != protocol.ManifestName(m.Epoch) {
 			return m.Epoch
@@ -96,9 +93,6 @@ func (k *taken) newest(d damage) uint64 {
 	}
 	return 0
 }
-
-// submission is the file that has the pipeline as submitted.
-func submission(m *protocol.Manifest) string { return m.Files[m.Job.Pipeline.File].Name() }
 
 // damages are all that can be done to the manifest and the files of the newest checkpoint.
 func (k *taken) damages() (all []damage) {
@@ -177,8 +171,6 @@ func TestDamagedCheckpoints(t *testing.T) {
 	k.tear(t)
 	random := seeded(t)
 	random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-	at := slices.IndexFunc(all, func(d damage) bool { return d.victim == submission(k.manifests[0]) })
-	all[0], all[at] = all[at], all[0]
 	if *long {
 		servers = len(all)
 	}
@@ -200,9 +192,6 @@ func TestDamagedCheckpoints(t *testing.T) {
 // decide finds out what a job would go on from after a damage.
 func (k *taken) decide(t *testing.T, d damage) {
 	t.Helper()
-	if d.victim == submission(k.manifests[0]) {
-		return // the server says what it does
-	}
 	_, got := k.goesOnFrom(t, d.victim, k.harmed(d))
 	if want := k.newest(d); want == 0 && got.Outcome != protocol.Refuse || want > 0 && (got.Manifest == nil || got.Manifest.Epoch != want) {
 		t.Errorf("%s %s: %v, %v; want epoch %d", d.victim, d.how, got.Outcome, got.Skipped, want)
@@ -292,9 +281,6 @@ func (k *taken) checkLog(t *testing.T, log string, d damage) {
 	newest := k.manifests[0].Epoch
 	wants := []string{
 		fmt.Sprintf("checkpoint %d can't be used, so an older one is: ", newest), fmt.Sprintf("the job goes on from checkpoint %d of", k.newest(d)),
-	}
-	if d.victim == submission(k.manifests[0]) {
-		wants[0] = fmt.Sprintf("checkpoint %d has lost the pipeline as submitted", newest)
 	}
 	if k.newest(d) == 0 { // all that there are name it
 		wants = []string{fmt.Sprintf("no checkpoint can be used: checkpoint %d: ", newest)}

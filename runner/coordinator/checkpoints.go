@@ -82,6 +82,9 @@ func newLoop(j *Job, repo *checkpointing.Repository, exec rpc.Execution, d rpc.D
 	}
 	l.co = protocol.NewCoordinator(j.checkpoints.schedule, len(l.tasks), restored, now)
 	l.counted = newCounted(d.Restore.Counted())
+	if restored > 0 {
+		l.keepSubmission(d.Restore.Manifest)
+	}
 	return l
 }
 

@@ -44,7 +44,7 @@ func (j *Job) recover(ctx context.Context) (*generation, error) {
 func (j *Job) beginWith(ctx context.Context, repo *checkpointing.Repository, decided protocol.Decision) (*generation, error) {
 	d := j.deployment
 	d.Generation, d.Checkpoints = repo.Generation(), repo
-	restored, savepoint, whole := uint64(0), decided.Savepoint, false
+	restored, savepoint := uint64(0), decided.Savepoint
 	switch decided.Outcome {
 	case protocol.Refuse:
 		return nil, decided.Err
@@ -58,7 +58,8 @@ func (j *Job) beginWith(ctx context.Context, repo *checkpointing.Repository, dec
 		if err := j.fit(&d); err != nil {
 			return nil, err
 		}
-		if whole, err = j.hasSubmission(ctx, repo, decided.Manifest); err != nil {
+		// No task reads it, and what later checkpoints and savepoints name has to be whole.
+		if err := repo.Check(ctx, decided.Manifest.Files[decided.Manifest.Job.Pipeline.File]); err != nil {
 			return nil, err
 		}
 	case protocol.Fresh:
@@ -89,26 +90,9 @@ func (j *Job) beginWith(ctx context.Context, repo *checkpointing.Repository, dec
 	}
 	failpoint.Hit(failpoint.AfterBegin)
 	g.loop = newLoop(j, repo, g.exec, d, restored)
-	if whole {
-		g.loop.keepSubmission(decided.Manifest)
-	}
 	j.install(g)
 	j.tellRecovery(decided, savepoint)
 	return g, nil
-}
-
-// hasSubmission tells whether a checkpoint still has the pipeline as submitted. The job goes on without, as it knows its pipeline:
-// the next checkpoint then has it anew.
-func (j *Job) hasSubmission(ctx context.Context, repo *checkpointing.Repository, m *protocol.Manifest) (bool, error) {
-	if m.Job.Pipeline.File >= len(m.Files) {
-		return false, nil
-	}
-	err := repo.Check(ctx, m.Files[m.Job.Pipeline.File])
-	if fault.ClassOf(err) == fault.Corruption {
-		j.say(rpc.Warn, "checkpoint %d has lost the pipeline as submitted, which the next one has anew: %v", m.Epoch, err)
-		return false, nil
-	}
-	return err == nil, err
 }
 
 // tellRecovery says in the job's log what it goes on from.
