@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -59,17 +58,3 @@ var root = func() string {
 	_, file, _, _ := runtime.Caller(0)
 	return filepath.Join(filepath.Dir(file), "..", "..")
 }()
-
-// python is an interpreter that has the Beam SDK: LINTEL_PYTHON, or that of the
-// virtual environment that `make test-setup` makes.
-func python(t *testing.T) string {
-	t.Helper()
-	path := os.Getenv("LINTEL_PYTHON")
-	if path == "" {
-		path = filepath.Join(root, ".cache", "venv", "bin", "python")
-	}
-	if err := exec.Command(path, "-c", "import apache_beam").Run(); err != nil {
-		t.Skipf("no Python with apache_beam (make test-setup installs it): %s: %v", path, err)
-	}
-	return path
-}

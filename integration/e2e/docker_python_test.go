@@ -18,7 +18,7 @@ var staticPythonBoot = testkit.Program(&built.dir, "static-python-boot", example
 
 // The image of this test has hundreds of megabytes: `make test-docker` runs it.
 func TestPythonDocker(t *testing.T) {
-	e, interpreter := dockerEngine(t), python(t)
+	e, interpreter := dockerEngine(t), testkit.Python(t, root)
 	image, input, output := pythonImage(t, e, interpreter), textFolder(t), t.TempDir()
 	// One worker: the engine of tests copies the image for each.
 	s := startServerWith(t, []string{"--parallelism", "1", "--docker-mount", same(input) + ":ro", "--docker-mount", same(output)}, "DOCKER_HOST="+e.Host)

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/lintelrun/lintel/internal/testkit"
 )
 
 // linesOf reads all lines of the files that a write has left, and their number.
@@ -28,7 +30,7 @@ func linesOf(t *testing.T, prefix string) (lines []string, files int) {
 // TestPythonFiles writes with and without a number of shards: each line is in one file, once,
 // and nothing else is left. Batches have the size that is asked for.
 func TestPythonFiles(t *testing.T) {
-	python(t)
+	testkit.Python(t, root)
 	s := startServer(t)
 	const lines = 4000
 	for _, shards := range []int{0, 3} {

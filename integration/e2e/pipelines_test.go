@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/lintelrun/lintel/internal/testkit"
 )
 
 const weather = `2026-03-01T00:00:00Z	harbour	4.00
@@ -105,7 +107,7 @@ func goWorker(t *testing.T) string {
 }
 
 func TestPythonLoopback(t *testing.T) {
-	python(t)
+	testkit.Python(t, root)
 	s := startServer(t)
 	out := s.pythonPipeline("wordcount.py", "--input", textFolder(t), "--ext", ".txt", "--top", "3",
 		"--environment_type", "LOOPBACK").ok(t)
@@ -118,7 +120,7 @@ func TestPythonLoopback(t *testing.T) {
 }
 
 func TestPythonProcess(t *testing.T) {
-	interpreter := python(t)
+	interpreter := testkit.Python(t, root)
 	s := startServer(t, "SDK_BOOT="+pythonBoot(t), "SDK_PYTHON="+interpreter)
 	worker := filepath.Join(root, "integration", "python", "sdk_worker.sh")
 	out := s.pythonPipeline("wordcount.py", "--input", textFolder(t), "--ext", ".txt", "--top", "3",
@@ -135,7 +137,7 @@ func TestGoFailureShowsUserError(t *testing.T) {
 }
 
 func TestPythonFailureShowsUserError(t *testing.T) {
-	python(t)
+	testkit.Python(t, root)
 	s := startServer(t)
 	bad := filepath.Join(t.TempDir(), "orders.csv")
 	write(t, bad, "order,customer,amount\n100,1,lots\n")

@@ -135,7 +135,7 @@ func (s *server) pythonPipeline(script string, args ...string) outcome {
 	s.t.Helper()
 	script = filepath.Join(root, "examples", "python", script)
 	args = append([]string{script, "--runner", "PortableRunner", "--job_endpoint", s.jobs}, args...)
-	return run(s.t, exec.Command(python(s.t), args...))
+	return run(s.t, exec.Command(testkit.Python(s.t, root), args...))
 }
 
 // outcome is what a command printed and how it ended.

@@ -6,13 +6,15 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/lintelrun/lintel/internal/testkit"
 )
 
 // TestPythonTriggeredCombines has a window that lasts fire for every second element: sums are of
 // all elements, while few accumulators of them are ever there. Panes may be empty of CombineFns
 // that can't merge nothing.
 func TestPythonTriggeredCombines(t *testing.T) {
-	python(t)
+	testkit.Python(t, root)
 	s := startServer(t)
 	const elements = 1000
 	out := s.pythonPipeline("../../integration/e2e/testdata/sums.py", "--elements", strconv.Itoa(elements), "--environment_type", "LOOPBACK").ok(t)

@@ -93,27 +93,14 @@ var (
 	javaBoot   = testkit.Program(&binaries, "java-boot", examples, "github.com/apache/beam/sdks/v2/java/container")
 )
 
-// python is an interpreter that has the Beam SDK: LINTEL_PYTHON, or that of `make test-setup`.
-func python(t *testing.T) string {
-	t.Helper()
-	path := os.Getenv("LINTEL_PYTHON")
-	if path == "" {
-		path = filepath.Join(root, ".cache", "venv", "bin", "python")
-	}
-	if err := exec.Command(path, "-c", "import apache_beam").Run(); err != nil {
-		t.Skipf("no Python with apache_beam (make test-setup installs it): %s: %v", path, err)
-	}
-	return path
-}
-
 func pythonEnv(t *testing.T) []string {
 	t.Helper()
-	return []string{"SDK_BOOT=" + pythonBoot(t), "SDK_PYTHON=" + python(t), "TMPDIR=" + t.TempDir()}
+	return []string{"SDK_BOOT=" + pythonBoot(t), "SDK_PYTHON=" + testkit.Python(t, root), "TMPDIR=" + t.TempDir()}
 }
 
 func (s *server) submitPython(takes time.Duration, observed string) {
 	s.t.Helper()
-	s.mustSubmit(exec.Command(python(s.t), filepath.Join(root, "integration", "faults", "python", "exact.py"),
+	s.mustSubmit(exec.Command(testkit.Python(s.t, root), filepath.Join(root, "integration", "faults", "python", "exact.py"),
 		"--n", fmt.Sprint(int(takes/slowEvery)), "--every", fmt.Sprint(slowEvery.Milliseconds()), "--observed", observed,
 		"--runner", "PortableRunner", "--job_endpoint", s.jobs, "--checkpoint_interval="+checkpointInterval,
 		"--environment_type", "PROCESS", "--environment_option", "process_command="+filepath.Join(root, "integration", "python", "sdk_worker.sh")))

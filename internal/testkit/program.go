@@ -32,3 +32,17 @@ func Program(folder *string, name, dir, pkg string, env ...string) func(t *testi
 		return path
 	}
 }
+
+// Python returns the path of an interpreter that has the Beam SDK: LINTEL_PYTHON, or that of the virtual environment that
+// `make test-setup` makes in the repository, whose folder is root. Without one the test is skipped.
+func Python(t *testing.T, root string) string {
+	t.Helper()
+	path := os.Getenv("LINTEL_PYTHON")
+	if path == "" {
+		path = filepath.Join(root, ".cache", "venv", "bin", "python")
+	}
+	if err := exec.Command(path, "-c", "import apache_beam").Run(); err != nil {
+		t.Skipf("no Python with apache_beam (make test-setup installs it): %s: %v", path, err)
+	}
+	return path
+}

@@ -40,7 +40,7 @@ func (x *execTask) attempt(ctx context.Context, b engine.Bundle, l *live, turn i
 	defer x.bundles.Done()
 	began := time.Now()
 	x.e.spans.began(x.stage, began)
-	out := newStaging(x.routes, x.stage.Exec.Sinks, turn, spiller{dir: x.e.dir, budget: x.e.staging})
+	out := newStaging(x.routes, x.stage.Exec.Sinks, turn, x.e.spiller())
 	r := outcome{bundle: b.ID, attempt: b.Attempt, out: out, keyed: keyed}
 	r.err = x.process(ctx, &b, l, &r)
 	if err := x.leave(b.ID, l); r.err == nil {

@@ -98,7 +98,7 @@ func newExecTask(ctx context.Context, t *task, from *restored) (*execTask, error
 		fill = min(t.inbox.Capacity()/2, t.e.outboxBytes()) // of what is parked no more comes at once
 	}
 	x := &execTask{
-		task: t, parked: parking{spill: spiller{dir: t.e.dir, budget: t.e.staging}}, kept: kept{spill: spiller{dir: t.e.dir, budget: t.e.staging}}, stable: held, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main, spools: t.e.readsSpools(t.stage),
+		task: t, parked: parking{spill: t.e.spiller()}, kept: kept{spill: t.e.spiller()}, stable: held, pool: t.e.envs[t.stage.Exec.Environment], mainChannels: main, spools: t.e.readsSpools(t.stage),
 	}
 	side := 0
 	for _, in := range t.stage.In {

@@ -21,7 +21,7 @@ func (x *execTask) snapshot(s *snapshot) error {
 		s.parked = x.waiting.snapshot()
 	}
 	if !x.parked.empty() {
-		s.parked = append(s.parked, parkedPart{whole: true, queue: x.parked.snapshot()})
+		s.parked = append(s.parked, parkedPart{index: wholeParked, queue: x.parked.snapshot()})
 	}
 	if !x.kept.empty() {
 		s.parked = append(s.parked, x.kept.snapshot())
@@ -59,7 +59,7 @@ func (p *parking) snapshot() []queued {
 
 // snapshot returns what is kept, shared.
 func (k *kept) snapshot() parkedPart {
-	p := parkedPart{kept: true}
+	p := parkedPart{index: keptParked}
 	for _, f := range k.frames {
 		p.queue = append(p.queue, queued{Entry: parts.Entry{Data: true, Hold: f.hold}, stored: f.Share()})
 	}

@@ -180,7 +180,7 @@ func (r *restored) one(kind protocol.PartKind) []byte {
 // outbox puts back the output that waited for credit.
 func (r *restored) outbox() error {
 	t := r.t
-	spill := spiller{dir: t.e.dir, budget: t.e.staging}
+	spill := t.e.spiller()
 	defer spill.close()
 	waiting := map[int][]exchange.Entry{} // by outlet
 	for p, b := range r.each(protocol.Outbox) {

@@ -54,13 +54,11 @@ type queued struct {
 	stored exchange.Stored
 }
 
-// parkedPart is what waits for the side inputs of a window, or without a window for all of them or for a checkpoint.
+// parkedPart is what waits for the side inputs of a window, or without a window what index says.
 type parkedPart struct {
 	window string
-	whole  bool
-	// kept is what a source keeps that holds back.
-	kept  bool
-	queue []queued
+	index  int
+	queue  []queued
 }
 
 // take takes the image of the task's store, if it is to be written.

@@ -48,6 +48,9 @@ type spiller struct {
 	file *spillFile
 }
 
+// spiller returns one for what a task of the execution holds.
+func (e *execution) spiller() spiller { return spiller{dir: e.dir, budget: e.staging} }
+
 type spillFile struct {
 	f    *os.File
 	size int64

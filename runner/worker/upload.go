@@ -218,14 +218,7 @@ func (w *snapshotWriter) parts() error {
 		}
 	}
 	for _, p := range s.parked {
-		part := protocol.Part{Kind: protocol.Parked, Name: p.window}
-		switch {
-		case p.whole:
-			part.Index = wholeParked
-		case p.kept:
-			part.Index = keptParked
-		}
-		if err := w.queue(part, p.queue); err != nil {
+		if err := w.queue(protocol.Part{Kind: protocol.Parked, Name: p.window, Index: p.index}, p.queue); err != nil {
 			return err
 		}
 	}

@@ -80,7 +80,7 @@ const waitingBlock = 64 << 10
 func newWaiting(t *task) (*waiting, error) {
 	w := &waiting{
 		windows: map[string]*mainWindow{}, firstTo: math.MaxInt64, released: math.MinInt64,
-		spill: spiller{dir: t.e.dir, budget: t.e.staging},
+		spill: t.e.spiller(),
 	}
 	for _, ref := range t.stage.Exec.SideInputs {
 		live := t.e.lives[ref.Stage.Index]
