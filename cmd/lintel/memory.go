@@ -38,10 +38,10 @@ func limitMemory(budget int64, log *slog.Logger) {
 
 // heapLimit is what Go may allocate, in bytes, for the whole server to keep to a budget. Of a
 // small budget the program's own part would leave too little; there it comes on top,
-// with 30 % of the budget at most.
+// with 25 % of the budget at most: the collector lets the heap be larger for moments.
 func heapLimit(budget int64) int64 {
 	const small = 3 * programBytes
-	return max(budget-programBytes, min(budget/10*13-programBytes, small), programBytes)
+	return max(budget-programBytes, min(budget/4*5-programBytes, small), programBytes)
 }
 
 // returnMemory returns what to call when no job runs any more: what the last ones took goes

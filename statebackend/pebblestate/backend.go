@@ -116,7 +116,7 @@ func (b *Backend) options(d *disk, memory memTables) *pebble.Options {
 			DataCorruption: func(i pebble.DataCorruptionInfo) { log.Errorf("damaged file %s: %v", i.Path, i.Details) },
 		},
 	}
-	opts.CompactionConcurrencyRange = func() (lower, upper int) { return 1, 2 }
+	opts.CompactionConcurrencyRange = func() (lower, upper int) { return 1, b.cfg.Compactions }
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most keys asked for are new ones
 	}

@@ -11,6 +11,7 @@ const (
 	DefaultCacheBytes    = 64 << 20
 	DefaultMemTableBytes = 64 << 20
 	DefaultOpenFiles     = 1024
+	DefaultCompactions   = 2
 )
 
 // Config configures a Backend. Dir is required, the rest may be zero.
@@ -35,6 +36,9 @@ type Config struct {
 	// with it a third may wait to be written before the store's owner must. Each is smaller by a third for it. It takes memory beside
 	// the tables nevertheless, about 20 MB, as an owner that needn't wait has more merged at once.
 	Images bool
+	// Compactions is how many a store may have at once, beside a memory table that is written. Of values of 10 MB each takes
+	// 60 to 100 MB. 0 is DefaultCompactions.
+	Compactions int
 	// OpenFiles is how many files all stores together keep open. 0 is DefaultOpenFiles.
 	OpenFiles int
 	// Logger gets what the databases report. Nil is none.
@@ -50,6 +54,8 @@ func (c Config) Validate() error {
 		return fault.New(fault.Invalid, "pebblestate: CacheBytes is %d, must not be negative", c.CacheBytes)
 	case c.MemTableBytes < 0:
 		return fault.New(fault.Invalid, "pebblestate: MemTableBytes is %d, must not be negative", c.MemTableBytes)
+	case c.Compactions < 0:
+		return fault.New(fault.Invalid, "pebblestate: Compactions is %d, must not be negative", c.Compactions)
 	case c.OpenFiles < 0 || c.OpenFiles > 1<<20:
 		return fault.New(fault.Invalid, "pebblestate: OpenFiles is %d, must be between 0 and 1048576", c.OpenFiles)
 	}
@@ -86,6 +92,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.OpenFiles == 0 {
 		c.OpenFiles = DefaultOpenFiles
+	}
+	if c.Compactions == 0 {
+		c.Compactions = DefaultCompactions
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -31,7 +31,7 @@ func (c *concatenation) MergeNewer(value []byte) error {
 func (c *concatenation) MergeOlder(value []byte) error {
 	if c.start < len(value) {
 		used := c.bytes[c.start:]
-		front := max(2*len(used), 2*len(value), 64)
+		front := max(len(used), 2*len(value), 64)
 		grown := make([]byte, front+len(used))
 		copy(grown[front:], used)
 		c.bytes, c.start = grown, front

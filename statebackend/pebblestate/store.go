@@ -16,6 +16,13 @@ import (
 // maxBatchBytes is the largest batch that is committed; Pebble's own limit is 4 GiB.
 const maxBatchBytes = 3 << 30
 
+const (
+	// exactBatchBytes is the size from which on batches have just the room they need. Pebble keeps none of that size.
+	exactBatchBytes = 1 << 20
+	// emptyBatchBytes is the size of a batch without entries: a sequence number and a count, both 0 (pebble.Batch.SetRepr).
+	emptyBatchBytes = 12
+)
+
 // Store is a store on disk. Values that Get returns are copies, valid for good.
 type Store struct {
 	view
@@ -41,9 +48,11 @@ func (s *Store) Commit(b *statebackend.Batch) error {
 	if err := s.disk.failed(); err != nil {
 		return err
 	}
-	out := s.db.NewBatchWithSize(b.Bytes() + 16*b.Len() + 16)
-	err := s.fill(out, b)
-	if err == nil {
+	out, err := s.batch(b.Bytes() + 16*b.Len() + 16)
+	if err != nil {
+		return err
+	}
+	if err = s.fill(out, b); err == nil {
 		s.imaging.admit(int64(out.Len()) + int64(out.Count())*entryBytes)
 		err = s.db.Apply(out, pebble.NoSync)
 	}
@@ -51,6 +60,16 @@ func (s *Store) Commit(b *statebackend.Batch) error {
 		s.imaging.chain.Add(b)
 	}
 	return s.disk.wrap(cmp.Or(err, out.Close(), s.disk.failed()), "writing to")
+}
+
+// batch returns an empty batch with room for so many bytes. Of those it keeps for the next ones Pebble makes the room a power
+// of two; large ones it keeps until they are in a table, and of 10 MB each six of 16 would be wasted.
+func (s *Store) batch(room int) (*pebble.Batch, error) {
+	if room <= exactBatchBytes {
+		return s.db.NewBatchWithSize(room), nil
+	}
+	out := s.db.NewBatch()
+	return out, out.SetRepr(make([]byte, emptyBatchBytes, room))
 }
 
 // fill puts the changes of b into out.
