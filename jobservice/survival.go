@@ -165,20 +165,21 @@ func (s *Service) forgetCheckpoints(j *job) {
 	}
 }
 
-// Checkpoint implements Sink.
+// Checkpoint implements Sink. Who sees it in a job's list may count on it to be in the record.
 func (s sink) Checkpoint(c Checkpoint) {
 	j := s.job
 	c.Failure = clipText(c.Failure, 10_000)
 	j.mu.Lock()
-	j.checkpoints = TrimCheckpoints(append(j.checkpoints, c))
 	r := j.recorder
 	j.mu.Unlock()
-	if r == nil || !r.exists(context.Background()) {
-		return
+	if r != nil && r.exists(context.Background()) {
+		if err := j.records.AddCheckpoint(j.id, c); err != nil {
+			r.log.Warn("checkpoint not recorded; the job goes on", "epoch", c.Epoch, "error", err)
+		}
 	}
-	if err := j.records.AddCheckpoint(j.id, c); err != nil {
-		r.log.Warn("checkpoint not recorded; the job goes on", "epoch", c.Epoch, "error", err)
-	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.checkpoints = TrimCheckpoints(append(j.checkpoints, c))
 }
 
 // CheckpointAges returns how old the newest checkpoint is of each job that runs and takes some; of one that has none, how

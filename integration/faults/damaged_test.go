@@ -46,10 +46,10 @@ func takeCheckpoints(t *testing.T, elements int, observed string) *taken {
 	s := startServer(t, k.dir, "--state-backend", "pebble")
 	s.submitExact(elements, observed, "--every", slowEvery.String())
 	k.job, _ = s.job()
-	k.await(t, 2)
+	s.awaitCheckpoints(k.job, 2)
 	s.kill()
 	s = startServer(t, k.dir, "--state-backend", "pebble")
-	k.await(t, 3)
+	s.awaitCheckpoints(k.job, 1)
 	s.kill()
 	store, err := filestore.New(k.folder(k.dir))
 	if err != nil {
@@ -71,13 +71,27 @@ func takeCheckpoints(t *testing.T, elements int, observed string) *taken {
 	return k
 }
 
-// await waits until there are so many checkpoints.
-func (k *taken) await(t *testing.T, checkpoints int) {
-	t.Helper()
-	testkit.Eventually(t, time.Minute, fmt.Sprintf("%d checkpoints", checkpoints), func() bool {
-		found, err := filepath.Glob(filepath.Join(k.folder(k.dir), "manifest-*"))
-		return err == nil && len(found) >= checkpoints
-	})
+// awaitCheckpoints waits until a job has taken so many more checkpoints. The last is in its record; the next is an interval away.
+func (s *server) awaitCheckpoints(job string, more int) {
+	s.t.Helper()
+	newest := newestComplete(s.checkpoints(job))
+	for ; more > 0; more-- {
+		was := newest
+		testkit.Eventually(s.t, time.Minute, "a checkpoint", func() bool {
+			newest = newestComplete(s.checkpoints(job))
+			return newest > was
+		})
+	}
+}
+
+// newestComplete returns the epoch of the newest of the checkpoints that are complete, 0 if none is.
+func newestComplete(all []checkpoint) (newest uint64) {
+	for _, c := range all {
+		if c.State == "complete" {
+			newest = max(newest, c.Epoch)
+		}
+	}
+	return newest
 }
 
 // folder is where the checkpoints are in a copy of the server's folder.
