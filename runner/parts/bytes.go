@@ -51,20 +51,35 @@ func (e *encoder) frame(f *frame.Frame) {
 type decoder struct {
 	rest []byte
 	bad  bool
+	// missing is how many bytes more there would have to be at least, if that is what is bad.
+	missing uint64
 	// is the version, if it is none that we know.
 	unknown byte
 }
 
 func newDecoder(part []byte) *decoder {
 	d := &decoder{rest: part}
+	d.version()
+	return d
+}
+
+// version reads the version of a part, with which it begins.
+func (d *decoder) version() {
 	if v := d.byte(); !d.bad && v != version {
 		d.unknown = v
 		d.fail()
 	}
-	return d
 }
 
 func (d *decoder) fail() { d.bad, d.rest = true, nil }
+
+// lack is a failure for want of bytes, unless it has failed before.
+func (d *decoder) lack(bytes uint64) {
+	if !d.bad {
+		d.missing = bytes
+	}
+	d.fail()
+}
 
 // more reports whether something follows.
 func (d *decoder) more() bool { return len(d.rest) > 0 }
@@ -82,7 +97,7 @@ func (d *decoder) end(what string) error {
 
 func (d *decoder) take(n uint64) []byte {
 	if n > uint64(len(d.rest)) {
-		d.fail()
+		d.lack(n - uint64(len(d.rest)))
 		return nil
 	}
 	out := d.rest[:n:n]
@@ -107,7 +122,11 @@ func (d *decoder) bool() bool {
 
 func (d *decoder) uint() uint64 {
 	v, n := binary.Uvarint(d.rest)
-	if n <= 0 || n > 1 && d.rest[n-1] == 0 { // there is one way to write a number
+	if n == 0 {
+		d.lack(1)
+		return 0
+	}
+	if n < 0 || n > 1 && d.rest[n-1] == 0 { // there is one way to write a number
 		d.fail()
 		return 0
 	}
@@ -127,6 +146,19 @@ func (d *decoder) count() int {
 		return 0
 	}
 	return int(v)
+}
+
+// entry reads an entry of a queue.
+func (d *decoder) entry() Entry {
+	switch d.byte() {
+	case recordFrame:
+		return Entry{Data: true, Channel: d.count(), Hold: d.int(), Frame: d.frame()}
+	case recordWatermark:
+		return Entry{Channel: d.count(), Watermark: d.int()}
+	default:
+		d.fail()
+		return Entry{}
+	}
 }
 
 // frame reads a frame, which has an element at least.

@@ -7,7 +7,6 @@
 package parts
 
 import (
-	"iter"
 	"time"
 
 	"github.com/lintelrun/lintel/internal/fault"
@@ -187,30 +186,6 @@ func AppendEntry(dst []byte, q *Entry) []byte {
 	e.uint(uint64(q.Channel))
 	e.int(q.Watermark)
 	return e.out
-}
-
-// Entries yields the entries of a part, in order, or an error after those before it.
-func Entries(part []byte) iter.Seq2[Entry, error] {
-	return func(yield func(Entry, error) bool) {
-		d := newDecoder(part)
-		for d.more() {
-			q := Entry{}
-			switch d.byte() {
-			case recordFrame:
-				q = Entry{Data: true, Channel: d.count(), Hold: d.int(), Frame: d.frame()}
-			case recordWatermark:
-				q = Entry{Channel: d.count(), Watermark: d.int()}
-			default:
-				d.fail()
-			}
-			if !d.bad && !yield(q, nil) {
-				return
-			}
-		}
-		if err := d.end("entries"); err != nil {
-			yield(Entry{}, err)
-		}
-	}
 }
 
 // AppendPanes appends how far panes are, and those that have fired and not left.

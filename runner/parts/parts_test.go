@@ -97,8 +97,9 @@ func encodeEntries(all []Entry) []byte {
 	return part
 }
 
-func decodeEntries(part []byte) (all []Entry, err error) {
-	for e, err := range Entries(part) {
+// decodeEntries reads a part byte by byte, or as it is read otherwise.
+func decodeEntries(part []byte, piece int) (all []Entry, err error) {
+	for e, err := range entries(&pieces{part: bytes.NewReader(part), left: int64(len(part)), piece: piece}) {
 		if err != nil {
 			return all, err
 		}
@@ -119,7 +120,10 @@ var forms = map[string]func(part []byte) (again []byte, err error){
 		return AppendResiduals(nil, all), err
 	},
 	"entries": func(part []byte) ([]byte, error) {
-		all, err := decodeEntries(part)
+		all, err := decodeEntries(part, 1)
+		if err == nil {
+			all, err = decodeEntries(part, pieceBytes)
+		}
 		return encodeEntries(all), err
 	},
 	"panes": func(part []byte) ([]byte, error) {
@@ -157,7 +161,7 @@ func TestPartsAreReadAsWritten(t *testing.T) {
 		check("residuals", residuals, residualsAgain, err)
 
 		entries := drawEntries(t)
-		entriesAgain, err := decodeEntries(encodeEntries(entries))
+		entriesAgain, err := decodeEntries(encodeEntries(entries), rapid.IntRange(1, 100).Draw(t, "piece"))
 		check("entries", entries, entriesAgain, err)
 
 		p := &panes.Snapshot{Watermark: drawTime(t), Output: drawTime(t), Now: drawTime(t)}

@@ -193,6 +193,7 @@ func (t *task) arrive(ctx context.Context) error {
 		return nil
 	}
 	<-c.begin
+	t.restoring.close()
 	if c.left.Add(-1) == 0 {
 		t.e.settleSpools()
 		close(c.restored)

@@ -113,14 +113,14 @@ func (x *execTask) restore(r *restored) (*engine.Snapshot, error) {
 		return nil, err
 	}
 	kept := 0
-	for p, b := range r.each(protocol.Parked) {
+	for p := range r.each(protocol.Parked) {
 		switch p.Index {
 		case wholeParked:
-			err = x.parkAgain(r, b)
+			err = x.parkAgain(r, p)
 		case keptParked:
-			kept, err = x.keepAgain(r, b, kept)
+			kept, err = x.keepAgain(r, p, kept)
 		default:
-			err = x.waitAgain(r, p.Name, b)
+			err = x.waitAgain(r, p)
 		}
 		if err != nil {
 			return nil, err
@@ -129,26 +129,25 @@ func (x *execTask) restore(r *restored) (*engine.Snapshot, error) {
 	return core, nil
 }
 
-func (x *execTask) parkAgain(r *restored, part []byte) error {
-	queue, err := r.queue(part)
-	if err != nil {
-		return err
-	}
-	for _, m := range queue {
+func (x *execTask) parkAgain(r *restored, part *protocol.Part) error {
+	for m, err := range r.messages(part) {
+		if err != nil {
+			return err
+		}
 		if err := x.expectMessage(m); err != nil {
 			return err
 		}
 		if err := x.parked.push(m); err != nil {
 			return err
 		}
+		x.stable.restore(m)
 	}
-	x.stable.restore(queue)
 	return nil
 }
 
 // keepAgain keeps what of a part is the task's, whose first entry is the nth of all, and returns the number of the next.
-func (x *execTask) keepAgain(r *restored, part []byte, n int) (int, error) {
-	for e, err := range parts.Entries(part) {
+func (x *execTask) keepAgain(r *restored, part *protocol.Part, n int) (int, error) {
+	for e, err := range r.entries(part) {
 		if err != nil {
 			return n, err
 		}
@@ -165,13 +164,13 @@ func (x *execTask) keepAgain(r *restored, part []byte, n int) (int, error) {
 	return n, nil
 }
 
-func (x *execTask) waitAgain(r *restored, window string, part []byte) error {
+func (x *execTask) waitAgain(r *restored, part *protocol.Part) error {
 	if x.waiting == nil {
 		return r.corrupt("elements of stage %q wait for a side input, and it has none", r.Stage)
 	}
-	p := parkedPart{window: window}
+	p := parkedPart{window: part.Name}
 	n := 0
-	for e, err := range parts.Entries(part) {
+	for e, err := range r.entries(part) {
 		if err != nil {
 			return err
 		}

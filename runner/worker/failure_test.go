@@ -16,6 +16,7 @@ import (
 	"github.com/lintelrun/lintel/internal/fault"
 	"github.com/lintelrun/lintel/portable/coders"
 	"github.com/lintelrun/lintel/portable/plan"
+	"github.com/lintelrun/lintel/portable/portabletest"
 	"github.com/lintelrun/lintel/portable/urns"
 	"github.com/lintelrun/lintel/runner/rpc"
 	"github.com/lintelrun/lintel/statebackend/memstate"
@@ -212,8 +213,20 @@ func TestHarnessesThatDieAgainAndAgain(t *testing.T) {
 
 // Harnesses that are of some use are replaced as often as it takes.
 func TestHarnessesThatDieNowAndThen(t *testing.T) {
-	const n, deaths = 400, 3 * maxLosses
-	p := shuffle(t, n, 5, nil)
+	const deaths, stages = 3 * maxLosses, 12 * maxLosses // of a bundle each, one after the other
+	pipeline := portabletest.New()
+	fns := map[string]doFn{"split": split(1), "write": collector}
+	out := pipeline.ParDo("split", pEnv, pBytes, pipeline.Impulse("impulse"))
+	for i := range stages {
+		name := fmt.Sprint("stage", i)
+		out = pipeline.ParDo(name, pEnv, pBytes, pipeline.Reshuffle("spread"+name, pBytes, out))
+		fns[name] = func(c *call) error {
+			c.emit(c.element)
+			return nil
+		}
+	}
+	pipeline.ParDo("write", pEnv, pBytes, out)
+	p := compile(t, pipeline, fns)
 	r := newRig(t, nil)
 	var died atomic.Int64
 	r.launcher.script = func(me *process) fnapitest.Script {
@@ -231,9 +244,11 @@ func TestHarnessesThatDieNowAndThen(t *testing.T) {
 	r.deployment.Parallelism, r.deployment.Harnesses = 1, 1
 	r.cfg.Attempts = 2 * deaths // it may be the same bundle each time
 	r.mustRun(p.plan)
-	wantShuffled(t, p, n, 5)
-	if got := len(r.launcher.processes()); got <= maxLosses {
-		t.Errorf("%d harnesses were launched: this has tested nothing", got)
+	if got := len(p.got("write")); got != 1 {
+		t.Errorf("%d elements came through, of one", got)
+	}
+	if got := len(r.launcher.processes()); got != deaths+1 {
+		t.Errorf("%d harnesses were launched, want %d", got, deaths+1)
 	}
 }
 

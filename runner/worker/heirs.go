@@ -66,7 +66,7 @@ func (c *checkpointer) inherit(t *task) (*restored, error) {
 	if h == nil {
 		return nil, nil
 	}
-	r := &restored{Task: c.tasks[t.place], t: t, from: t.e.d.Restore, heir: h, data: map[int][]byte{}, final: map[int]bool{}}
+	r := &restored{Task: c.tasks[t.place], t: t, from: t.e.d.Restore, heir: h, final: map[int]bool{}}
 	r.Output, r.Ended = frame.MinTimestamp, h.ended
 	if h.ended {
 		return r, nil
@@ -200,7 +200,11 @@ func (r *restored) settled(s *engine.Snapshot, n int) error {
 // inheritedPanes is how far the groups of all are that the task inherits from.
 func (r *restored) inheritedPanes() (*panes.Snapshot, error) {
 	all := &panes.Snapshot{Watermark: r.Input, Output: frame.MinTimestamp, Now: math.MinInt64}
-	for _, b := range r.each(protocol.Position) {
+	for p := range r.each(protocol.Position) {
+		b, err := r.bytes(p)
+		if err != nil {
+			return nil, err
+		}
 		s, err := parts.DecodePanes(b)
 		if err != nil {
 			return nil, err

@@ -46,9 +46,13 @@ func (r *restored) panes() (*panes.Snapshot, error) {
 	if r.heir != nil {
 		return r.inheritedPanes()
 	}
-	b := r.one(protocol.Position)
-	if b == nil {
+	p := r.one(protocol.Position)
+	if p == nil {
 		return nil, r.corrupt("it does not say how far the panes of stage %q are", r.Stage)
+	}
+	b, err := r.bytes(p)
+	if err != nil {
+		return nil, err
 	}
 	return parts.DecodePanes(b)
 }
@@ -67,13 +71,12 @@ func (x *paneTask) restore(r *restored, pending []frame.Frame) error {
 	for c := range x.in.Channels() {
 		x.in.Advance(c, r.watermark(c))
 	}
-	if b := r.one(protocol.Inbox); b != nil {
-		queue, err := r.queue(b)
-		if err != nil {
-			return err
-		}
+	if p := r.one(protocol.Inbox); p != nil {
 		x.came = x.e.clock.Now()
-		for _, m := range queue {
+		for m, err := range r.messages(p) {
+			if err != nil {
+				return err
+			}
 			x.prepaid += m.Frame.Bytes()
 			x.input.push(arrived{m, x.came})
 		}
@@ -83,9 +86,13 @@ func (x *paneTask) restore(r *restored, pending []frame.Frame) error {
 		return nil
 	}
 	n := -1
-	for p, b := range r.each(protocol.Side) {
+	for p := range r.each(protocol.Side) {
 		if n++; !r.mine(n) {
 			continue
+		}
+		b, err := r.bytes(p)
+		if err != nil {
+			return err
 		}
 		elements, err := parts.DecodeSide(b)
 		if err != nil {

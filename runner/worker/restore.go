@@ -6,6 +6,7 @@ import (
 	"io"
 	"iter"
 	"math"
+	"os"
 	"slices"
 
 	"github.com/lintelrun/lintel/checkpointing/protocol"
@@ -25,8 +26,8 @@ type restored struct {
 	protocol.Task
 	t    *task
 	from *rpc.Restore
-	// data is what the files of small parts have, by their place in the manifest.
-	data map[int][]byte
+	// files are copies of the files of small parts, by their place in the manifest.
+	files map[int]*os.File
 	// place has for each channel of the snapshot its number now, -1 if it is no more.
 	place []int
 	final map[int]bool // channels whose final watermark has come
@@ -66,6 +67,7 @@ func (t *task) begin(ctx context.Context) (*restored, error) {
 	if r == nil || err != nil {
 		return nil, err
 	}
+	t.restoring = r
 	if err := r.read(ctx); err != nil {
 		return nil, r.where(err)
 	}
@@ -97,7 +99,7 @@ func (c *checkpointer) find(t *task) (*restored, error) {
 			return nil, fault.New(fault.Unsupported, "stage %q had %d tasks in the snapshot and has %d now; this release restores at the same parallelism only", name.Stage, of, name.Of)
 		}
 	}
-	r := &restored{Task: from.Manifest.Tasks[at], t: t, from: from, data: map[int][]byte{}, final: map[int]bool{}}
+	r := &restored{Task: from.Manifest.Tasks[at], t: t, from: from, final: map[int]bool{}}
 	now := c.channels(t.stage)
 	for _, was := range r.Channels {
 		r.place = append(r.place, slices.IndexFunc(now, func(n protocol.Channel) bool { return n.Edge == was.Edge && n.From == was.From }))
@@ -121,75 +123,19 @@ func (r *restored) ended(channel int) {
 	}
 }
 
-// read reads the files of the small parts.
-func (r *restored) read(ctx context.Context) error {
-	for i := range r.Parts {
-		p := &r.Parts[i]
-		if wholeFile(p) || r.data[p.Span.File] != nil {
-			continue
-		}
-		f := r.from.Manifest.Files[p.Span.File]
-		in, err := r.from.Open(ctx, f)
-		if err != nil {
-			return err
-		}
-		data, err := io.ReadAll(in)
-		if closed := in.Close(); err == nil {
-			err = closed
-		}
-		if err != nil {
-			return err
-		}
-		r.data[p.Span.File] = data
-	}
-	return nil
-}
-
-// wholeFile tells whether a part is a file of its own, which may be large.
-func wholeFile(p *protocol.Part) bool {
-	return p.Kind == protocol.State || p.Kind == protocol.Tables || p.Kind == protocol.Spool && p.Name != ""
-}
-
-// bytes of a part. The manifest has been checked, and so has the file's size.
-func (r *restored) bytes(p *protocol.Part) []byte {
-	return r.data[p.Span.File][p.Span.Offset:][:p.Span.Length:p.Span.Length]
-}
-
-// each yields the small parts of a kind.
-func (r *restored) each(kind protocol.PartKind) iter.Seq2[*protocol.Part, []byte] {
-	return func(yield func(*protocol.Part, []byte) bool) {
-		if r == nil {
-			return
-		}
-		for i := range r.Parts {
-			if p := &r.Parts[i]; p.Kind == kind && !wholeFile(p) && !yield(p, r.bytes(p)) {
-				return
-			}
-		}
-	}
-}
-
-// one returns the part of a kind of which there is one at most, nil if there is none.
-func (r *restored) one(kind protocol.PartKind) []byte {
-	for _, b := range r.each(kind) {
-		return b
-	}
-	return nil
-}
-
 // outbox puts back the output that waited for credit.
 func (r *restored) outbox() error {
 	t := r.t
 	spill := t.e.spiller()
 	defer spill.close()
 	waiting := map[int][]exchange.Entry{} // by outlet
-	for p, b := range r.each(protocol.Outbox) {
+	for p := range r.each(protocol.Outbox) {
 		at := slices.IndexFunc(t.routes, func(o route) bool { return t.e.checkpoints.edges[o.edge.Index] == p.Name })
 		if at < 0 || p.Index >= t.routes[at].tasks {
 			return r.corrupt("output for task %d of the edge %q, which is not there", p.Index, p.Name)
 		}
 		outlet := t.routes[at].first + p.Index
-		for q, err := range parts.Entries(b) {
+		for q, err := range r.entries(p) {
 			if err != nil {
 				return err
 			}
@@ -215,28 +161,35 @@ func (r *restored) outbox() error {
 	return nil
 }
 
-// queue returns what waited somewhere, each on the channel that it came on.
-func (r *restored) queue(part []byte) ([]exchange.Message, error) {
-	var all []exchange.Message
-	for q, err := range parts.Entries(part) {
-		if err != nil {
-			return nil, err
+// messages yields what waited somewhere, each on the channel that it came on, or an error after those before it.
+func (r *restored) messages(p *protocol.Part) iter.Seq2[exchange.Message, error] {
+	return func(yield func(exchange.Message, error) bool) {
+		for q, err := range r.entries(p) {
+			var m exchange.Message
+			if err == nil {
+				m, err = r.message(&q)
+			}
+			if !yield(m, err) || err != nil {
+				return
+			}
 		}
-		if q.Channel >= len(r.place) {
-			return nil, r.corrupt("input on channel %d of %d", q.Channel, len(r.place))
-		}
-		m := exchange.Message{Channel: r.place[q.Channel], Kind: exchange.Watermark, Watermark: q.Watermark, Frame: q.Frame}
-		switch {
-		case m.Channel < 0:
-			return nil, fault.New(fault.Unsupported, "input on the edge %q, which this plan has not", r.Channels[q.Channel].Edge)
-		case q.Data:
-			m.Kind = exchange.Data
-		case m.Final():
-			r.ended(m.Channel)
-		}
-		all = append(all, m)
 	}
-	return all, nil
+}
+
+func (r *restored) message(q *parts.Entry) (exchange.Message, error) {
+	if q.Channel >= len(r.place) {
+		return exchange.Message{}, r.corrupt("input on channel %d of %d", q.Channel, len(r.place))
+	}
+	m := exchange.Message{Channel: r.place[q.Channel], Kind: exchange.Watermark, Watermark: q.Watermark, Frame: q.Frame}
+	switch {
+	case m.Channel < 0:
+		return exchange.Message{}, fault.New(fault.Unsupported, "input on the edge %q, which this plan has not", r.Channels[q.Channel].Edge)
+	case q.Data:
+		m.Kind = exchange.Data
+	case m.Final():
+		r.ended(m.Channel)
+	}
+	return m, nil
 }
 
 // watermark of a channel as the task had it.
@@ -265,7 +218,11 @@ func (r *restored) core(main int, side []int) (*engine.Snapshot, error) {
 		return nil, err
 	}
 	n := 0
-	for _, b := range r.each(protocol.Residuals) {
+	for p := range r.each(protocol.Residuals) {
+		b, err := r.bytes(p)
+		if err != nil {
+			return nil, err
+		}
 		all, err := parts.DecodeResiduals(b)
 		if err != nil {
 			return nil, err
@@ -283,7 +240,11 @@ func (r *restored) core(main int, side []int) (*engine.Snapshot, error) {
 // input adds to s the input that was not committed.
 func (r *restored) input(s *engine.Snapshot) error {
 	n := 0
-	for _, b := range r.each(protocol.Inbox) {
+	for p := range r.each(protocol.Inbox) {
+		b, err := r.bytes(p)
+		if err != nil {
+			return err
+		}
 		var of engine.Snapshot
 		if err := parts.DecodeInbox(b, &of); err != nil {
 			return err

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/lintelrun/lintel/checkpointing/protocol"
-	"github.com/lintelrun/lintel/internal/spillfile"
 	"github.com/lintelrun/lintel/portable/plan"
 	"github.com/lintelrun/lintel/runner/engine"
 	"github.com/lintelrun/lintel/runner/exchange"
@@ -85,16 +84,21 @@ func (r *restored) spool(ctx context.Context, s *spool) error {
 			continue
 		}
 		f := r.from.Manifest.Files[p.Span.File]
-		file, err := r.spoolFile(ctx, s.dir, p.Name, f)
+		copied, err := r.copyFile(ctx, f)
 		if err != nil {
 			return err
 		}
-		files, names[p.Name] = append(files, file), f
+		files = append(files, &spillFile{f: copied, size: f.Size, name: p.Name, refs: 1})
+		names[p.Name] = f
 	}
 	r.keep(names)
-	index := r.index()
-	if index == nil {
+	p := r.one(protocol.Spool)
+	if p == nil {
 		return nil
+	}
+	index, err := r.bytes(p)
+	if err != nil {
+		return err
 	}
 	was, err := parts.DecodeSpool(index)
 	if err != nil || r.heir != nil { // of which there are no panes
@@ -111,34 +115,6 @@ func (r *restored) spool(ctx context.Context, s *spool) error {
 		s.panes[p.Number] = &spooledPane{file: files[p.File], pages: p.Pages}
 	}
 	return nil
-}
-
-// index is the part that says what is in the files of a spool.
-func (r *restored) index() []byte {
-	for p, b := range r.each(protocol.Spool) {
-		if p.Name == "" {
-			return b
-		}
-	}
-	return nil
-}
-
-// spoolFile copies a file of a spool to one here.
-func (r *restored) spoolFile(ctx context.Context, dir, name string, f protocol.File) (*spillFile, error) {
-	in, err := r.from.Open(ctx, f)
-	if err != nil {
-		return nil, err
-	}
-	defer in.Close()
-	out, err := spillfile.Create(dir)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := io.Copy(out, in); err != nil {
-		out.Close()
-		return nil, err
-	}
-	return &spillFile{f: out, size: f.Size, name: name, refs: 1}, nil
 }
 
 // expect counts a reader of a pane before all tasks have restored, times over.

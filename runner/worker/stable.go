@@ -109,13 +109,10 @@ func (x *execTask) durable(epoch uint64) {
 	})
 }
 
-// restore frees what was parked in a snapshot, which was complete: later input has seen no attempt.
-func (s *stable) restore(messages []exchange.Message) {
-	if s == nil {
-		return
-	}
-	s.open += len(messages)
-	for _, m := range messages {
+// restore frees a message that was parked in a snapshot, which was complete: later input has seen no attempt.
+func (s *stable) restore(m exchange.Message) {
+	if s != nil {
+		s.open++
 		s.ahead += m.Frame.Bytes()
 	}
 }

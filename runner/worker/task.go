@@ -43,6 +43,8 @@ type task struct {
 	unfinalized atomic.Int64
 
 	ahead ahead
+	// restoring is what the task goes on from, until it has arrived there.
+	restoring *restored
 	// epoch is the last whose barrier has passed. The rest is of jobs with checkpoints: files are those of the
 	// store, and uploads the goroutines that write snapshots, as long as uploading lasts.
 	epoch       uint64
@@ -58,6 +60,7 @@ func (t *task) run(ctx context.Context) error {
 	defer t.outbox.Drop()
 	t.uploading, t.stopUploads = context.WithCancel(ctx)
 	defer t.stopUploads()
+	defer func() { t.restoring.close() }()
 	from, err := t.begin(ctx)
 	if err != nil {
 		return err

@@ -146,9 +146,13 @@ func (x *testStreamTask) snapshot(s *snapshot) error {
 
 // restore goes on behind the events that were acted.
 func (x *testStreamTask) restore(r *restored) error {
-	b := r.one(protocol.Position)
-	if b == nil {
+	p := r.one(protocol.Position)
+	if p == nil {
 		return r.corrupt("it does not say how far the TestStream %q is", r.Stage)
+	}
+	b, err := r.bytes(p)
+	if err != nil {
+		return err
 	}
 	s, err := parts.DecodeStream(b)
 	if err != nil {
