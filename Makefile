@@ -64,6 +64,7 @@ faults-short: ## little memory, full disks, many jobs, killed servers, bad clien
 .PHONY: faults
 faults: test-setup setup-java ## the same at full size, and in Python and Java: two hours, 8 GiB of disk (ARGS="-run Memory")
 	go test -timeout 3h -v $(ARGS) ./integration/faults -long
+	go test -timeout 1h -v -run CrashWhileImages ./statebackend/pebblestate -crashes 2000
 
 FUZZTIME ?= 5s
 .PHONY: fuzz-short

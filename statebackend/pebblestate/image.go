@@ -38,6 +38,7 @@ type imaging struct {
 	name    string   // of this store as it is open now; those of its files begin with it
 	count   int      // of whole images so far
 	linking *linking // the newest; nil if it is known to have ended. The owner's
+	grown   bool     // each new memory table is as large as they get. The owner's
 
 	mu    sync.Mutex
 	known map[string]statebackend.File // tables by their names in the folder, under mu
@@ -96,15 +97,12 @@ func (s *Store) Image(held func(name string) bool) (statebackend.Image, error) {
 func (s *Store) image(held func(name string) bool) (statebackend.Image, error) {
 	m := &s.imaging
 	m.wait()
-	before := s.db.Metrics().MemTable.Size
-	flushed, err := s.db.AsyncFlush()
+	flushed, table, err := s.beginTable()
 	if err != nil {
 		return nil, s.disk.wrap(err, "taking an image of")
 	}
-	// What has come to them is the new memory table, or less if another has been written meanwhile. Less
-	// than half of it: batches of about half are tables of their own.
-	room := (int64(s.db.Metrics().MemTable.Size) - int64(before)) / 8 * 3
-	l := &linking{done: make(chan struct{}), closed: make(chan struct{}), room: room}
+	// Less than half of it: batches of about half are tables of their own.
+	l := &linking{done: make(chan struct{}), closed: make(chan struct{}), room: table / 8 * 3}
 	m.linking = l
 	m.count++
 	i := &image{
@@ -120,6 +118,23 @@ func (s *Store) image(held func(name string) bool) (statebackend.Image, error) {
 		}
 	}()
 	return i, nil
+}
+
+// beginTable begins a new memory table, and returns its size, or less, and what is closed once the old ones are in files.
+func (s *Store) beginTable() (flushed <-chan struct{}, bytes int64, err error) {
+	full := int64(s.opts.MemTableSize)
+	if s.imaging.grown { // metrics wait for the disk while tables become part of the database
+		flushed, err = s.db.AsyncFlush()
+		return flushed, full, err
+	}
+	before := s.db.Metrics().MemTable.Size
+	if flushed, err = s.db.AsyncFlush(); err != nil {
+		return nil, 0, err
+	}
+	// What has come to them is the new memory table, or less if another has been written meanwhile.
+	bytes = max(0, int64(s.db.Metrics().MemTable.Size)-int64(before))
+	s.imaging.grown = bytes >= full
+	return flushed, bytes, nil
 }
 
 type image struct {

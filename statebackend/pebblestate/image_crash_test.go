@@ -2,6 +2,7 @@ package pebblestate
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -14,12 +15,14 @@ import (
 	"github.com/lintelrun/lintel/statebackend"
 )
 
-// After a crash at any moment, while an image is written and commits go on, the last image is restored as it
+var crashes = flag.Int("crashes", 24, "at how many random points a store crashes")
+
+// Fault 6. After a crash at any moment, while an image is written and commits go on, the last image is restored as it
 // was, and nothing is there of what the crash left; so too after a crash in the middle of that.
 func TestCrashWhileImagesAreTaken(t *testing.T) {
 	testkit.Leaks(t)
 	cfg := Config{Dir: "state", MemTableBytes: 32 << 10}
-	for seed := range uint64(12) {
+	for seed := range uint64(*crashes / 2) { // each while an image is taken, and while it is restored
 		rng := rand.New(rand.NewPCG(seed, 2))
 		crash := func(fs *vfs.MemFS) *vfs.MemFS {
 			return fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
