@@ -382,14 +382,14 @@ func TestBundlesAreFinalizedOnceTheyAreDurable(t *testing.T) {
 
 // A task has few bundles that wait to be finalised: it waits with them.
 func TestFewBundlesWaitToBeFinalized(t *testing.T) {
-	const n, most = 2000, 3
+	const n, most, underWay = 40_000, 3, 10
 	p := shuffle(t, n, 5, nil)
 	var waiting atomic.Int64
 	p.after = func(b *fnapitest.Bundle, s *plan.Stage) error {
 		if s.Transforms[0] != "kv" {
 			return nil
 		}
-		if now := waiting.Add(1); now > most+3 { // that were under way
+		if now := waiting.Add(1); now > most+underWay {
 			t.Errorf("%d bundles wait to be finalised", now)
 		}
 		return b.Respond(&fnpb.ProcessBundleResponse{RequiresFinalization: true})
@@ -403,7 +403,7 @@ func TestFewBundlesWaitToBeFinalized(t *testing.T) {
 	}
 	r.deployment.Parallelism, r.cfg.Unfinalized = 1, most
 	v := newRecovery(t, r, 0)
-	v.checked = func(*protocol.Manifest) { <-time.After(20 * time.Millisecond) } // there would be more bundles from one to the next
+	v.checked = func(*protocol.Manifest) { <-time.After(100 * time.Millisecond) } // there would be 16 bundles from one to the next
 	v.to(p.plan, 0)
 	wantShuffled(t, p, n, 5)
 	if left := waiting.Load(); left != 0 {
