@@ -80,7 +80,7 @@ const (
 
 // roomy is the memory budget from which on stores have what is fast but takes more than a share of the budget: large memory
 // tables, a third of them where images are taken, and two compactions at once. With it a pane of one key takes up to 1.35 times
-// 64 MiB and cells of 20 MB up to 1.6 times 256 MiB, without it both at most 1.2.
+// 64 MiB, without it 1.1 to 1.2.
 const roomy = 512 << 20
 
 // openState has a line for each state backend.

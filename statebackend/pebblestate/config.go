@@ -36,8 +36,8 @@ type Config struct {
 	// with it a third may wait to be written before the store's owner must. Each is smaller by a third for it. It takes memory beside
 	// the tables nevertheless, about 20 MB, as an owner that needn't wait has more merged at once.
 	Images bool
-	// Compactions is how many a store may have at once, beside a memory table that is written. Of values of 10 MB each takes
-	// 60 to 100 MB. 0 is DefaultCompactions.
+	// Compactions is how many a store may have at once, beside a memory table that is written. Each has what it
+	// reads and writes several times in memory, which counts where values are large. 0 is DefaultCompactions.
 	Compactions int
 	// OpenFiles is how many files all stores together keep open. 0 is DefaultOpenFiles.
 	OpenFiles int
