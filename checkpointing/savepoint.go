@@ -34,14 +34,11 @@ func copyFile(ctx context.Context, from, to Store, c protocol.Copy, dir string) 
 		return err
 	}
 	defer func() { err = errors.Join(err, in.Close()) }()
-	on, err := spillfile.Create(dir)
+	on, err := spillfile.Copy(dir, in)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, on.Close()) }()
-	if _, err = io.Copy(on, in); err != nil {
-		return err
-	}
 	if _, err = on.Seek(0, io.SeekStart); err != nil {
 		return err
 	}

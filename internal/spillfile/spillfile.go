@@ -5,6 +5,7 @@ package spillfile
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"syscall"
 
@@ -20,6 +21,18 @@ func Create(dir string) (*os.File, error) {
 	}
 	if err := os.Remove(f.Name()); err != nil {
 		return nil, errors.Join(Error(dir, "unlinking", err), f.Close())
+	}
+	return f, nil
+}
+
+// Copy makes such a file with all that r has. The caller closes it. Errors of Create are as there, others are as they come.
+func Copy(dir string, r io.Reader) (*os.File, error) {
+	f, err := Create(dir)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.Copy(f, r); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }

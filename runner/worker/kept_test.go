@@ -65,14 +65,7 @@ func goOn(t *testing.T, name string, c *interrupted, m *protocol.Manifest, open 
 	store := files{generation: m.Generation + 1}
 	r.deployment.Checkpoints = &store
 	r.deployment.Restore = &rpc.Restore{Manifest: m, Open: open, Metrics: metricsOf(t, m)}
-	w, err := New(r.cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, err := w.Deploy(t.Context(), r.deployment)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := r.start(t.Context(), r.deployment)
 	if err := e.Restored(); err != nil {
 		t.Fatal(err)
 	}

@@ -325,14 +325,7 @@ func TestBundlesAreFinalizedOnceTheyAreDurable(t *testing.T) {
 	v := newRecovery(t, r, 0)
 	v.store.generation = 1
 	r.deployment.Plan, r.deployment.Checkpoints = p.plan, &v.store
-	w, err := New(r.cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, err := w.Deploy(t.Context(), r.deployment)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := r.start(t.Context(), r.deployment)
 	if err := e.Restored(); err != nil {
 		t.Fatal(err)
 	}
@@ -422,14 +415,7 @@ func TestDamagedCheckpointsAreNotRestored(t *testing.T) {
 	f := v.newest.Files[len(v.newest.Files)-1]
 	v.store.all[f.FileID] = v.store.all[f.FileID][1:]
 	r.deployment.Checkpoints, r.deployment.Restore = &v.store, &rpc.Restore{Manifest: v.newest, Same: true, Open: v.store.open}
-	w, err := New(r.cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, err := w.Deploy(t.Context(), r.deployment)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := r.start(t.Context(), r.deployment)
 	wantError(t, e.Restored(), fault.Corruption, f.Name())
 	if err := r.wait(e); err == nil {
 		t.Error("the job ran")
@@ -452,14 +438,7 @@ func TestUploadsThatFailEndTheirEpoch(t *testing.T) {
 		return ctx.Err()
 	}
 	r.deployment.Plan, r.deployment.Checkpoints = c.plan, &v.store
-	w, err := New(r.cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, err := w.Deploy(t.Context(), r.deployment)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := r.start(t.Context(), r.deployment)
 	if err := e.Restored(); err != nil {
 		t.Fatal(err)
 	}

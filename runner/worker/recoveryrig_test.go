@@ -151,14 +151,7 @@ func (v *recovery) run(stop func() bool) bool {
 		}
 		d.Restore = &rpc.Restore{Manifest: v.newest, Same: true, Open: v.store.open, Metrics: metricsOf(v.t, v.newest)}
 	}
-	w, err := New(v.r.cfg)
-	if err != nil {
-		v.t.Fatal(err)
-	}
-	e, err := w.Deploy(ctx, d)
-	if err != nil {
-		v.t.Fatal(err)
-	}
+	e := v.r.start(ctx, d)
 	if err := e.Restored(); err != nil {
 		v.t.Fatal(err)
 	}
@@ -182,7 +175,7 @@ func (v *recovery) run(stop func() bool) bool {
 			g.answer(a)
 		}
 	}
-	err = v.r.wait(e)
+	err := v.r.wait(e)
 	v.last = e
 	if err != nil && !errors.Is(err, context.Canceled) {
 		v.t.Fatal(err)

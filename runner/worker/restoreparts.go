@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -40,14 +39,7 @@ func (r *restored) copyFile(ctx context.Context, f protocol.File) (*os.File, err
 		return nil, err
 	}
 	defer in.Close()
-	out, err := spillfile.Create(r.t.e.dir)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := io.Copy(out, in); err != nil {
-		return nil, errors.Join(err, out.Close())
-	}
-	return out, nil
+	return spillfile.Copy(r.t.e.dir, in)
 }
 
 // close removes the copies. Nil has none.

@@ -120,18 +120,24 @@ func (r *rig) checkNothingLeft() {
 	}
 }
 
-// deploy starts a job.
+// deploy starts a job that runs by a plan.
 func (r *rig) deploy(ctx context.Context, p *plan.Plan) rpc.Execution {
+	r.t.Helper()
+	r.deployment.Plan = p
+	if everywhere != nil && inPanes(p) {
+		return r.deployWith(ctx, everywhere)
+	}
+	return r.start(ctx, r.deployment)
+}
+
+// start starts a job on a worker of its own.
+func (r *rig) start(ctx context.Context, d rpc.Deployment) rpc.Execution {
 	r.t.Helper()
 	w, err := New(r.cfg)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.deployment.Plan = p
-	if everywhere != nil && inPanes(p) {
-		return r.deployWith(ctx, everywhere)
-	}
-	e, err := w.Deploy(ctx, r.deployment)
+	e, err := w.Deploy(ctx, d)
 	if err != nil {
 		r.t.Fatal(err)
 	}

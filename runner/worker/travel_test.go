@@ -77,14 +77,7 @@ func (v *travel) deploy(ctx context.Context, p *plan.Plan, l leg) *generation {
 		d.Restore = &rpc.Restore{Manifest: v.newest, Update: v.update, Open: v.store.open}
 	}
 	v.newest = nil // nothing is taken over a savepoint
-	w, err := New(v.r.cfg)
-	if err != nil {
-		v.t.Fatal(err)
-	}
-	e, err := w.Deploy(ctx, d)
-	if err != nil {
-		v.t.Fatal(err)
-	}
+	e := v.r.start(ctx, d)
 	return v.generation(e, &d)
 }
 
