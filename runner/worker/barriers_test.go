@@ -112,20 +112,22 @@ func (r *rig) execution(ctx context.Context, n *epochs) *execution {
 	return e
 }
 
-// deployWith starts a job in which epochs begin all the time, now and then several at once. Between
-// them there is a moment in which virtual time can go on. The job ends with the test.
+// deployWith starts a job in which epochs begin all the time, now and then several at once, the first before
+// anything else, or a short job would see none. Between them there is a moment in which virtual time can go
+// on. The job ends with the test.
 func (r *rig) deployWith(ctx context.Context, n *epochs) *execution {
 	ctx, cancel := context.WithCancel(ctx)
 	e := r.execution(ctx, n)
 	n.mu.Lock()
 	n.jobs++
 	n.mu.Unlock()
+	e.announce(1)
 	announced := make(chan struct{})
 	go func() {
 		defer close(announced)
 		pause := time.NewTicker(2 * time.Millisecond)
 		defer pause.Stop()
-		for epoch := uint64(0); ; {
+		for epoch := uint64(1); ; {
 			if n.newest(e) == epoch { // else tasks are slower than we are
 				for range 1 + epoch%3%2 {
 					epoch++
