@@ -83,8 +83,9 @@ gen: ## golden pipelines and plans of portable/testdata, depguard's rules in .go
 	go test ./internal/lint -run TestGolangci -update
 
 .PHONY: keep-checkpoints
-keep-checkpoints: ## checkpoints of this build, which all later ones are to restore: with each new version of a format (VERSION=v2)
+keep-checkpoints: ## checkpoints and savepoints of this build, which all later ones are to restore: with each new version of a format (VERSION=v2)
 	go test ./runner/worker -run '^TestKeptCheckpoints$$' -keep '$(VERSION)'
+	go test ./integration/faults -run '^TestKeptSavepoints$$' -keep '$(VERSION)'
 
 .PHONY: fmt
 fmt: ## format all Go code

@@ -38,7 +38,8 @@ func testKilledServers(t *testing.T, o oracle, kills int) {
 	random := seeded(t)
 	dir := t.TempDir()
 	observed := filepath.Join(dir, "observed")
-	s := o.start(t, dir)
+	workers := o.workers(t, dir)
+	s := start(t, dir, workers)
 	takes := time.Duration(kills) * (o.restart + 500*time.Millisecond)
 	o.submit(s, takes, observed)
 	s.awaitOutput(observed)
@@ -55,7 +56,7 @@ func testKilledServers(t *testing.T, o oracle, kills int) {
 		recorded := s.checkpoints(job)
 		s.kill()
 		killed := time.Now()
-		s = o.start(t, dir)
+		s = start(t, dir, workers)
 		if list := s.checkpoints(job); done == 0 && (len(list) < len(recorded) || !slices.Equal(list[:len(recorded)], recorded)) {
 			t.Errorf("the job's record has checkpoints %v, and had %v", list, recorded)
 		}

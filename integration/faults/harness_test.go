@@ -7,32 +7,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/lintelrun/lintel/internal/proctree"
 	"github.com/lintelrun/lintel/internal/testkit"
 )
-
-// harnesses are the processes in which the pipelines of a server run: each is the last of those that its environment starts.
-func (s *server) harnesses() (pids []int) {
-	s.t.Helper()
-	all, err := proctree.Descendants(s.cmd.Process.Pid)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	parents := map[int]bool{}
-	for _, p := range all {
-		parents[p.Parent] = true
-	}
-	for _, p := range all {
-		if !parents[p.PID] && !p.Zombie {
-			pids = append(pids, p.PID)
-		}
-	}
-	return pids
-}
 
 // Harnesses that are killed cost their bundles another attempt, and nothing else: no restart of the job, no element.
 func TestKilledHarnesses(t *testing.T) {
@@ -47,7 +26,7 @@ func testKilledHarnesses(t *testing.T, o oracle, kills int) {
 	random := seeded(t)
 	dir := t.TempDir()
 	observed := filepath.Join(dir, "observed")
-	s := o.start(t, dir)
+	s := start(t, dir, o.workers(t, dir))
 	takes := time.Duration(kills+2) * (o.replace + time.Second)
 	o.submit(s, takes, observed)
 	s.awaitOutput(observed)
@@ -58,7 +37,7 @@ func testKilledHarnesses(t *testing.T, o oracle, kills int) {
 		if _, state := s.job(); state != "RUNNING" || len(running) == 0 {
 			break // the machine is slow
 		}
-		if err := syscall.Kill(running[random.IntN(len(running))], syscall.SIGKILL); err != nil {
+		if err := running[random.IntN(len(running))](); err != nil {
 			t.Fatal(err)
 		}
 		recovered = append(recovered, s.awaitOutput(observed))

@@ -35,9 +35,13 @@ func (s *server) footprint() footprint {
 	}
 }
 
-// asProcess are arguments for workers that the server starts.
+// asProcess are arguments for workers that the server starts, or what else a test has given it.
 func (s *server) asProcess() []string {
-	return []string{"--environment_type", "PROCESS", "--environment_config", fmt.Sprintf(`{"command":%q}`, pipelines(s.t)), "--worker_binary", filepath.Join(root, "LICENSE")}
+	w := s.workers
+	if w == nil {
+		w = goProcesses(s.t, "")
+	}
+	return []string{"--environment_type", w.kind, "--environment_config", w.config, "--worker_binary", filepath.Join(root, "LICENSE")}
 }
 
 // jobKinds end in all the ways that jobs end, with workers in the client and as processes.

@@ -22,8 +22,8 @@ type oracle struct {
 	submit func(s *server, takes time.Duration, observed string)
 	// tallies is what its counter "tallied" comes to, if it has one.
 	tallies func(takes time.Duration) int
-	// env is what the server's environment needs for its harnesses, if anything.
-	env func(t *testing.T) []string
+	// workers are what its elements are processed in; they see a folder.
+	workers func(t *testing.T, dir string) *workers
 	// servers and harnesses are how many are killed.
 	servers, harnesses kills
 	// restart is how long it may take at the median from killing the server to new output, replace at
@@ -42,19 +42,20 @@ func (k kills) now() int {
 }
 
 var oracles = []oracle{
-	{name: "go", submit: (*server).submitGo, tallies: talliesGo, servers: kills{6, 50}, harnesses: kills{5, 50}, restart: 3 * time.Second, replace: 2 * time.Second},
-	{name: "python", submit: (*server).submitPython, env: pythonEnv, servers: kills{0, 10}, harnesses: kills{1, 50}, restart: 8 * time.Second, replace: 6 * time.Second},
-	{name: "java", submit: (*server).submitJava, env: javaEnv, servers: kills{0, 10}, harnesses: kills{0, 50}, restart: 8 * time.Second, replace: 6 * time.Second},
+	{name: "go", submit: (*server).submitGo, tallies: talliesGo, workers: goProcesses, servers: kills{6, 50}, harnesses: kills{5, 50}, restart: 3 * time.Second, replace: 2 * time.Second},
+	{name: "go in containers", submit: (*server).submitGo, tallies: talliesGo, workers: goContainers, harnesses: kills{1, 20}, replace: 4 * time.Second},
+	{name: "python", submit: (*server).submitPython, workers: pythonProcesses, servers: kills{0, 10}, harnesses: kills{0, 50}, restart: 8 * time.Second, replace: 6 * time.Second},
+	{name: "python threads", submit: (*server).submitPython, workers: pythonThreads, servers: kills{0, 50}, restart: 3 * time.Second},
+	{name: "python in a pool", submit: (*server).submitPython, workers: pythonPoolProcesses, harnesses: kills{1, 10}, replace: 6 * time.Second},
+	{name: "java", submit: (*server).submitJava, workers: javaProcesses, servers: kills{0, 10}, harnesses: kills{0, 50}, restart: 8 * time.Second, replace: 6 * time.Second},
+	{name: "java threads", submit: (*server).submitJava, workers: javaThreads, servers: kills{0, 50}, restart: 3 * time.Second},
 }
 
 // start starts a server that can run the oracle.
-func (o *oracle) start(t *testing.T, dir string) *server {
+func start(t *testing.T, dir string, w *workers) *server {
 	t.Helper()
-	var env []string
-	if o.env != nil {
-		env = o.env(t)
-	}
-	s := launch(t, lintelBinary(t), dir, env)
+	s := launch(t, lintelBinary(t), dir, w.env, w.flags...)
+	s.workers = w
 	s.awaitReady()
 	return s
 }
@@ -85,25 +86,12 @@ func (s *server) submitExact(elements int, observed string, flags ...string) {
 // slowEvery is the time from one element to the next in languages that take much of the machine for each.
 const slowEvery = 50 * time.Millisecond
 
-// examples is the module that has what Beam's boot programs need.
-var examples = filepath.Join(root, "examples", "go")
-
-var (
-	pythonBoot = testkit.Program(&binaries, "python-boot", examples, "github.com/apache/beam/sdks/v2/python/container")
-	javaBoot   = testkit.Program(&binaries, "java-boot", examples, "github.com/apache/beam/sdks/v2/java/container")
-)
-
-func pythonEnv(t *testing.T) []string {
-	t.Helper()
-	return []string{"SDK_BOOT=" + pythonBoot(t), "SDK_PYTHON=" + testkit.Python(t, root), "TMPDIR=" + t.TempDir()}
-}
-
 func (s *server) submitPython(takes time.Duration, observed string) {
 	s.t.Helper()
 	s.mustSubmit(exec.Command(testkit.Python(s.t, root), filepath.Join(root, "integration", "faults", "python", "exact.py"),
 		"--n", fmt.Sprint(int(takes/slowEvery)), "--every", fmt.Sprint(slowEvery.Milliseconds()), "--observed", observed,
 		"--runner", "PortableRunner", "--job_endpoint", s.jobs, "--checkpoint_interval="+checkpointInterval,
-		"--environment_type", "PROCESS", "--environment_option", "process_command="+filepath.Join(root, "integration", "python", "sdk_worker.sh")))
+		"--environment_type", s.workers.kind, "--environment_config", s.workers.config))
 }
 
 // javaClasses compiles the pipeline in Java, once, and returns its class path.
@@ -118,21 +106,22 @@ var javaClasses = sync.OnceValues(func() (string, error) {
 	return filepath.Join(build, "classes") + ":" + strings.TrimSpace(string(libraries)), err
 })
 
-func javaEnv(t *testing.T) []string {
+// classPath is where the pipeline in Java and its worker pool are.
+func classPath(t *testing.T) string {
 	t.Helper()
-	return []string{"JAVA_BOOT=" + javaBoot(t)}
+	path, err := javaClasses()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func (s *server) submitJava(takes time.Duration, observed string) {
 	s.t.Helper()
-	classes, err := javaClasses()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.mustSubmit(exec.Command("java", "-cp", classes, "lintel.faults.Exact",
+	s.mustSubmit(exec.Command("java", "-cp", classPath(s.t), "lintel.faults.Exact",
 		fmt.Sprintf("--elements=%d", takes/slowEvery), fmt.Sprintf("--every=%d", slowEvery.Milliseconds()), "--observed="+observed,
 		"--jobEndpoint="+s.jobs, "--checkpointInterval="+checkpointInterval, "--experiments=beam_fn_api,disable_jamm_agent",
-		"--defaultEnvironmentType=PROCESS", fmt.Sprintf("--defaultEnvironmentConfig={%q:%q}", "command", filepath.Join(root, "integration", "xlang", "java_worker.sh"))))
+		"--defaultEnvironmentType="+s.workers.kind, "--defaultEnvironmentConfig="+s.workers.config))
 }
 
 // mustSubmit runs a program that submits a job.

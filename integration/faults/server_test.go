@@ -42,6 +42,10 @@ func TestMain(m *testing.M) {
 	}
 	binaries = dir
 	code := m.Run()
+	if err := stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	if err := os.RemoveAll(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
@@ -52,7 +56,7 @@ func TestMain(m *testing.M) {
 var (
 	lintelBinary = testkit.Program(&binaries, "lintel", root, "./cmd/lintel", "CGO_ENABLED=0", tags("disable_grpc_modules")) // as it is released
 	failing      = testkit.Program(&binaries, "failing", root, "./cmd/lintel", "CGO_ENABLED=0", tags("disable_grpc_modules,failpoints"))
-	pipelines    = testkit.Program(&binaries, "pipelines", filepath.Join(root, "integration", "faults", "pipelines"), ".")
+	pipelines    = testkit.Program(&binaries, "pipelines", filepath.Join(root, "integration", "faults", "pipelines"), ".", "CGO_ENABLED=0") // for images of nothing else
 )
 
 // tags has go build use some, and what else its flags are.
@@ -68,6 +72,8 @@ type server struct {
 	jobs  string // address of the job endpoint
 	http  string // URL of the HTTP endpoint
 	done  chan error
+	// workers are those of its pipelines, if a test asks.
+	workers *workers
 	// killed is true once the test has ended it.
 	killed bool
 }

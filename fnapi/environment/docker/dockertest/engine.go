@@ -149,6 +149,15 @@ func (e *Engine) Containers(ctx context.Context, label string) (names []string, 
 	if label != "" {
 		options.Filters.Add("label", label)
 	}
+	return e.list(ctx, options)
+}
+
+// Running returns the names of all containers that run.
+func (e *Engine) Running(ctx context.Context) (names []string, err error) {
+	return e.list(ctx, container.ListOptions{})
+}
+
+func (e *Engine) list(ctx context.Context, options container.ListOptions) (names []string, err error) {
 	return names, e.with(func(c *client.Client) error {
 		list, err := c.ContainerList(ctx, options)
 		for _, one := range list {
@@ -156,6 +165,11 @@ func (e *Engine) Containers(ctx context.Context, label string) (names []string, 
 		}
 		return err
 	})
+}
+
+// Kill ends a container by SIGKILL.
+func (e *Engine) Kill(ctx context.Context, name string) error {
+	return e.with(func(c *client.Client) error { return c.ContainerKill(ctx, name, "SIGKILL") })
 }
 
 // RemoveImage removes an image by name.
