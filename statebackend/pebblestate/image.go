@@ -17,10 +17,11 @@ import (
 )
 
 // A whole image of a store is its tables at the moment when the memory table of that moment has become one.
-// The owner begins a new memory table and goes on. In the background the old one is written, and all tables
+// In the background a new memory table is begun, the old one is written, and all tables
 // are linked into a folder of the image's own, from where they are read without haste, whatever the database
-// does to its own. No commit since may be in a table before they are linked: so commits wait then
-// when they might fill the new memory table, as Pebble has them wait soon after that anyway.
+// does to its own. The owner goes on: only its commits wait for the new memory table, which takes a while where the disk
+// has work waiting, as they would wait for the disk then anyway. No commit since may be in a table before they are linked: so commits wait
+// too when they might fill the new memory table, as Pebble has them wait soon after that anyway.
 //
 // That makes a table for each, however small, and small tables cost the merging of large ones, which are then
 // to be written elsewhere again. So images between have the changes since a whole one (statebackend.Chain):
@@ -38,7 +39,7 @@ type imaging struct {
 	name    string   // of this store as it is open now; those of its files begin with it
 	count   int      // of whole images so far
 	linking *linking // the newest; nil if it is known to have ended. The owner's
-	grown   bool     // each new memory table is as large as they get. The owner's
+	grown   bool     // each new memory table is as large as they get. The newest linking's, until it has begun
 
 	mu    sync.Mutex
 	known map[string]statebackend.File // tables by their names in the folder, under mu
@@ -50,10 +51,11 @@ func newImaging() imaging {
 
 // linking is the making of an image. It ends before the image is closed, or by that.
 type linking struct {
+	begun  chan struct{} // a new memory table has, or there will be none
 	done   chan struct{}
 	err    error         // once done
 	closed chan struct{} // nobody wants it any more
-	room   int64         // bytes that may be committed before it is done, without any of it being in a table
+	room   int64         // once begun: bytes that may be committed before it is done, without any of it being in a table
 }
 
 // admit waits until a commit of so many bytes may be made.
@@ -61,6 +63,7 @@ func (m *imaging) admit(bytes int64) {
 	if m.linking == nil {
 		return
 	}
+	<-m.linking.begun
 	select {
 	case <-m.linking.done:
 		m.linking = nil
@@ -93,31 +96,39 @@ func (s *Store) Image(held func(name string) bool) (statebackend.Image, error) {
 	return s.imaging.chain.Image(held, limit, func() (statebackend.Image, error) { return s.image(held) })
 }
 
-// image takes a whole image. It waits for the one before to be in files.
+// image takes a whole image, without waiting for anything.
 func (s *Store) image(held func(name string) bool) (statebackend.Image, error) {
 	m := &s.imaging
-	m.wait()
-	flushed, table, err := s.beginTable()
-	if err != nil {
-		return nil, s.disk.wrap(err, "taking an image of")
-	}
-	// Less than half of it: batches of about half are tables of their own.
-	l := &linking{done: make(chan struct{}), closed: make(chan struct{}), room: table / 8 * 3}
-	m.linking = l
+	before := m.linking
+	m.linking = &linking{begun: make(chan struct{}), done: make(chan struct{}), closed: make(chan struct{})}
 	m.count++
 	i := &image{
-		store: s, held: held, linking: l, number: m.count,
+		store: s, held: held, linking: m.linking, number: m.count,
 		dir: s.disk.PathJoin(s.dir, imagesDir, fmt.Sprint(m.count)),
 	}
-	go func() {
-		defer close(l.done)
-		select {
-		case <-flushed:
-			l.err = s.disk.wrap(cmp.Or(s.db.Checkpoint(i.dir), s.disk.failed()), "taking an image of")
-		case <-l.closed:
-		}
-	}()
+	go i.link(before)
 	return i, nil
+}
+
+// link links the tables, after those of the image before.
+func (i *image) link(before *linking) {
+	l, s := i.linking, i.store
+	defer close(l.done)
+	if before != nil {
+		<-before.done
+	}
+	flushed, table, err := s.beginTable()
+	l.room = table / 8 * 3 // less than half of it: batches of about half are tables of their own
+	close(l.begun)
+	if err != nil {
+		l.err = s.disk.wrap(err, "taking an image of")
+		return
+	}
+	select {
+	case <-flushed:
+		l.err = s.disk.wrap(cmp.Or(s.db.Checkpoint(i.dir), s.disk.failed()), "taking an image of")
+	case <-l.closed:
+	}
 }
 
 // beginTable begins a new memory table, and returns its size, or less, and what is closed once the old ones are in files.
