@@ -25,16 +25,27 @@ func Create(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// Copy makes such a file with all that r has. The caller closes it. Errors of Create are as there, others are as they come.
+// Copy makes such a file with all that r has. The caller closes it. Errors of the file are as of Error, those of r as they come.
 func Copy(dir string, r io.Reader) (*os.File, error) {
 	f, err := Create(dir)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := io.Copy(f, r); err != nil {
+	if _, err := io.Copy(explained{f, dir}, r); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// explained writes to a file in dir.
+type explained struct {
+	w   io.Writer
+	dir string
+}
+
+func (e explained) Write(p []byte) (int, error) {
+	n, err := e.w.Write(p)
+	return n, Error(e.dir, "writing", err)
 }
 
 // Error explains err, met when doing something to a file for spilled data in dir: class
