@@ -27,7 +27,7 @@ func testKilledHarnesses(t *testing.T, o oracle, kills int) {
 	dir := t.TempDir()
 	observed := filepath.Join(dir, "observed")
 	s := start(t, dir, o.workers(t, dir))
-	takes := time.Duration(kills+2) * (o.replace + time.Second)
+	takes := time.Duration(kills+1) * (o.replace + time.Second)
 	o.submit(s, takes, observed)
 	s.awaitOutput(observed)
 	var recovered []time.Duration

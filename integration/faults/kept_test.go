@@ -62,6 +62,7 @@ func restoreKept(t *testing.T, path string) {
 	s := startServer(t, dir)
 	s.mustRun(append(s.exactFrom(start, observed), "--restore_from", (&url.URL{Scheme: "file", Path: from}).String())...)
 	s.awaitExact(10 * time.Second)
+	checkObserved(t, observed)
 	for place, times := range totals(t, observed) {
 		if times != 1 {
 			t.Errorf("%s left %d times", place, times)

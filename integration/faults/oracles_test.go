@@ -41,12 +41,13 @@ func (k kills) now() int {
 	return k.short
 }
 
+// Beam's boot program takes 4 s of the processor (pip freeze twice, pip show) before it starts Python: hence the limits of its processes.
 var oracles = []oracle{
-	{name: "go", submit: (*server).submitGo, tallies: talliesGo, workers: goProcesses, servers: kills{6, 50}, harnesses: kills{5, 50}, restart: 3 * time.Second, replace: 2 * time.Second},
+	{name: "go", submit: (*server).submitGo, tallies: talliesGo, workers: goProcesses, servers: kills{6, 50}, harnesses: kills{4, 50}, restart: 3 * time.Second, replace: 2 * time.Second},
 	{name: "go in containers", submit: (*server).submitGo, tallies: talliesGo, workers: goContainers, harnesses: kills{1, 20}, replace: 4 * time.Second},
-	{name: "python", submit: (*server).submitPython, workers: pythonProcesses, servers: kills{0, 10}, harnesses: kills{0, 50}, restart: 8 * time.Second, replace: 6 * time.Second},
+	{name: "python", submit: (*server).submitPython, workers: pythonProcesses, servers: kills{0, 10}, harnesses: kills{0, 10}, restart: 8 * time.Second, replace: 10 * time.Second},
 	{name: "python threads", submit: (*server).submitPython, workers: pythonThreads, servers: kills{0, 50}, restart: 3 * time.Second},
-	{name: "python in a pool", submit: (*server).submitPython, workers: pythonPoolProcesses, harnesses: kills{1, 10}, replace: 6 * time.Second},
+	{name: "python in a pool", submit: (*server).submitPython, workers: pythonPoolProcesses, harnesses: kills{1, 50}, replace: 6 * time.Second},
 	{name: "java", submit: (*server).submitJava, workers: javaProcesses, servers: kills{0, 10}, harnesses: kills{0, 50}, restart: 8 * time.Second, replace: 6 * time.Second},
 	{name: "java threads", submit: (*server).submitJava, workers: javaThreads, servers: kills{0, 50}, restart: 3 * time.Second},
 }

@@ -13,7 +13,7 @@ import (
 // killed; then it is away; then it is slow. No checkpoint is one that is not whole, the job goes on, checkpoints come
 // again soon after, the store is not stormed, no object comes to be twice, and none is left. The sums are exact.
 func TestBadCloud(t *testing.T) {
-	elements, bad, away, slow := 800, 3*time.Second, 5500*time.Millisecond, 100*time.Millisecond
+	elements, bad, away, slow := 600, 3*time.Second, 5500*time.Millisecond, 100*time.Millisecond
 	if *long {
 		elements, bad, away, slow = 24_000, 5*time.Minute, 10*time.Minute, 5*time.Second
 	}
