@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -333,18 +334,22 @@ func TestBundlesAreFinalizedOnceTheyAreDurable(t *testing.T) {
 	ended := map[int]bool{}
 	take := func(epoch uint64) {
 		e.Barrier(protocol.Begun{Epoch: epoch})
-		answered := map[int]bool{}
-		for len(answered)+len(ended) < len(r.deployment.Tasks()) {
-			a, ok := <-e.Answers()
-			switch {
-			case !ok:
-				return
-			case a.Ended:
-				ended[a.Task] = true
-			case a.Err != nil:
-				t.Fatal(a.Err)
-			default:
-				answered[a.Task] = true
+		answered := maps.Clone(ended) // by no more than one of a task: it may answer and then end
+		for len(answered) < len(r.deployment.Tasks()) {
+			select {
+			case a, ok := <-e.Answers():
+				switch {
+				case !ok:
+					return
+				case a.Err != nil:
+					t.Fatal(a.Err)
+				case a.Ended:
+					ended[a.Task], answered[a.Task] = true, true
+				case a.Epoch == epoch:
+					answered[a.Task] = true
+				}
+			case <-time.After(patience):
+				t.Fatalf("epoch %d: answers of %v, ended are %v", epoch, answered, ended)
 			}
 		}
 	}
@@ -355,7 +360,11 @@ func TestBundlesAreFinalizedOnceTheyAreDurable(t *testing.T) {
 		t.Error("bundles are finalised that are not durable")
 	}
 	e.Concluded(2, true)
-	<-news
+	select {
+	case <-news:
+	case <-time.After(patience):
+		t.Fatal("no bundle is finalised")
+	}
 	close(release)
 	for epoch := uint64(3); len(ended) < len(r.deployment.Tasks()); epoch++ { // they end once all is durable
 		take(epoch)

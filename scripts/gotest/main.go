@@ -13,8 +13,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 )
 
@@ -93,11 +95,23 @@ func (t *tally) take(e event, w io.Writer) {
 		}
 		delete(t.output, key)
 		if e.Test == "" {
-			printPackage(w, e, text)
+			printPackage(w, e, text+t.unended(e.Package))
 		} else {
 			t.count(w, e, text)
 		}
 	}
+}
+
+// unended takes the output of a package's tests that have not ended: one that panics or takes too long ends the package.
+func (t *tally) unended(pkg string) string {
+	var text strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(t.output)) {
+		if strings.HasPrefix(key, pkg+" ") {
+			text.WriteString(t.output[key].String())
+			delete(t.output, key)
+		}
+	}
+	return text.String()
 }
 
 func (t *tally) count(w io.Writer, e event, text string) {
