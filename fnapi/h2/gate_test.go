@@ -134,7 +134,11 @@ func TestCutOffMessagesAreNotReceived(t *testing.T) {
 			r.settle(t)
 			r.begin(t, 1)
 			// The first fills the receiver, so that the second waits while the stream ends.
-			if err := errors.Join(r.WriteData(1, false, append(slices.Clone(whole), whole...)), r.WriteData(1, false, half), end(r)); err != nil {
+			if err := r.WriteData(1, false, append(slices.Clone(whole), whole...)); err != nil {
+				t.Fatal(err)
+			}
+			testkit.Eventually(t, 20*time.Second, "the receiver is full", g.Full) // a connection that is cut takes along what nobody has read
+			if err := errors.Join(r.WriteData(1, false, half), end(r)); err != nil {
 				t.Fatal(err)
 			}
 			taken := 0
