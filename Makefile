@@ -39,7 +39,7 @@ test: test-setup ## all quick tests, the examples end to end included
 	go vet ./...
 	go vet -C examples/go ./...
 	go run ./scripts/gotest -C examples/go ./...
-	go run ./scripts/gotest ./...
+	go run ./scripts/gotest -timeout 20m ./...
 
 .PHONY: test-setup
 test-setup: ## what the tests need beside Go: Python's Beam SDK in .cache/venv, if there is a Python
@@ -75,7 +75,7 @@ fuzz-short: ## each fuzz target for FUZZTIME (5s)
 
 .PHONY: test-race
 test-race: ## the tests of our packages under the race detector (needs a C compiler)
-	CGO_ENABLED=1 go run ./scripts/gotest -race $$(go list ./... | grep -v /integration/)
+	CGO_ENABLED=1 go run ./scripts/gotest -race -timeout 20m $$(go list ./... | grep -v /integration/)
 
 .PHONY: gen
 gen: ## golden pipelines and plans of portable/testdata, depguard's rules in .golangci.yml
