@@ -44,7 +44,7 @@ type evolving struct {
 
 // args are those of a variant of the pipeline.
 func (e *evolving) args(variant string, more ...string) []string {
-	return append(append(e.asProcess(), "--case", "evolve", "--variant", variant, "--every", "20ms", "--checkpoint_interval", "500ms",
+	return append(append(e.environment(), "--case", "evolve", "--variant", variant, "--every", "20ms", "--checkpoint_interval", "500ms",
 		"--observed", e.observed, "--job_name", "evolving", "--async"), more...)
 }
 

@@ -35,8 +35,8 @@ func (s *server) footprint() footprint {
 	}
 }
 
-// asProcess are arguments for workers that the server starts, or what else a test has given it.
-func (s *server) asProcess() []string {
+// environment is arguments for that of the workers that a test has given the server, or of processes that it starts.
+func (s *server) environment() []string {
 	w := s.workers
 	if w == nil {
 		w = goProcesses(s.t, "")
@@ -46,7 +46,7 @@ func (s *server) asProcess() []string {
 
 // jobKinds end in all the ways that jobs end, with workers in the client and as processes.
 func (s *server) jobKinds() [][]string {
-	process := s.asProcess()
+	process := s.environment()
 	small := []string{"--case", "group", "--n", "100", "--keys", "10", "--shards", "1"}
 	// Cancelled before its workers are there, while they begin, or when they hang.
 	cancelled := func(after string, more ...string) []string {

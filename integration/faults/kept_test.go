@@ -21,10 +21,10 @@ var keep = flag.String("keep", "", "version of which to keep savepoints, which l
 // keptDir has savepoints by version and state backend. The comment of each is when its elements began, in ms.
 const keptDir = "testdata/savepoints"
 
-// exactFrom are arguments of the job of which savepoints are kept. What it is must not change.
-func (s *server) exactFrom(start int64, observed string) []string {
-	return append(s.asProcess(), "--case", "exact", "--n", "300", "--every", "20ms", "--keys", "10", "--shards", "2", "--start", fmt.Sprint(start),
-		"--checkpoint_interval", "300ms", "--observed", observed, "--async")
+// submitKept submits the job of which savepoints are kept. What it is must not change.
+func (s *server) submitKept(start int64, observed string, flags ...string) {
+	s.t.Helper()
+	s.submitExact(300, observed, append(flags, "--every", "20ms", "--start", fmt.Sprint(start))...)
 }
 
 // Savepoints of all versions that there were are restored, and their job finds each element counted once. With -keep VERSION
@@ -60,14 +60,10 @@ func restoreKept(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	s := startServer(t, dir)
-	s.mustRun(append(s.exactFrom(start, observed), "--restore_from", (&url.URL{Scheme: "file", Path: from}).String())...)
+	s.submitKept(start, observed, "--restore_from", (&url.URL{Scheme: "file", Path: from}).String())
 	s.awaitExact(10 * time.Second)
 	checkObserved(t, observed)
-	for place, times := range totals(t, observed) {
-		if times != 1 {
-			t.Errorf("%s left %d times", place, times)
-		}
-	}
+	checkOnce(t, observed)
 }
 
 // keepSavepoint stops the job with a savepoint and keeps that.
@@ -78,15 +74,9 @@ func keepSavepoint(t *testing.T, backend, path string) {
 	s := startServer(t, dir, "--state-backend", backend)
 	pipelines(t) // which takes time, as elements are made in
 	start := time.Now().UnixMilli()
-	s.mustRun(s.exactFrom(start, observed)...)
+	s.submitKept(start, observed)
 	testkit.Eventually(t, time.Minute, "output", func() bool { return len(totals(t, observed)) >= 50 })
-	job, _ := s.job()
-	var stopped struct{ Savepoint string }
-	s.lintel(&stopped, "jobs", "stop", job, "--savepoint")
-	from, err := url.Parse(stopped.Savepoint)
-	if err != nil {
-		t.Fatal(err)
-	}
+	from := s.stopWithSavepoint()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +86,7 @@ func keepSavepoint(t *testing.T, backend, path string) {
 	}
 	defer f.Close()
 	z := zip.NewWriter(f)
-	if err := errors.Join(z.SetComment(fmt.Sprint(start)), z.AddFS(os.DirFS(from.Path)), z.Close()); err != nil {
+	if err := errors.Join(z.SetComment(fmt.Sprint(start)), z.AddFS(os.DirFS(from)), z.Close()); err != nil {
 		t.Fatal(err)
 	}
 }

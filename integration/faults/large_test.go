@@ -19,7 +19,7 @@ func TestLargeElementsSurviveKills(t *testing.T) {
 		t.Run(fmt.Sprintf("%d MB", size.mB), func(t *testing.T) {
 			dir := t.TempDir()
 			s := startServer(t, dir)
-			s.mustRun(append(s.asProcess(), "--case", "state", "--stream", "--async", "--checkpoint_interval", "200ms",
+			s.mustRun(append(s.environment(), "--case", "state", "--stream", "--async", "--checkpoint_interval", "200ms",
 				"--n", fmt.Sprint(size.n), "--value", fmt.Sprint(size.mB*mB), "--keys", "100000")...)
 			job, _ := s.job()
 			var newest checkpoint

@@ -79,7 +79,7 @@ func (s *server) submitGo(takes time.Duration, observed string) {
 // submitExact submits a job in Go of so many elements a shard, with further flags.
 func (s *server) submitExact(elements int, observed string, flags ...string) {
 	s.t.Helper()
-	args := append(s.asProcess(), "--case", "exact", "--n", fmt.Sprint(elements), "--keys", "10", "--shards", fmt.Sprint(goShards),
+	args := append(s.environment(), "--case", "exact", "--n", fmt.Sprint(elements), "--keys", "10", "--shards", fmt.Sprint(goShards),
 		"--checkpoint_interval", checkpointInterval, "--observed", observed, "--async")
 	s.mustRun(append(args, flags...)...)
 }

@@ -112,7 +112,7 @@ func TestRestartsEnd(t *testing.T) {
 // What the pipeline's own functions do wrong is tried again as a bundle, and not as a job.
 func TestUserErrorsDoNotRestart(t *testing.T) {
 	s := startServer(t, t.TempDir())
-	out, err := s.run(append(s.asProcess(), "--case", "failing", "--stream", "--checkpoint_interval", "300ms")...)
+	out, err := s.run(append(s.environment(), "--case", "failing", "--stream", "--checkpoint_interval", "300ms")...)
 	if log := s.onlyLog(); err == nil || !strings.Contains(out, "as it was told") || restarting.MatchString(log) {
 		t.Errorf("%v\n%s\n%s", err, out, log)
 	}

@@ -38,7 +38,7 @@ func TestJobsTravelExactly(t *testing.T) {
 			from = to
 		}
 		s = startServer(t, here, "--state-backend", leg.backend)
-		args := append(s.asProcess(), "--case", "exact", "--n", fmt.Sprint(elements), "--every", "10ms", "--keys", "20", "--shards", "3", "--start", fmt.Sprint(start),
+		args := append(s.environment(), "--case", "exact", "--n", fmt.Sprint(elements), "--every", "10ms", "--keys", "20", "--shards", "3", "--start", fmt.Sprint(start),
 			"--checkpoint_interval", "300ms", "--observed", observed, "--parallelism", fmt.Sprint(leg.parallelism), "--async")
 		if from != "" {
 			args = append(args, "--restore_from", (&url.URL{Scheme: "file", Path: from}).String())
@@ -49,16 +49,9 @@ func TestJobsTravelExactly(t *testing.T) {
 		}
 		had := len(totals(t, observed))
 		testkit.Eventually(t, time.Minute, "output", func() bool { return len(totals(t, observed)) >= had+100 })
-		job, _ := s.job()
 		began := time.Now()
-		var stopped struct{ State, Savepoint string }
-		s.lintel(&stopped, "jobs", "stop", job, "--savepoint")
+		from = s.stopWithSavepoint()
 		t.Logf("stopped in %v", time.Since(began))
-		u, err := url.Parse(stopped.Savepoint)
-		if err != nil {
-			t.Fatal(err)
-		}
-		from = u.Path
 		before := len(totals(t, observed))
 		time.Sleep(200 * time.Millisecond)
 		if n := len(totals(t, observed)) - before; n != 0 {
@@ -66,6 +59,25 @@ func TestJobsTravelExactly(t *testing.T) {
 		}
 	}
 	s.awaitExact(elements * 10 * time.Millisecond)
+	checkOnce(t, observed)
+}
+
+// stopWithSavepoint stops the only job, and returns the folder of its savepoint.
+func (s *server) stopWithSavepoint() string {
+	s.t.Helper()
+	job, _ := s.job()
+	var stopped struct{ Savepoint string }
+	s.lintel(&stopped, "jobs", "stop", job, "--savepoint")
+	u, err := url.Parse(stopped.Savepoint)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return u.Path
+}
+
+// checkOnce checks that nothing left the pipeline twice.
+func checkOnce(t *testing.T, observed string) {
+	t.Helper()
 	for place, times := range totals(t, observed) {
 		if times != 1 {
 			t.Errorf("%s left %d times", place, times)

@@ -1,7 +1,7 @@
 // Package faults makes life hard for the real binary with real pipelines: too little memory, a
 // full disk, many jobs, clients and workers that misbehave.
 //
-// What runs by default takes less than three minutes; `make faults` runs all (-long).
+// What runs by default is `make faults-short`; `make faults` runs all (-long).
 package faults
 
 import (

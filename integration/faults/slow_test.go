@@ -46,7 +46,7 @@ func TestSlowWorkersHoldUpNoCheckpoint(t *testing.T) {
 		interval, want = "1s", 60
 	}
 	s := startServer(t, t.TempDir(), "--memory-budget", "64M")
-	s.mustRun(append(s.asProcess(), "--case", "slow", "--n", "40000", "--value", "1000", "--checkpoint_interval", interval, "--async")...)
+	s.mustRun(append(s.environment(), "--case", "slow", "--n", "40000", "--value", "1000", "--checkpoint_interval", interval, "--async")...)
 	job, _ := s.job()
 	var taken []checkpoint
 	testkit.Eventually(t, time.Duration(want)*2*time.Second+time.Minute, "checkpoints are taken", func() bool {

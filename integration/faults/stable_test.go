@@ -28,7 +28,7 @@ func TestStableInputSurvivesKills(t *testing.T) {
 	dir := t.TempDir()
 	observed := filepath.Join(dir, "observed")
 	s := startServer(t, dir)
-	s.mustRun(append(s.asProcess(), "--case", "stable", "--n", fmt.Sprint(elements), "--every", "10ms", "--keys", "10", "--shards", "2",
+	s.mustRun(append(s.environment(), "--case", "stable", "--n", fmt.Sprint(elements), "--every", "10ms", "--keys", "10", "--shards", "2",
 		"--checkpoint_interval", "200ms", "--observed", observed, "--async")...)
 	for range rounds {
 		time.Sleep(time.Duration(random.Int64N(int64(2 * time.Second))))

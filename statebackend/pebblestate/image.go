@@ -60,24 +60,18 @@ type linking struct {
 
 // admit waits until a commit of so many bytes may be made.
 func (m *imaging) admit(bytes int64) {
-	if m.linking == nil {
+	l := m.linking
+	if l == nil {
 		return
 	}
-	<-m.linking.begun
+	<-l.begun
+	if l.room -= bytes; l.room < 0 {
+		<-l.done
+	}
 	select {
-	case <-m.linking.done:
+	case <-l.done:
 		m.linking = nil
 	default:
-		if m.linking.room -= bytes; m.linking.room < 0 {
-			m.wait()
-		}
-	}
-}
-
-func (m *imaging) wait() {
-	if m.linking != nil {
-		<-m.linking.done
-		m.linking = nil
 	}
 }
 
